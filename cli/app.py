@@ -1,0 +1,460 @@
+"""`soup`: options become one library call; errors become one line and an exit code."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+import soup
+from cli import config, render
+from cli.progress import Watch
+from evaluators import VLMEvalKitScorer
+from soup.errors import OutputError, PoolError, SoupError, UsageError
+from soup.journal import Journal
+from soup.leaderboard import Leaderboard
+from soup.pool import Report, same_content
+from soup.run import Settings, identify
+from soup.writer import check_target
+
+DTYPES = {
+    "float32": "F32",
+    "fp32": "F32",
+    "float16": "F16",
+    "fp16": "F16",
+    "bfloat16": "BF16",
+    "bf16": "BF16",
+}
+
+CommandError: Any = typer.BadParameter.__mro__[2]
+"""Click's base of all usage errors; newer typers carry their own click, older ones import it."""
+
+app = typer.Typer(
+    name="soup",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+out_console = Console()
+err_console = Console(stderr=True)
+
+Ckpts = Annotated[
+    list[str], typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too.")
+]
+Bench = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
+    ),
+]
+Holdout = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Where to write [soup-<kind>]."),
+]
+Work = Annotated[
+    Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", metavar="DTYPE", help="Of the output: float32, float16, bfloat16 [as the pool]."
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="For scoring: auto, cpu, cuda, cuda:1.")]
+ComputeDtype = Annotated[
+    str,
+    typer.Option(
+        "--compute-dtype",
+        help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Questions per batch; halves by itself on OOM.")
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+]
+MinGain = Annotated[
+    float,
+    typer.Option("--min-gain", min=0, help="Points of mean that a member must add to be kept."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Leaderboard as JSON; - is stdout.")
+]
+Markdown = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Leaderboard as Markdown; - is stdout."),
+]
+
+WORK = Path(".soup")
+
+
+def _version(value: bool) -> None:
+    if value:
+        out_console.print(f"soup {soup.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Turn a pool of fine-tuned vision-language checkpoints into the one best model.
+
+    [bold]Examples[/]
+
+      soup check ckpts/*
+      soup greedy ckpts/* --bench MMStar --bench AI2D_TEST -o my-soup
+      soup greedy ckpts/* --bench questions.tsv --holdout exam.tsv
+      soup average ckpts/run-1 ckpts/run-2 -o averaged
+
+    Every option can stand in a soup.toml in the working directory; the command line wins.
+    """
+    commands: dict[str, dict[str, bool]] = {}
+    group = context.command
+    assert isinstance(group, typer.core.TyperGroup)
+    for name, command in group.commands.items():
+        commands[name] = {
+            max(parameter.opts, key=len).lstrip("-"): parameter.multiple
+            for parameter in command.params
+            if isinstance(parameter, typer.core.TyperOption)
+        }
+        commands[name].pop("help", None)
+    context.default_map = config.defaults(commands)
+
+
+@app.command("max")
+def max_(
+    ckpts: Ckpts,
+    bench: Bench = None,
+    holdout: Holdout = None,
+    out: Out = None,
+    work: Work = WORK,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = 1024,
+    trust_remote_code: Trust = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Maximum Soup: score every member, write the best one.
+
+    Example: soup max ckpts/* --bench MMStar -o best
+    """
+    _make("max", locals())
+
+
+@app.command()
+def average(
+    ckpts: Ckpts,
+    bench: Bench = None,
+    holdout: Holdout = None,
+    out: Out = None,
+    work: Work = WORK,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = 1024,
+    trust_remote_code: Trust = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Average Soup: the mean of all members; scored only when benchmarks are given.
+
+    Example: soup average ckpts/* -o averaged --dtype bfloat16
+    """
+    _make("average", locals())
+
+
+@app.command()
+def greedy(
+    ckpts: Ckpts,
+    bench: Bench = None,
+    holdout: Holdout = None,
+    out: Out = None,
+    work: Work = WORK,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = 1024,
+    min_gain: MinGain = 0.0,
+    trust_remote_code: Trust = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Greedy Soup: best member first, keep each next one only if the average improves.
+
+    Stopped or crashed? Run the same command again: nothing that was scored is scored again.
+
+    Example: soup greedy ckpts/* --bench MMStar --bench AI2D_TEST --holdout MMMU_DEV_VAL
+    """
+    _make("greedy", locals())
+
+
+@app.command()
+def score(
+    ckpts: Ckpts,
+    bench: Bench = None,
+    holdout: Holdout = None,
+    work: Work = WORK,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = 1024,
+    trust_remote_code: Trust = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Score every member, show the leaderboard, write no model. A later soup reuses the scores.
+
+    Example: soup score ckpts/* --bench MMStar
+    """
+    given = locals()
+    settings = _settings(given)
+    if dry_run:
+        _plan("score", ckpts, settings)
+        return
+    pool = soup.Pool.open(*ckpts, dtype=settings.dtype)
+    with Watch(err_console, quiet) as watch, _scorer(given) as scorer:
+        board = soup.score(pool, scorer, settings, watch)
+    _show(board, given)
+
+
+@app.command()
+def check(
+    ckpts: Ckpts,
+    dtype: Dtype = None,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
+    ] = False,
+    work: Work = WORK,
+) -> None:
+    """Say from headers alone whether a pool can be blended, and if not, exactly why.
+
+    Duplicates are found by their files, and by content where it is known from an earlier run
+    or [bold]--digest[/] is given. Exit code 1 when the pool cannot be blended.
+
+    Example: soup check ckpts/*
+    """
+    report = soup.inspect(ckpts, _dtype(dtype))
+    known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+    render.check(
+        Report(report.members, report.problems, report.warnings, tuple(sorted(known))), out_console
+    )
+    if report.problems:
+        count = len(report.problems)
+        raise PoolError(f"the pool cannot be blended: {count} problem(s), listed above")
+
+
+@app.command()
+def leaderboard(
+    work: Work = WORK,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Show the last run's table again, or write it for machines.
+
+    Example: soup leaderboard --json board.json --markdown board.md
+    """
+    _show(soup.show(work), locals())
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("soup-demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train a real small pool, make all three soups of it, show the leaderboard.
+
+    Takes about two minutes on two cores, without a GPU or a network.
+
+    Example: soup demo && cd soup-demo && soup greedy ckpts/*
+    """
+    from cli.demo import run
+
+    with Watch(err_console, quiet) as watch:
+        board = run(directory, device, watch)
+    if not quiet:
+        render.leaderboard(board, out_console)
+    out_console.print(
+        f"\nNext, in the same pool:  cd {directory} && soup greedy ckpts/*", highlight=False
+    )
+
+
+def _make(kind: str, given: dict[str, Any]) -> None:
+    settings = _settings(given)
+    if given["dry_run"]:
+        _plan(kind, given["ckpts"], settings)
+        return
+    pool = soup.Pool.open(*given["ckpts"], dtype=settings.dtype)
+    with Watch(err_console, given["quiet"]) as watch, _scorer(given) as scorer:
+        board = soup.make(kind, pool, scorer, settings, watch)
+    _show(board, given)
+
+
+def _plan(kind: str, ckpts: list[str], settings: Settings) -> None:
+    """Everything that can be known before anything is read, scored or written."""
+    report = soup.inspect(ckpts, settings.dtype)
+    render.check(report, out_console)
+    if report.problems:
+        raise PoolError("the pool cannot be blended: see above")
+    count = len(report.members)
+    names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
+    lines = [f"plan: {kind} of {count} members on {names or 'no benchmark'}"]
+    if kind != "score":
+        target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
+        check_target(target)
+        lines.append(f"would write {target}")
+    done = len(Journal.open(settings.work, create=False).results)
+    lines.append(f"{settings.work}: {done} result(s) recorded so far; those that fit are reused")
+    for line in lines:
+        out_console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    return Settings(
+        benchmarks=tuple(given["bench"] or ()),
+        holdouts=tuple(given["holdout"] or ()),
+        out=given.get("out"),
+        work=given["work"],
+        dtype=_dtype(given["dtype"]),
+        min_gain=given.get("min_gain", 0.0),
+        overwrite=given.get("overwrite", False),
+    )
+
+
+def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
+    return VLMEvalKitScorer(
+        work=given["work"],
+        device=given["device"],
+        compute_dtype=given["compute_dtype"],
+        batch_size=given["batch_size"],
+        max_new_tokens=given["max_new_tokens"],
+        trust_remote_code=given["trust_remote_code"],
+    )
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise UsageError(f"--dtype {name}: expected float32, float16 or bfloat16")
+    return DTYPES[name]
+
+
+def _known_duplicates(report: Report, work: Path, read: bool) -> list[tuple[str, str]]:
+    journal = Journal.open(work, create=read)
+    if read:
+        with Watch(err_console) as watch:
+            identify(report.members, journal, watch)
+        return same_content(report.members)
+    known = []
+    for member in report.members:
+        digest = journal.digest_of(member)
+        if digest is not None:
+            member.remember_digest(digest)
+            known.append(member)
+    return same_content(known)
+
+
+def _show(board: Leaderboard, given: dict[str, Any]) -> None:
+    to_stdout = False
+    for key, text in (("json", board.to_json), ("markdown", board.to_markdown)):
+        file: Path | None = given[key]
+        if file is None:
+            continue
+        if str(file) == "-":
+            sys.stdout.write(text())
+            to_stdout = True
+        else:
+            _write_text(file, text())
+    if to_stdout:
+        return
+    if not given["quiet"]:
+        render.leaderboard(board, out_console)
+    elif board.soup is not None:
+        print(board.soup.out)
+
+
+def _write_text(file: Path, text: str) -> None:
+    try:
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(file)
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; the one place where errors become a line and an exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = app(standalone_mode=False)
+    except SoupError as error:
+        _fail(str(error), error.exit_code)
+    except CommandError as error:
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; what has been scored is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        os._exit(141)  # whoever read our output has gone
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> None:
+    err_console.print("error:", style="bold red", end=" ")
+    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,72 @@
+"""`soup demo`: build the pool, make all three soups, in a directory where one can go on."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import soup
+from cli import config
+from evaluators import VLMEvalKitScorer
+from soup.errors import OutputError, UsageError
+from soup.events import Observer, Progress
+from soup.leaderboard import Leaderboard
+from soup.run import Settings
+
+
+def run(directory: Path, device: str, observe: Observer) -> Leaderboard:
+    """Build the demo pool in ``directory`` unless it is there, then make all three soups.
+
+    Raises:
+        OutputError: the directory holds something else.
+        UsageError: what training the pool needs is not installed.
+    """
+    root = Path(os.path.abspath(directory))
+    if not (root / "ckpts").is_dir() or not (root / "soup.toml").is_file():
+        _build(root, observe)
+    told = config.read(root / "soup.toml")
+    ckpts = sorted(path for path in (root / "ckpts").iterdir() if path.is_dir())
+    pool = soup.Pool.open(*ckpts)
+    board: Leaderboard | None = None
+    with VLMEvalKitScorer(
+        work=root / ".soup", device=device, max_new_tokens=told["max-new-tokens"]
+    ) as scorer:
+        for kind in ("max", "average", "greedy"):
+            settings = Settings(
+                benchmarks=[str(root / name) for name in told["bench"]],
+                holdouts=[str(root / name) for name in told["holdout"]],
+                out=root / f"soup-{kind}",
+                work=root / ".soup",
+            )
+            board = soup.make(kind, pool, scorer, settings, observe)
+    assert board is not None
+    return board
+
+
+def _build(root: Path, observe: Observer) -> None:
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise OutputError(f"{root}: exists and is not a demo; choose another directory")
+    try:
+        from evaluators.demo import build
+    except ImportError as error:
+        raise _missing(error) from error
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Complete or not at all, like every directory we make.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        temporary.chmod(0o755)
+        build(temporary, lambda what, done, of: observe(Progress(what, done, of, "steps")))
+        if root.exists():
+            root.rmdir()
+        temporary.rename(root)
+    except ImportError as error:
+        raise _missing(error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _missing(error: ImportError) -> UsageError:
+    return UsageError(
+        f"the demo needs {error.name}, which is not installed here; "
+        "run: pip install 'vlm-soup[demo]'"
+    )

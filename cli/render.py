@@ -1,0 +1,178 @@
+"""Tables for the terminal: the leaderboard and what `soup check` found."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
+from soup.pool import Report
+
+NAME_WIDTH = 24  # longer names are folded
+GAP = 2  # characters between columns
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    cells: list[str]
+    style: str = ""
+
+    @property
+    def width(self) -> int:
+        return max(map(cell_len, [self.head, *self.cells]))
+
+
+def leaderboard(board: Leaderboard, console: Console) -> None:
+    """Print the ranking, the soup's own row and the path; in several tables where one would be
+    wider than the console.
+    """
+    rows: list[Row | SoupRow] = [*board.members]
+    names = [row.name for row in board.members]
+    ranks = [str(k) if row.mean is not None else "" for k, row in enumerate(board.members, 1)]
+    if board.soup is not None:
+        rows.append(board.soup)
+        names.append(f"{board.soup.kind} soup")
+        ranks.append("")
+    if board.benchmarks or board.holdouts:
+        head = [_Column("#", ranks, "dim"), _Column("member", names)]
+        columns = list(_columns(board, rows))
+        for block in _blocks(head, columns, console.width):
+            console.print(_table(head + block, bool(board.soup), len(board.members)))
+    if len(board.path) > 1:
+        console.print(_path(board))
+    if board.soup is not None:
+        console.print(_summary(board, board.soup), highlight=False)
+    elif not board.finished:
+        console.print("[yellow]this run did not finish; the same command goes on from here[/]")
+
+
+def check(report: Report, console: Console) -> None:
+    """Print members and whether they can be blended, with every reason why not."""
+    table = _plain_table()
+    table.add_column("member", overflow="fold", max_width=NAME_WIDTH)
+    for head in ("tensors", "parameters", "dtype", "size", "files"):
+        table.add_column(head, justify="right")
+    for member in report.members:
+        table.add_row(
+            escape(member.name),
+            f"{len(member.tensors):,}",
+            f"{member.parameters:,}",
+            "/".join(member.dtypes),
+            decimal(member.nbytes),
+            str(len(member.shards)),
+        )
+    console.print(table)
+    for first, second in report.duplicates:
+        _line(console, f"duplicate: {second} holds the same weights as {first}")
+    for warning in report.warnings:
+        _line(console, f"warning: {warning}", "yellow")
+    for problem in report.problems:
+        _line(console, f"problem: {problem}", "red")
+    if report.problems:
+        return
+    _line(console, f"ok: these {len(report.members)} can be blended", "green")
+    for line in cost(report):
+        _line(console, line)
+
+
+def cost(report: Report) -> Iterator[str]:
+    """What a greedy run over a pool would score, read and write, at most."""
+    count, size = len(report.members), report.members[0].nbytes
+    trials = max(count - 1, 0)
+    summed = sum(range(2, count + 1))
+    yield (
+        f"greedy: scores {count} members and up to {trials} trials ({count + trials} evaluations "
+        "of each benchmark)"
+    )
+    yield (
+        f"reads {decimal(size * count)} once to digest, {decimal(size * count)} to score the "
+        f"members, up to {decimal(size * summed)} for the trials and {decimal(size * count)} for "
+        f"the soup; writes {decimal(size)}"
+    )
+
+
+def _plain_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Column]:
+    if board.benchmarks:
+        differences = [
+            f"{row.mean - board.best:+.2f}"
+            if row.mean is not None and board.best is not None
+            else "–"
+            for row in rows
+        ]
+        yield _Column("mean", [number(row.mean) for row in rows], "bold")
+        yield _Column("Δ best", differences, "cyan")
+    for name in board.benchmarks:
+        yield _Column(name, [number(row.scores.get(name)) for row in rows])
+    for name in board.holdouts:
+        yield _Column(f"{name} (h)", [number(row.holdouts.get(name)) for row in rows], "magenta")
+    worst = [percent(max(row.unparsed.values(), default=None)) for row in rows]
+    yield _Column("unparsed", worst, "dim")
+
+
+def _blocks(
+    head: Sequence[_Column], columns: Sequence[_Column], width: int
+) -> Iterator[list[_Column]]:
+    """Split columns so that each table, with rank and member before it, fits the width."""
+    name = min(max(head[1].width, 6), NAME_WIDTH)
+    room = width - head[0].width - name - GAP - 2
+    block: list[_Column] = []
+    used = 0
+    for column in columns:
+        needed = column.width + GAP
+        if block and used + needed > room:
+            yield block
+            block, used = [], 0
+        block.append(column)
+        used += needed
+    yield block
+
+
+def _table(columns: Sequence[_Column], with_soup: bool, members: int) -> Table:
+    table = _plain_table()
+    for k, column in enumerate(columns):
+        if k == 1:
+            table.add_column(column.head, overflow="fold", max_width=NAME_WIDTH)
+        else:
+            table.add_column(column.head, justify="right", style=column.style, overflow="fold")
+    for k in range(len(columns[0].cells)):
+        is_soup = with_soup and k == members
+        table.add_row(
+            *(escape(column.cells[k]) for column in columns),
+            style="bold green" if is_soup else "",
+            end_section=with_soup and k == members - 1,
+        )
+    return table
+
+
+def _path(board: Leaderboard) -> Table:
+    table = _plain_table()
+    table.add_column("tried", overflow="fold", max_width=2 * NAME_WIDTH)
+    table.add_column("mean", justify="right")
+    table.add_column("kept")
+    for k, step in enumerate(board.path):
+        name = step.tried if k == 0 else f"+ {step.tried}"
+        kept = "[green]yes[/]" if step.kept else "[dim]no[/]"
+        table.add_row(escape(name), number(step.mean), kept)
+    return table
+
+
+def _summary(board: Leaderboard, soup: SoupRow) -> str:
+    share = f"{len(soup.members)} of {len(board.members)} members"
+    text = f"[bold green]{soup.kind} soup[/]: {share}"
+    if soup.mean is not None and board.best is not None:
+        text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"
+    return f"{text}, written to {escape(soup.out)}"

@@ -1,0 +1,372 @@
+"""VLMEvalKit: its datasets, prompts, metrics and headline numbers. The only file that knows it.
+
+Importing ``vlmeval`` turns gradients off, seeds torch, disables TLS checks, reconfigures logging
+and sets environment variables, so this module is imported in a worker process only.
+"""
+
+import difflib
+import hashlib
+import importlib.metadata
+import multiprocessing.dummy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soup.errors import BenchmarkError, ScoringError
+
+CHANGES_SCORES = (
+    "VERBOSE",
+    "USE_COT",
+    "SPLIT_THINK",
+    "SKIP_ERR",
+    "PRED_FORMAT",
+    "EVAL_FORMAT",
+    "LOCAL_LLM",
+    "FORCE_LOCAL",
+    "PRINT_VANILLA",
+)
+"""Environment variables that change VLMEvalKit's prompts or scores: never taken from the user's."""
+
+for _name in CHANGES_SCORES:
+    os.environ.pop(_name, None)
+os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+
+import pandas as pd  # noqa: E402
+import vlmeval.dataset as kit  # noqa: E402
+from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
+from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402
+from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
+from vlmeval.smp import LMUDataRoot  # noqa: E402
+
+# ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
+# of a process that holds a model and threads can hang. Threads give the same results.
+image_vqa.mp = multiprocessing.dummy
+
+_read_csv = pd.read_csv
+
+
+def _read_csv_as_written(file: Any, *args: Any, **kwargs: Any) -> Any:
+    """``pd.read_csv`` that leaves predictions as they were written.
+
+    Otherwise an answer "None" or "NA" comes back as NaN, and one empty answer turns a column of
+    "7" into 7.0, all of them wrong. Where nothing is changed by it, nothing changes.
+    """
+    if kwargs.get("sep") == "\t":
+        kwargs.setdefault("converters", {"prediction": str})
+    return _read_csv(file, *args, **kwargs)
+
+
+pd.read_csv = _read_csv_as_written
+
+JUDGE = "exact_matching"
+METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
+"""Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
+
+NEEDS_JUDGE = ("MathVista", "MMVet", "LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
+
+Rule = Callable[[Any], float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``evaluate`` made of the answers; fields as in ``soup.scoring.Result``."""
+
+    value: float
+    unparsed: float
+    outcomes: dict[str, float]
+
+
+class Dataset:
+    """One VLMEvalKit dataset, its prompts and its headline number."""
+
+    def __init__(self, source: str, cache: Path) -> None:
+        """Find and build a dataset; nothing is generated.
+
+        Args:
+            source: a VLMEvalKit name, or the path of a TSV in its format.
+            cache: where images are unpacked, by content.
+
+        Raises:
+            BenchmarkError: unknown, missing, not scorable; the message says what to do.
+        """
+        is_path = source.endswith(".tsv") or os.sep in source
+        build = _from_file if is_path else _by_name
+        self.name = Path(source).stem if is_path else source
+        self.kit, self.file = build(source, self.name)
+        _require_usable(self.kit, self.name, source)
+        self.rule = _headline_rule(self.kit, self.name)
+        self.data_digest = _file_digest(self.file)
+        if "image" in self.kit.data:
+            # Images are unpacked once and never looked at again, so each content has its place.
+            images = cache / "images" / self.data_digest[:16]
+            images.mkdir(parents=True, exist_ok=True)
+            self.kit.img_root = str(images)
+        self._data = self.kit.data.copy()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What, besides the model, decides the score."""
+        return {
+            "benchmark": self.name,
+            "data": self.data_digest,
+            "dataset": type(self.kit).__name__,
+            "dataset_name": self.kit.dataset_name,
+            "prompts": "dataset.build_prompt",
+            "judge": JUDGE,
+            "vlmeval": version(),
+        }
+
+    def messages(self) -> list[list[dict[str, str]]]:
+        """The questions, in the order of the data; images as paths."""
+        try:
+            return [self.kit.build_prompt(self._data.iloc[k]) for k in range(len(self))]
+        except (AssertionError, KeyError, ValueError, OSError) as error:
+            raise BenchmarkError(
+                f"{self.name}: a prompt cannot be built from {self.file} "
+                f"({type(error).__name__}: {error}); is the TSV complete?"
+            ) from error
+
+    def evaluate(self, answers: Sequence[str], keep: Path) -> Outcome:
+        """Score answers by ``dataset.evaluate``.
+
+        Args:
+            answers: one per question, in the order of ``messages``.
+            keep: where to keep the predictions, as TSV.
+
+        Raises:
+            ScoringError: an answer is missing, or the metric gave no number.
+        """
+        if len(answers) != len(self):
+            raise ScoringError(f"{self.name}: {len(answers)} answers for {len(self)} questions")
+        frame = self._data.drop(columns="image", errors="ignore").copy()
+        frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
+        self.kit.data = self._data.copy()  # evaluate may change it
+        # A fresh directory with neutral names: evaluate reuses whatever lies beside its input.
+        with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
+            file = Path(fresh) / "predictions.tsv"
+            frame.to_csv(file, sep="\t", index=False)
+            try:
+                report = self.kit.evaluate(str(file), model=JUDGE, nproc=1)
+            except Exception as error:
+                raise ScoringError(
+                    f"{self.name}: VLMEvalKit's evaluate failed "
+                    f"({type(error).__name__}: {error}); predictions are in {keep}"
+                ) from error
+            finally:
+                keep.parent.mkdir(parents=True, exist_ok=True)
+                frame.to_csv(file, sep="\t", index=False)  # evaluate may rewrite its input
+                shutil.copyfile(file, keep)
+            outcomes = _outcomes(Path(fresh))
+        value = float(self.rule(report))
+        return Outcome(value, self._unparsed(frame), outcomes)
+
+    def _unparsed(self, frame: Any) -> float:
+        rows = [frame.iloc[k] for k in range(len(frame))]
+        if isinstance(self.kit, image_yorn.ImageYORNDataset):
+            missed = sum(YOrN_Extraction(row["prediction"]) == "Unknown" for row in rows)
+        elif isinstance(self.kit, image_mcq.ImageMCQDataset):
+            missed = sum(not prefetch_answer(row) for row in rows)
+        else:  # free text: whatever was said is the answer
+            missed = sum(not row["prediction"].strip() for row in rows)
+        return float(missed / len(rows))
+
+
+def version() -> str:
+    """VLMEvalKit's version; its answer extraction changes between versions, so it is recorded."""
+    for distribution in ("ms-vlmeval", "vlmeval"):
+        try:
+            return f"{distribution} {importlib.metadata.version(distribution)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "vlmeval (unknown version)"
+
+
+def _by_name(source: str, name: str) -> tuple[Any, Path]:
+    if name not in kit.SUPPORTED_DATASETS and not (_data_root() / f"{name}.tsv").is_file():
+        close = difflib.get_close_matches(name, kit.SUPPORTED_DATASETS, 3, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise BenchmarkError(
+            f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
+        )
+    file = _data_root() / f"{name}.tsv"
+    if name not in kit.SUPPORTED_DATASETS:
+        return _from_file(str(file), name)
+    try:
+        dataset = kit.build_dataset(name)
+    except Exception as error:
+        raise BenchmarkError(
+            f"{name}: no usable {file}, and it could not be downloaded "
+            f"({' '.join(str(error).split())[:120]}); put the TSV there, or name it by its path"
+        ) from error
+    if dataset is None:
+        raise BenchmarkError(f"{name}: VLMEvalKit cannot build it")
+    return dataset, Path(getattr(dataset, "data_path", file))
+
+
+def _from_file(source: str, name: str) -> tuple[Any, Path]:
+    """A user's own TSV, by the class of VLMEvalKit that fits its columns."""
+    file = Path(source).absolute()
+    if not file.is_file():
+        raise BenchmarkError(f"{source}: no such file; expected a TSV in VLMEvalKit's format")
+    try:
+        head = _read_csv(file, sep="\t", nrows=None, usecols=lambda c: c != "image", dtype=str)
+    except (ValueError, OSError) as error:
+        raise BenchmarkError(f"{source}: not a readable TSV ({error})") from error
+    for column in ("index", "question", "answer"):
+        if column not in head:
+            raise BenchmarkError(
+                f"{source}: no column {column!r}; expected index, image, question, answer and, "
+                f"for multiple choice, A, B, …; found {', '.join(head.columns[:8])}"
+            )
+    if not len(head):
+        raise BenchmarkError(f"{source}: no question in it")
+    cls, kit_name = _class_for(head, name)
+    with tempfile.TemporaryDirectory(prefix="soup-lmu-") as root:
+        # VLMEvalKit finds data by name in one directory: give it one with just this file.
+        os.symlink(file, Path(root) / f"{kit_name}.tsv")
+        before = os.environ.get("LMUData")
+        os.environ["LMUData"] = root
+        try:
+            dataset = cls(dataset=kit_name)
+        except Exception as error:
+            raise BenchmarkError(
+                f"{source}: VLMEvalKit cannot read it ({type(error).__name__}: {error})"
+            ) from error
+        finally:
+            if before is None:
+                del os.environ["LMUData"]
+            else:
+                os.environ["LMUData"] = before
+    if cls is image_vqa.ImageVQADataset:
+        # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
+        dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
+    return dataset, file
+
+
+def _class_for(head: Any, name: str) -> tuple[Any, str]:
+    """VLMEvalKit's class for a TSV's columns, and the name under which its metric fits.
+
+    Options mean multiple choice; answers that are all Yes or No, a yes/no set; anything else short
+    answers, compared exactly (its GQA metric) unless the file's name chooses another.
+    """
+    if "A" in head and "B" in head:
+        return image_mcq.CustomMCQDataset, name
+    if set(head["answer"].dropna().unique()) <= {"Yes", "No"}:
+        return image_yorn.ImageYORNDataset, name
+    named = any(metric.lower() in name.lower() for metric in METRIC_NAMES)
+    return image_vqa.ImageVQADataset, name if named else f"GQA_{name}"
+
+
+def _as_list(text: Any) -> str:
+    text = str(text)
+    return text if text.startswith("[") and text.endswith("]") else repr([text])
+
+
+def _data_root() -> Path:
+    named = os.environ.get("LMUData")
+    if named and not os.path.isdir(named):
+        raise BenchmarkError(f"LMUData={named}: no such directory (VLMEvalKit would ignore it)")
+    return Path(LMUDataRoot())
+
+
+def _require_usable(dataset: Any, name: str, source: str) -> None:
+    if getattr(dataset, "MODALITY", "IMAGE") not in ("IMAGE", "TEXT"):
+        raise BenchmarkError(f"{name}: a {dataset.MODALITY.lower()} benchmark; expected images")
+    if getattr(dataset, "TYPE", "") == "MT":
+        raise BenchmarkError(f"{name}: a multi-turn benchmark; expected one question per sample")
+    data = getattr(dataset, "data", None)
+    if data is None or not len(data):
+        raise BenchmarkError(f"{source}: no question in it")
+    if data["index"].duplicated().any():
+        twice = data["index"][data["index"].duplicated()].iloc[0]
+        raise BenchmarkError(f"{source}: index {twice} stands twice; expected one row per index")
+
+
+# --- headline numbers ----------------------------------------------------------------------
+
+
+def _headline_rule(dataset: Any, name: str) -> Rule:
+    """How a benchmark's report becomes its one number, 0–100; scales differ, so none is guessed.
+
+    Raises:
+        BenchmarkError: no rule is known, or it needs a judge.
+    """
+    if name.startswith(NEEDS_JUDGE):
+        raise BenchmarkError(
+            f"{name}: scored by a judge model, and none is configured; leave it out"
+        )
+    kind = type(dataset)
+    if name.startswith("OCRBench") and "v2" not in name:
+        return lambda report: float(report["Final Score Norm"])
+    if name.startswith("HallusionBench"):
+        return _hallusion
+    if name == "MMMU_DEV_VAL":
+        return lambda report: 100 * _cell(report, "split", "validation", "Overall")
+    if name.startswith("POPE"):
+        return lambda report: _cell(report, "split", "Overall", "Overall")
+    special = ("MMT", "MMSci", "MMVP", "MME", "AMBER", "VSR", "MMMU")
+    if not any(part in name for part in special):
+        if isinstance(dataset, image_mcq.ImageMCQDataset) and _plain(kind):
+            return lambda report: 100 * _overall(report, name)
+        if kind in (image_yorn.ImageYORNDataset, image_vqa.ImageVQADataset):
+            return lambda report: _overall(report, name)
+    raise BenchmarkError(
+        f"{name}: which of its numbers is the headline is not known here; expected a multiple "
+        "choice, yes/no or short-answer benchmark, OCRBench, HallusionBench, POPE or MMMU_DEV_VAL"
+    )
+
+
+def _plain(kind: Any) -> bool:
+    base = image_mcq.ImageMCQDataset
+    return kind.evaluate is base.evaluate and kind.evaluate_heuristic is base.evaluate_heuristic
+
+
+def _hallusion(report: Any) -> float:
+    return sum(_cell(report, "split", "Overall", key) for key in ("aAcc", "fAcc", "qAcc")) / 3
+
+
+def _overall(report: Any, name: str) -> float:
+    """The ``Overall`` column of a report with one row."""
+    if len(report) != 1:
+        splits = sorted(map(str, report["split"])) if "split" in report else []
+        raise ScoringError(
+            f"{name}: one overall score expected, found one for each of {', '.join(splits)}; "
+            "give one split per TSV"
+        )
+    return float(report["Overall"].iloc[0])
+
+
+def _cell(report: Any, column: str, value: str, key: str) -> float:
+    rows = report[report[column] == value]
+    if len(rows) != 1:
+        raise ScoringError(f"expected one row {column}={value} in the report, found {len(rows)}")
+    return float(rows[key].iloc[0])
+
+
+def _outcomes(directory: Path) -> dict[str, float]:
+    """How right each sample was, 0–1, from the detail file that evaluate leaves, if it does."""
+    for pattern, column in (
+        (f"*_{JUDGE}_result.tsv", "hit"),
+        ("*_auxmatch.tsv", "score"),
+        ("*_results.tsv", "eval_score"),
+    ):
+        for file in directory.glob(pattern):
+            frame = _read_csv(file, sep="\t")
+            pairs: Mapping[Any, Any] = dict(zip(frame["index"], frame[column], strict=True))
+            return {str(index): float(value) for index, value in pairs.items()}
+    return {}
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""The process that holds one model resident on one device.
+
+It speaks JSON lines: a request on stdin, then any number of ``{"progress": ...}`` and one
+``{"result": ...}`` or ``{"error": ...}`` on what was stdout. Everything that libraries print goes
+to stderr, which the parent keeps in a log. It gets a blend as paths and coefficients and opens the
+checkpoints itself. When stdin closes, the parent is gone and so are we.
+
+Requests, by ``do``:
+    open        protocol, reference, name, options, cache → {"device", "compute_dtype"}
+    benchmark   source → {"name", "samples", "settings"}
+    measure     blend, benchmark (source), keep, task → a Result's fields
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from soup.blend import Blend
+from soup.checkpoint import Checkpoint
+from soup.errors import SoupError
+from soup.events import Event, Progress
+
+PROTOCOL = 1
+INTERVAL = 0.2  # seconds between progress lines
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def encode_blend(blend: Blend) -> dict[str, Any]:
+    """A blend as JSON: paths and coefficients, the latter exact."""
+    return {
+        "members": [[str(member.path), member.name] for member in blend.members],
+        "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
+        "dtype": blend.dtype,
+        "digest": blend.digest,
+    }
+
+
+class Worker:
+    """What the process holds between requests."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._opened: dict[str, Checkpoint] = {}
+        self._datasets: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
+        self._last_progress = 0.0
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do one request and return its result."""
+        action: dict[str, Callable[..., dict[str, Any]]] = {
+            "open": self.open,
+            "benchmark": self.benchmark,
+            "measure": self.measure,
+        }
+        return action[request.pop("do")](**request)
+
+    def open(
+        self, protocol: int, reference: str, name: str, options: dict[str, Any], cache: str
+    ) -> dict[str, Any]:
+        """Read config and processor of the reference; the model is built when first needed."""
+        if protocol != PROTOCOL:
+            raise SoupError(f"worker protocol {PROTOCOL}, the command speaks {protocol}")
+        # Before transformers, which must see the environment that VLMEvalKit leaves.
+        import evaluators.vlmevalkit  # noqa: F401
+        from evaluators.resident import Options, Resident
+
+        self._cache = Path(cache)
+        self._reference = self._checkpoint(reference, name)
+        self._resident = Resident(self._reference, Options(**options))
+        import torch
+        import transformers
+
+        return {
+            "device": self._resident.device.type,
+            "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def benchmark(self, source: str) -> dict[str, Any]:
+        """Look a benchmark up."""
+        from evaluators.vlmevalkit import Dataset
+
+        dataset = Dataset(source, self._cache)
+        self._datasets[source] = dataset
+        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+
+    def measure(
+        self, blend: dict[str, Any], benchmark: str, keep: str, task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer the benchmark, score it."""
+        dataset = self._datasets[benchmark]
+        # The model first: while it streams in, nothing else is held.
+        self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
+        if benchmark not in self._messages:
+            self._messages[benchmark] = dataset.messages()
+        messages = self._messages[benchmark]
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            self._observe(Progress(task, done, len(messages), "samples"))
+
+        progress(0)
+        started = time.perf_counter()
+        answers = self._resident.answer(benchmark, messages, progress)
+        seconds = time.perf_counter() - started
+        outcome = dataset.evaluate(answers, Path(keep))
+        return {
+            "benchmark": dataset.name,
+            "value": outcome.value,
+            "samples": len(messages),
+            "unparsed": outcome.unparsed,
+            "outcomes": outcome.outcomes,
+            "seconds": seconds,
+        }
+
+    def _blend(self, blend: dict[str, Any]) -> Blend:
+        members = tuple(self._checkpoint(path, name) for path, name in blend["members"])
+        coefficients = blend["coefficients"]
+        return Blend(
+            members,
+            self._reference,
+            coefficients and tuple(float.fromhex(c) for c in coefficients),
+            blend["dtype"],
+        )
+
+    def _checkpoint(self, path: str, name: str) -> Checkpoint:
+        if path not in self._opened:
+            self._opened[path] = Checkpoint.open(path, name)
+        return self._opened[path]
+
+    def _observe(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Progress) and (
+            event.done in (0, event.total) or now - self._last_progress >= INTERVAL
+        ):
+            self._last_progress = now
+            self._send({"progress": [event.task, event.done, event.total, event.unit]})
+
+
+def _respond(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": worker.handle(request)}
+    except SoupError as error:
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return {"error": {"type": "", "message": text}}
+
+
+def main() -> None:
+    """Answer requests until stdin closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print must not stand between our lines
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        with lock:
+            out.write(json.dumps(message) + "\n")
+
+    requests: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # even in the middle of an answer: nobody waits for it any more
+
+    threading.Thread(target=read, daemon=True).start()
+    worker = Worker(send)
+    while True:
+        send(_respond(worker, json.loads(requests.get())))

@@ -1,0 +1,305 @@
+"""Members times coefficients, and the one piece of code that streams their sum.
+
+A single model, a candidate and a finished soup are all blends: the same stream scores and writes
+them. The result is the float64 value of the weighted sum in member order, rounded once to the
+output dtype; so it does not depend on threads, chunk size or how members are sharded.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.errors import BlendError, CheckpointError
+from soup.events import Observer, Progress, ignore
+
+CHUNK = 1 << 17
+"""Elements per chunk: two float64 buffers of it stay in a core's cache, and Python's overhead
+per chunk stays small (`benchmarks/blend.py --chunks` measures it)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A weighted sum of checkpoints.
+
+    Attributes:
+        members: what is summed, in this order.
+        coefficients: one float64 per member; None for the equal average, whose sum is divided by
+            the number of members (that is exact where multiplying by 1/n is not).
+        reference: the member of the pool whose tensor order, shards and files the result has.
+        dtype: safetensors name of the output's floating-point dtype; None keeps the reference's.
+    """
+
+    members: tuple[Checkpoint, ...]
+    reference: Checkpoint
+    coefficients: tuple[float, ...] | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise BlendError("a blend needs at least one member")
+        if self.coefficients is not None:
+            if len(self.coefficients) != len(self.members):
+                raise BlendError(
+                    f"{len(self.coefficients)} coefficients for {len(self.members)} members"
+                )
+            if not all(map(isfinite, self.coefficients)):
+                raise BlendError(f"coefficients must be finite, found {self.coefficients}")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The coefficient of each member; 1/n for the equal average."""
+        return self.coefficients or (1.0 / len(self.members),) * len(self.members)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines its bytes: members' digests, order, coefficients, dtype."""
+        recipe = {
+            "members": [member.digest for member in self.members],
+            "coefficients": self.coefficients and [c.hex() for c in self.coefficients],
+            "dtype": self.dtype,
+            "arithmetic": "float64-sum-1",
+        }
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+    def dtype_of(self, info: TensorInfo) -> str:
+        """The output dtype of a tensor: only those that are averaged are ever cast."""
+        if self.dtype is None or role(info) != "blend":
+            return info.dtype
+        return self.dtype
+
+    def nbytes_of(self, info: TensorInfo) -> int:
+        """The output's bytes of a tensor."""
+        return info.numel * DTYPES[self.dtype_of(info)].itemsize
+
+
+class Sink(Protocol):
+    """Where a streamed blend goes: a file at known offsets, or a resident model's parameters."""
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        """Take elements ``start`` onwards of the reference's tensor ``info``, flat.
+
+        ``values`` is 1-D, in the output dtype, and is reused after this returns. Called from
+        several threads at once, never twice for the same elements.
+        """
+        ...
+
+
+def role(info: TensorInfo) -> str:
+    """What happens to a tensor: ``"blend"``, ``"copy"`` (must be equal in all members) or
+    ``"take"`` (the reference's; BatchNorm's step counter, which nothing averages).
+    """
+    if info.name.endswith(".num_batches_tracked"):
+        return "take"
+    if not info.is_float or info.name.endswith(("inv_freq", "position_ids")):
+        return "copy"
+    return "blend"
+
+
+def weighted_sum(
+    chunks: Sequence[torch.Tensor], coefficients: Sequence[float] | None
+) -> torch.Tensor:
+    """Sum in float64, in order.
+
+    Args:
+        chunks: one 1-D tensor per member, same length, any floating-point dtypes.
+        coefficients: float64 factors; None divides the sum by ``len(chunks)``.
+
+    Returns:
+        A new float64 tensor. Products are rounded before they are added (no fused multiply-add),
+        so every IEEE machine gives the same bits.
+    """
+    total = chunks[0].to(torch.float64, copy=True)
+    if coefficients is None:
+        for chunk in chunks[1:]:
+            total.add_(chunk)
+        return total.div_(len(chunks)) if len(chunks) > 1 else total
+    total.mul_(coefficients[0])
+    for chunk, coefficient in zip(chunks[1:], coefficients[1:], strict=True):
+        total.add_(chunk.to(torch.float64, copy=True).mul_(coefficient))
+    return total
+
+
+def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Round float64 to ``dtype`` once, to nearest, ties to even.
+
+    Torch converts float64 to bfloat16 and float16 by way of float32, which rounds twice: a value
+    just above a tie becomes the tie, and then goes to even. Only float32 results with all the
+    dropped bits but the first at zero can be such ties; where they are not exact they are moved
+    one step back towards the true value ("round to odd", Boldo & Melquiond 2008).
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        return values.to(dtype)
+    single = values.to(torch.float32)
+    below_tie = 0x7FFF if dtype is torch.bfloat16 else 0x0FFF
+    risky = (single.view(torch.int32) & below_tie).eq_(0).nonzero().squeeze(1)
+    if risky.numel():
+        near, true = single[risky], values[risky]
+        wide = near.to(torch.float64)
+        side = torch.where(true > wide, torch.inf, -torch.inf).to(torch.float32)
+        single[risky] = torch.where(true == wide, near, torch.nextafter(near, side))
+    return single.to(dtype)
+
+
+def stream(
+    blend: Blend,
+    sink: Sink,
+    *,
+    task: str = "blend",
+    observe: Observer = ignore,
+    threads: int | None = None,
+    chunk: int = CHUNK,
+) -> None:
+    """Stream a blend into a sink: read a chunk of every member, sum, round, put.
+
+    Memory is a few chunks per thread, whatever the size of tensors and the number of members.
+
+    Args:
+        blend: what to stream.
+        sink: where it goes.
+        task: the name of the work, for progress (bytes read).
+        observe: told of progress.
+        threads: readers and summers; all cores by default.
+        chunk: elements per chunk.
+
+    Raises:
+        BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
+            output dtype; the message names the tensor and the member.
+        CheckpointError: a file cannot be read.
+    """
+    total = sum(info.nbytes for member in blend.members for info in member.tensors.values())
+    work = _chunks(blend, chunk)
+    lock = threading.Lock()
+    failed = threading.Event()
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
+        while not failed.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            try:
+                info, start, count = item
+                read, values = _blend_chunk(blend, files, info, start, count)
+                sink.put(info, start, values)
+            except BaseException:
+                failed.set()
+                raise
+            with lock:
+                done += read
+                observe(Progress(task, done, total, "B"))
+
+    count = threads or os.cpu_count() or 1
+    with ExitStack() as stack:
+        files = _open_all(blend, stack)
+        stack.enter_context(_torch_threads_restored())
+        executor = stack.enter_context(ThreadPoolExecutor(count))
+        for future in [executor.submit(run) for _ in range(count)]:
+            future.result()
+
+
+def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
+    for info in blend.reference.tensors.values():
+        for start in range(0, info.numel, size):
+            yield info, start, min(size, info.numel - start)
+
+
+def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
+    files: dict[Path, int] = {}
+    for member in (blend.reference, *blend.members):
+        for shard in member.shards:
+            if shard not in files:
+                try:
+                    files[shard] = os.open(shard, os.O_RDONLY)
+                except OSError as error:
+                    raise CheckpointError(f"{shard}: cannot be read: {error.strerror}") from error
+                stack.callback(os.close, files[shard])
+    return files
+
+
+@contextmanager
+def _torch_threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _blend_chunk(
+    blend: Blend, files: dict[Path, int], info: TensorInfo, start: int, count: int
+) -> tuple[int, torch.Tensor]:
+    """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
+    kind = role(info)
+    if kind == "take":
+        values = _read(files, info, start, count)
+        return values.nbytes * len(blend.members), values
+    parts = [_read(files, member.tensors[info.name], start, count) for member in blend.members]
+    read = sum(part.nbytes for part in parts)
+    if kind == "copy":
+        return read, _equal_in_all(blend, info, parts)
+    total = weighted_sum(parts, blend.coefficients)
+    dtype = DTYPES[blend.dtype_of(info)]
+    _require_in_range(blend, info, parts, total)
+    return read, round_once(total, dtype)
+
+
+def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> torch.Tensor:
+    dtype = DTYPES[info.dtype]
+    buffer = bytearray(count * dtype.itemsize)
+    view, offset = memoryview(buffer), info.offset + start * dtype.itemsize
+    while view:
+        try:
+            got = os.preadv(files[info.file], [view], offset)
+        except OSError as error:
+            raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error
+        if not got:
+            raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
+        view, offset = view[got:], offset + got
+    return torch.frombuffer(buffer, dtype=dtype)
+
+
+def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
+    for member, part in zip(blend.members[1:], parts[1:], strict=True):
+        if not torch.equal(part, parts[0].to(part.dtype)):
+            raise BlendError(
+                f"tensor {info.name}: {member.name} differs from {blend.members[0].name}; "
+                f"{info.dtype} values like these are copied, and must be equal in all members"
+            )
+    return parts[0]
+
+
+def _require_in_range(
+    blend: Blend, info: TensorInfo, parts: list[torch.Tensor], total: torch.Tensor
+) -> None:
+    """Never a silent NaN or Inf: name the member that holds one, or the overflow."""
+    lowest, highest = (bound.item() for bound in total.aminmax())  # NaN reaches both
+    dtype = DTYPES[blend.dtype_of(info)]
+    largest = max(-lowest, highest)
+    if isfinite(lowest) and largest <= torch.finfo(dtype).max:
+        return
+    for member, part in zip(blend.members, parts, strict=True):
+        if not torch.isfinite(part).all():
+            kind = "NaN" if torch.isnan(part).any() else "Inf"
+            raise BlendError(
+                f"{member.name}: tensor {info.name} holds {kind}; "
+                "leave this checkpoint out, its training diverged or its file is damaged"
+            )
+    if torch.isinf(round_once(total, dtype)).any():
+        raise BlendError(
+            f"tensor {info.name}: {largest:.4g} overflows {blend.dtype_of(info)}; "
+            "write a wider dtype, e.g. --dtype bfloat16 or float32"
+        )

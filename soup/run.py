@@ -1,0 +1,299 @@
+"""The walk: paths → pool → recipe → scores → decisions → written soup → leaderboard."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soup.blend import Blend
+from soup.checkpoint import Checkpoint
+from soup.errors import JournalError, UsageError
+from soup.events import Note, Observer, Progress, ignore
+from soup.journal import Journal
+from soup.leaderboard import Leaderboard, last_leaderboard
+from soup.pool import Pool, require_readable, same_content
+from soup.recipes import Decision, average, greedy, maximum, single
+from soup.scoring import Benchmark, RecordedScorer, Scorer
+from soup.writer import check_target, write
+
+KINDS = ("max", "average", "greedy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run needs besides its pool and its scorer.
+
+    Attributes:
+        benchmarks: names or TSV paths; their mean decides.
+        holdouts: scored for members and soup, never used to decide.
+        out: the directory to write; by default ``soup-<kind>``.
+        work: the directory of journal and caches.
+        dtype: output dtype, a key of ``soup.checkpoint.DTYPES``; None keeps the members'.
+        min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
+        overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
+    """
+
+    benchmarks: Sequence[str] = ()
+    holdouts: Sequence[str] = ()
+    out: str | os.PathLike[str] | None = None
+    work: str | os.PathLike[str] = ".soup"
+    dtype: str | None = None
+    min_gain: float = 0.0
+    overwrite: bool = False
+
+
+def make(
+    kind: str,
+    pool: Pool,
+    scorer: Scorer | None = None,
+    settings: Settings = Settings(),
+    observe: Observer = ignore,
+) -> Leaderboard:
+    """Make a soup and write it.
+
+    Args:
+        kind: ``max``, ``average`` or ``greedy``.
+        pool: what to blend.
+        scorer: needed for all but an average without benchmarks.
+        settings: benchmarks, places, dtype.
+        observe: told of progress.
+
+    Raises:
+        SoupError: see ``soup.errors``; scores already measured stay recorded.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of soup {kind!r}; expected one of {', '.join(KINDS)}")
+    if not settings.benchmarks and kind != "average":
+        raise UsageError(
+            f"a {kind} soup needs a benchmark to choose by: add --bench NAME, "
+            "e.g. --bench MMBench_DEV_EN or --bench path/to/questions.tsv"
+        )
+    out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
+    check_target(out, Blend(pool.members, pool.reference))
+    walk = _begin(kind, pool, scorer, settings, observe)
+    members: Sequence[Checkpoint] = pool.members
+    if kind == "greedy":
+        members = _without_duplicates(pool, observe)
+    walk.score_members()
+
+    decision: Decision | None = None
+    for decision in _decisions(kind, members, pool.reference, walk, settings):
+        walk.decide(decision)
+    assert decision is not None
+    soup = next(d for d in reversed(walk.decisions) if d.kept).blend
+    facts = walk.score_soup(soup)
+    written = write(
+        soup, out, kind=kind, facts=facts, overwrite=settings.overwrite, observe=observe
+    )
+    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
+    walk.record(
+        "soup",
+        soup=kind,
+        blend=soup.digest,
+        members=weights,
+        out=str(written.path),
+        digest=written.digest,
+    )
+    return walk.leaderboard()
+
+
+def score(
+    pool: Pool, scorer: Scorer, settings: Settings = Settings(), observe: Observer = ignore
+) -> Leaderboard:
+    """Score every member on benchmarks and hold-outs; write nothing but the journal.
+
+    Raises:
+        SoupError: see ``soup.errors``; scores already measured stay recorded.
+    """
+    if not settings.benchmarks and not settings.holdouts:
+        raise UsageError(
+            "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
+            "--bench path/to/questions.tsv"
+        )
+    walk = _begin("score", pool, scorer, settings, observe)
+    walk.score_members()
+    walk.record("end")
+    return walk.leaderboard()
+
+
+def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
+    """Give each checkpoint its content digest: from the journal where its files are unchanged,
+    else by reading it once.
+    """
+    unknown = []
+    for member in members:
+        known = journal.digest_of(member)
+        if known is None:
+            unknown.append(member)
+        else:
+            member.remember_digest(known)
+    total = sum(member.nbytes for member in unknown)
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        observe(Progress("read and digest the pool", done, total, "B"))
+
+    for member in unknown:
+        member.compute_digest(progress)
+        journal.remember_digest(member)
+
+
+@dataclass
+class _Walk:
+    """One run's journal, scorer and what it has decided so far."""
+
+    run: str
+    pool: Pool
+    journal: Journal
+    scorer: RecordedScorer | None
+    settings: Settings
+    benchmarks: list[Benchmark]
+    holdouts: list[Benchmark]
+    decisions: list[Decision]
+
+    def score_members(self) -> None:
+        if self.scorer is None:
+            return
+        count = len(self.pool.members)
+        for k, member in enumerate(self.pool.members, 1):
+            blend = single(member, self.pool.reference, self.settings.dtype)
+            label = f"{member.name} ({k} of {count})"
+            self.scorer.score(blend, self.benchmarks + self.holdouts, label)
+
+    def acc(self) -> Callable[[Blend], float]:
+        def mean(blend: Blend) -> float:
+            assert self.scorer is not None
+            return self.scorer.score(blend, self.benchmarks, _label(blend)).mean
+
+        return mean
+
+    def decide(self, decision: Decision) -> None:
+        before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
+        self.decisions.append(decision)
+        if before is not None and decision.mean is not None:
+            verdict = "kept" if decision.kept else "not kept"
+            text = f"+ {decision.tried}: {before:.2f} → {decision.mean:.2f}, {verdict}"
+            self.scorer.observe(Note(text)) if self.scorer else None
+        self.record(
+            "decision",
+            tried=decision.tried,
+            members=[member.name for member in decision.blend.members],
+            blend=decision.blend.digest,
+            mean=decision.mean,
+            kept=decision.kept,
+        )
+
+    def score_soup(self, soup: Blend) -> dict[str, Any]:
+        """The soup's scores on everything, as facts for its manifest."""
+        if self.scorer is None:
+            return {}
+        score = self.scorer.score(soup, self.benchmarks + self.holdouts, "soup")
+        values = {name: result.value for name, result in score.results.items()}
+        chosen = self.scorer.score(soup, self.benchmarks, "soup") if self.benchmarks else None
+        settings = [b.settings for b in (*self.benchmarks, *self.holdouts)]
+        return {
+            "scores": values,
+            "mean": chosen.mean if chosen else None,
+            "measured_with": [dict(s) for s in settings],
+        }
+
+    def record(self, kind: str, **fields: Any) -> None:
+        self.journal.append(kind, run=self.run, **fields)
+
+    def leaderboard(self) -> Leaderboard:
+        found = last_leaderboard(self.journal)
+        assert found is not None
+        return found
+
+
+def _label(blend: Blend) -> str:
+    """A blend for people, short: its first and its newest member and how many stand between."""
+    names = [member.name for member in blend.members]
+    if len(names) > 3:
+        names = [names[0], f"{len(names) - 2} more", names[-1]]
+    return " + ".join(names)
+
+
+def _begin(
+    command: str, pool: Pool, scorer: Scorer | None, settings: Settings, observe: Observer
+) -> _Walk:
+    require_readable(pool.members)
+    journal = Journal.open(settings.work)
+    if journal.damaged:
+        text = f"{journal.path}: skipped {journal.damaged} damaged line(s)"
+        observe(Note(text + ", cut short by a crash", warning=True))
+    for warning in pool.warnings:
+        observe(Note(warning, warning=True))
+    names = [*settings.benchmarks, *settings.holdouts]
+    found: list[Benchmark] = []
+    if names:
+        if scorer is None:
+            raise UsageError("benchmarks are given, but no scorer to run them")
+        found = scorer.benchmarks(pool.reference, names, settings.dtype)
+        repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
+        if repeated:
+            raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
+    identify(pool.members, journal, observe)
+    for first, second in same_content(pool.members):
+        if command != "greedy":
+            observe(Note(f"{second} holds the same weights as {first}", warning=True))
+    benchmarks = found[: len(settings.benchmarks)]
+    holdouts = found[len(settings.benchmarks) :]
+    run = journal.start(
+        command,
+        benchmarks={b.name: b.digest for b in benchmarks},
+        holdouts={b.name: b.digest for b in holdouts},
+        members=[
+            {
+                "name": member.name,
+                "path": str(member.path),
+                "digest": member.digest,
+                "blend": single(member, pool.reference, settings.dtype).digest,
+            }
+            for member in pool.members
+        ],
+    )
+    recorded = RecordedScorer(scorer, journal, observe) if found and scorer else None
+    return _Walk(run, pool, journal, recorded, settings, benchmarks, holdouts, [])
+
+
+def _decisions(
+    kind: str,
+    members: Sequence[Checkpoint],
+    reference: Checkpoint,
+    walk: _Walk,
+    settings: Settings,
+) -> Iterator[Decision]:
+    if kind == "max":
+        return maximum(members, reference, walk.acc(), settings.dtype)
+    if kind == "average":
+        acc = walk.acc() if walk.benchmarks else None
+        return average(members, reference, acc, settings.dtype)
+    return greedy(members, reference, walk.acc(), settings.dtype, settings.min_gain)
+
+
+def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:
+    repeated = {}
+    for first, second in same_content(pool.members):
+        repeated[second] = first
+        text = f"{second} holds the same weights as {first}; greedy leaves it out"
+        observe(Note(text, warning=True))
+    return [member for member in pool.members if member.name not in repeated]
+
+
+def show(work: str | os.PathLike[str] = ".soup") -> Leaderboard:
+    """The last run's leaderboard again.
+
+    Raises:
+        JournalError: no run is recorded in ``work``.
+    """
+    found = last_leaderboard(Journal.open(work, create=False))
+    if found is None:
+        raise JournalError(
+            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
+            "makes one, or name another place with --work"
+        )
+    return found

@@ -1,0 +1,320 @@
+"""A blend becomes a model directory: complete or not at all.
+
+The header and every offset are planned before bytes flow, so chunks are written in any order at
+their place. Everything is written into a hidden sibling, flushed to the disk, and renamed.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soup._version import __version__
+from soup.blend import Blend, stream
+from soup.checkpoint import INDEX, SINGLE, Checkpoint, TensorInfo
+from soup.errors import OutputError, SoupError
+from soup.events import Note, Observer, ignore
+from soup.files import companions, companions_digest
+
+MANIFEST = "soup.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``write`` left behind.
+
+    Attributes:
+        path: the model directory.
+        digest: the new checkpoint's content digest, as any checkpoint's.
+        reused: True when the same soup already stood there and nothing was written.
+    """
+
+    path: Path
+    digest: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    offset: int
+
+
+@dataclass
+class _Files:
+    """The sink that writes each chunk at its planned place."""
+
+    places: dict[str, _Place]
+    handles: dict[Path, int] = field(default_factory=dict)
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        place = self.places[info.name]
+        view = values.view(torch.uint8).numpy().data
+        offset = place.offset + start * values.itemsize
+        while view:
+            done = os.pwrite(self.handles[place.file], view, offset)
+            view, offset = view[done:], offset + done
+
+
+def write(
+    blend: Blend,
+    out: str | os.PathLike[str],
+    *,
+    kind: str = "blend",
+    facts: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    observe: Observer = ignore,
+) -> Written:
+    """Stream a blend into the new model directory ``out``.
+
+    An earlier, different soup at ``out`` is not lost: it is kept beside it, under a name that ends
+    in its digest, unless ``overwrite``.
+
+    Args:
+        blend: what to write.
+        out: the directory to make.
+        kind: the recipe, for the manifest and the model card.
+        facts: more for the manifest, e.g. scores; JSON values without dates, so that the same
+            soup has the same bytes.
+        overwrite: delete an earlier soup at ``out`` once the new one stands there.
+        observe: told of progress.
+
+    Raises:
+        OutputError: ``out`` holds something that is not a soup, or there is no room.
+        BlendError, CheckpointError: see ``soup.blend.stream``; nothing is left behind.
+    """
+    target = Path(os.path.abspath(out))
+    check_target(target, blend)
+    manifest = _manifest(blend, kind, facts or {})
+    same = _same_soup(target, manifest)
+    if same is not None:
+        return Written(target, same, reused=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(blend, target)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        _copy_companions(blend.reference.path, temporary)
+        _write_weights(blend, temporary, f"write {target.name}", observe)
+        digest = Checkpoint.open(temporary).digest
+        manifest["digest"] = digest
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        (temporary / "README.md").write_text(_model_card(target.name, blend, manifest))
+        _flush(temporary)
+        kept = _swap_in(temporary, target, overwrite)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if kept is not None:
+        observe(Note(f"the earlier soup at {target.name} was kept as {kept.name}"))
+    return Written(target, digest, reused=False)
+
+
+def check_target(target: Path, blend: Blend | None = None) -> None:
+    """Say now, before anything is scored, that ``target`` cannot take the result.
+
+    Raises:
+        OutputError: it is a file, a directory with other content, or a member of the blend.
+    """
+    if target.is_dir():
+        members = blend.members if blend is not None else ()
+        if any(target.resolve() == member.path.resolve() for member in members):
+            raise OutputError(f"{target}: is a member of the pool; choose another place with -o")
+        if any(target.iterdir()) and not (target / MANIFEST).is_file():
+            raise OutputError(
+                f"{target}: exists and is not a soup (no {MANIFEST}); choose another place with -o"
+            )
+    elif target.exists() or target.is_symlink():
+        raise OutputError(f"{target}: expected a directory or nothing there, found a file")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"{target}: {parent} is not a directory that can be written to")
+
+
+def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "kind": kind,
+        "blend": blend.digest,
+        "companions": companions_digest(blend.reference.path),
+        "dtype": blend.dtype or "/".join(blend.reference.dtypes),
+        "reference": blend.reference.name,
+        "members": [
+            {"name": member.name, "digest": member.digest, "coefficient": coefficient}
+            for member, coefficient in zip(blend.members, blend.weights, strict=True)
+        ],
+        "soup_version": __version__,
+        **facts,
+    }
+
+
+def _same_soup(target: Path, manifest: Mapping[str, Any]) -> str | None:
+    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
+    try:
+        there = json.loads((target / MANIFEST).read_text())
+        digest = there.pop("digest")
+        if there == json.loads(json.dumps(manifest)) and Checkpoint.open(target).digest == digest:
+            return str(digest)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
+        pass  # nothing there, or damaged: write it anew
+    return None
+
+
+def _require_room(blend: Blend, target: Path) -> None:
+    needed = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise OutputError(
+            f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
+        )
+
+
+def _copy_companions(source: Path, destination: Path) -> None:
+    for relative in companions(source):
+        (destination / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / relative, destination / relative)
+
+
+def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) -> None:
+    """Plan shards after the reference's, then stream every chunk to its place."""
+    by_shard: dict[Path, list[TensorInfo]] = {}
+    for info in blend.reference.tensors.values():
+        by_shard.setdefault(info.file, []).append(info)
+    count = len(by_shard)
+    names = (
+        [SINGLE]
+        if count == 1 and not _is_sharded(blend.reference)
+        else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
+    )
+    sink = _Files({})
+    weight_map: dict[str, str] = {}
+    try:
+        for name, infos in zip(names, by_shard.values(), strict=True):
+            file = directory / name
+            header, size = _header(blend, infos)
+            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            sink.handles[file] = handle
+            os.truncate(handle, size)
+            os.pwrite(handle, header, 0)
+            offset = len(header)
+            for info in infos:
+                sink.places[info.name] = _Place(file, offset)
+                weight_map[info.name] = name
+                offset += blend.nbytes_of(info)
+        stream(blend, sink, task=task, observe=observe)
+        for handle in sink.handles.values():
+            os.fsync(handle)
+    finally:
+        for handle in sink.handles.values():
+            os.close(handle)
+    if _is_sharded(blend.reference):
+        total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _is_sharded(checkpoint: Checkpoint) -> bool:
+    return checkpoint.shards[0].name != SINGLE
+
+
+def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
+    """The safetensors header of one shard, padded to eight bytes, and the file's size."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for info in infos:
+        end = offset + blend.nbytes_of(info)
+        entries[info.name] = {
+            "dtype": blend.dtype_of(info),
+            "shape": list(info.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    raw = json.dumps(entries, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
+
+
+def _flush(directory: Path) -> None:
+    """Push every file and directory to the disk, so that the rename is the last thing to land."""
+    for root, _, files in os.walk(directory):
+        for path in (*(Path(root) / file for file in files), Path(root)):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
+    """Rename into place; an earlier soup moves aside and is deleted only when asked for."""
+    aside: Path | None = None
+    if target.is_dir() and any(target.iterdir()):
+        aside = _free_name(target)
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if aside is not None:
+            aside.rename(target)
+        raise
+    handle = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if aside is not None and overwrite:
+        shutil.rmtree(aside)
+        return None
+    return aside
+
+
+def _free_name(target: Path) -> Path:
+    try:
+        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = "old"
+    name = target.with_name(f"{target.name}.{digest}")
+    count = 1
+    while name.exists():
+        count += 1
+        name = target.with_name(f"{target.name}.{digest}-{count}")
+    return name
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
+    """README.md with the front matter that model hubs read."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags:"]
+    lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
+    lines.append(
+        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
+        f"soup {__version__}. Weights are the float64 sum, rounded once to {manifest['dtype']}."
+    )
+    lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
+    lines += [
+        f"| {entry['name']} | {entry['coefficient']:.6g} | `{entry['digest'][:12]}` |"
+        for entry in manifest["members"]
+    ]
+    scores = manifest.get("scores") or {}
+    if scores:
+        lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
+        lines += [f"| {bench} | {value:.2f} |" for bench, value in scores.items()]
+        if (mean := manifest.get("mean")) is not None:
+            lines.append(f"| **mean of those it was chosen by** | **{mean:.2f}** |")
+    lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
+    lines += [f"copied from {manifest['reference']}.", ""]
+    return "\n".join(lines)
