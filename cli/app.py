@@ -321,9 +321,9 @@ def demo(
     from cli.demo import run
 
     with Watch(err_console, quiet) as watch:
-        board = run(directory, device, watch)
+        boards = run(directory, device, watch)
     if not quiet:
-        render.leaderboard(board, out_console)
+        render.leaderboard(boards[-1], out_console, others=boards[:-1])
     out_console.print(
         f"\nNext, in the same pool:  cd {directory} && soup greedy ckpts/*", highlight=False
     )

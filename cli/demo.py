@@ -14,8 +14,11 @@ from soup.leaderboard import Leaderboard
 from soup.run import Settings
 
 
-def run(directory: Path, device: str, observe: Observer) -> Leaderboard:
+def run(directory: Path, device: str, observe: Observer) -> list[Leaderboard]:
     """Build the demo pool in ``directory`` unless it is there, then make all three soups.
+
+    Returns:
+        A leaderboard for each: maximum, average, greedy.
 
     Raises:
         OutputError: the directory holds something else.
@@ -27,7 +30,7 @@ def run(directory: Path, device: str, observe: Observer) -> Leaderboard:
     told = config.read(root / "soup.toml")
     ckpts = sorted(path for path in (root / "ckpts").iterdir() if path.is_dir())
     pool = soup.Pool.open(*ckpts)
-    board: Leaderboard | None = None
+    boards = []
     with VLMEvalKitScorer(
         work=root / ".soup", device=device, max_new_tokens=told["max-new-tokens"]
     ) as scorer:
@@ -38,9 +41,8 @@ def run(directory: Path, device: str, observe: Observer) -> Leaderboard:
                 out=root / f"soup-{kind}",
                 work=root / ".soup",
             )
-            board = soup.make(kind, pool, scorer, settings, observe)
-    assert board is not None
-    return board
+            boards.append(soup.make(kind, pool, scorer, settings, observe))
+    return boards
 
 
 def _build(root: Path, observe: Observer) -> None:
@@ -55,7 +57,7 @@ def _build(root: Path, observe: Observer) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
         temporary.chmod(0o755)
-        build(temporary, lambda what, done, of: observe(Progress(what, done, of, "steps")))
+        build(temporary, lambda what, done, of: observe(Progress(what, done, of, "models")))
         if root.exists():
             root.rmdir()
         temporary.rename(root)

@@ -28,27 +28,27 @@ class _Column:
         return max(map(cell_len, [self.head, *self.cells]))
 
 
-def leaderboard(board: Leaderboard, console: Console) -> None:
-    """Print the ranking, the soup's own row and the path; in several tables where one would be
-    wider than the console.
+def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboard] = ()) -> None:
+    """Print the ranking, the soups' rows and the path, in tables that fit the console's width.
+
+    Args:
+        board: the run to show.
+        console: where to.
+        others: earlier runs over the same members, whose soups are shown, too.
     """
-    rows: list[Row | SoupRow] = [*board.members]
-    names = [row.name for row in board.members]
+    soups = [run.soup for run in (*others, board) if run.soup is not None]
+    rows: list[Row | SoupRow] = [*board.members, *soups]
+    names = [row.name for row in board.members] + [f"{soup.kind} soup" for soup in soups]
     ranks = [str(k) if row.mean is not None else "" for k, row in enumerate(board.members, 1)]
-    if board.soup is not None:
-        rows.append(board.soup)
-        names.append(f"{board.soup.kind} soup")
-        ranks.append("")
     if board.benchmarks or board.holdouts:
-        head = [_Column("#", ranks, "dim"), _Column("member", names)]
-        columns = list(_columns(board, rows))
-        for block in _blocks(head, columns, console.width):
-            console.print(_table(head + block, bool(board.soup), len(board.members)))
+        head = [_Column("#", ranks + [""] * len(soups), "dim"), _Column("member", names)]
+        for block in _blocks(head, list(_columns(board, rows)), console.width):
+            console.print(_table(head + block, len(board.members)))
     if len(board.path) > 1:
         console.print(_path(board))
-    if board.soup is not None:
-        console.print(_summary(board, board.soup), highlight=False)
-    elif not board.finished:
+    for soup in soups:
+        console.print(_summary(board, soup), highlight=False)
+    if not board.finished:
         console.print("[yellow]this run did not finish; the same command goes on from here[/]")
 
 
@@ -141,7 +141,7 @@ def _blocks(
     yield block
 
 
-def _table(columns: Sequence[_Column], with_soup: bool, members: int) -> Table:
+def _table(columns: Sequence[_Column], members: int) -> Table:
     table = _plain_table()
     for k, column in enumerate(columns):
         if k == 1:
@@ -149,11 +149,10 @@ def _table(columns: Sequence[_Column], with_soup: bool, members: int) -> Table:
         else:
             table.add_column(column.head, justify="right", style=column.style, overflow="fold")
     for k in range(len(columns[0].cells)):
-        is_soup = with_soup and k == members
         table.add_row(
             *(escape(column.cells[k]) for column in columns),
-            style="bold green" if is_soup else "",
-            end_section=with_soup and k == members - 1,
+            style="bold green" if k >= members else "",
+            end_section=k == members - 1,
         )
     return table
 

@@ -9,14 +9,14 @@ same questions, in VLMEvalKit's wording, about digits that no model was trained 
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,19 +25,17 @@ Report = Callable[[str, int, int], None]
 SIDE = 32  # pixels along an edge of an image; the scans are 8, so a scan's pixel is 4 of these
 PATCH = 8  # pixels along an edge of a vision patch: 16 patches to an image
 ROWS = 300  # rows of a benchmark
-BATCH = 64
+BATCH = 48
 INIT = 0.1  # spread of the initial weights: the usual 0.02 learns slowly in layers this narrow
-LETTERS = "ABC"
+LETTERS = "ABC"  # of options
 CHOICE_TAIL = "Please select the correct answer from the options above. \n"
 WORD_TAIL = "\nAnswer the question using a single word or phrase."
 SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<user>", "<assistant>"]
 TEMPLATE = (
     "<s>{% for message in messages %}{{ '<' + message.role + '>' }}"
-    "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{% elif part.type == 'text' %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{% if message.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    "{% endfor %}{% if message.role == 'assistant' %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 SETTINGS = """\
@@ -49,8 +47,7 @@ max-new-tokens = 4
 """
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One kind of question about a digit.
 
     `question` may hold "{}", which stands for each of `fills` in turn; `answer` takes the digit
@@ -68,13 +65,12 @@ class Task:
         """The text VLMEvalKit puts after the image for this kind of benchmark."""
         question = self.question.format(fill)
         if self.options:
-            lines = "".join(f"{key}. {text}\n" for key, text in zip(LETTERS, self.options))
+            lines = "".join(f"{LETTERS[i]}. {text}\n" for i, text in enumerate(self.options))
             return f"Question: {question}\nOptions:\n{lines}{CHOICE_TAIL}"
         return question + (WORD_TAIL if self.word else "")
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A fine-tune: how often each task is drawn, and how it is trained.
 
     `mix` weighs the tasks in the order of TASKS; `shard` is the largest weight file to write.
@@ -87,16 +83,14 @@ class Recipe:
     shard: str = "5GB"
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """Token ids of a prompt, image places included, and of its answer (one) for digits 0..9."""
 
     prompt: list[int]
     answers: list[int]
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """What is trained on: `pixels` (n, 3, SIDE, SIDE), `labels` 0..9 (n,), questions by task."""
 
     pixels: torch.Tensor
@@ -104,30 +98,24 @@ class Data:
     questions: list[list[Question]]
 
 
+# The last one is the hold-out: its benchmark, over digits of its own, takes no part in choosing.
 TASKS = (
     Task(
-        "parity",
-        "Is the digit in the image even or odd?",
-        lambda digit, _: "AB"[digit % 2],
-        options=("even", "odd"),
+        "parity", "Is the digit in the image even or odd?", lambda d, _: "AB"[d % 2],
+        ("even", "odd"),
     ),
     Task(
-        "compare",
-        "Is the digit in the image greater than {}?",
-        lambda digit, fill: "Yes" if digit > fill else "No",
-        fills=(2, 3, 4, 5, 6),
+        "compare", "Is the digit in the image greater than {}?",
+        lambda d, k: "Yes" if d > k else "No", fills=(2, 3, 4, 5, 6),
     ),
-    Task("digit", "Which digit is in the image?", lambda digit, _: str(digit), word=True),
+    Task("digit", "Which digit is in the image?", lambda d, _: str(d), word=True),
     Task(
-        "range",
-        "In which range is the digit in the image?",
-        lambda digit, _: "AAABBBCCCC"[digit],
-        options=("zero to two", "three to five", "six to nine"),
+        "range", "In which range is the digit in the image?", lambda d, _: "AAABBBCCCC"[d],
+        ("zero to two", "three to five", "six to nine"),
     ),
-)
-# The last task is the hold-out: its benchmark takes no part in choosing.
+)  # fmt: skip
 
-BASE = Recipe("base", (1, 1, 1, 1), steps=70)
+BASE = Recipe("base", (1, 1, 1, 1), steps=100)
 POOL = (
     Recipe("parity", (5, 1, 1, 2)),
     Recipe("compare", (1, 5, 1, 2), shard="1MB"),
@@ -168,7 +156,7 @@ def build(directory: Path, report: Report = lambda what, done, total: None) -> N
 def write_models(directory: Path, processor: Any, data: Data, report: Report) -> None:
     """Train and write the base, then each member from the base as it was written."""
     model = make_model(processor)
-    start: dict[str, torch.Tensor] = model.state_dict()
+    start = model.state_dict()
     for number, recipe in enumerate((BASE, *POOL)):
         report(f"training {recipe.name}", number, 1 + len(POOL))
         model.load_state_dict(start)
@@ -181,15 +169,15 @@ def write_models(directory: Path, processor: Any, data: Data, report: Report) ->
 
 @contextmanager
 def settled(seed: int) -> Iterator[None]:
-    """Fix torch's seed and thread count, hide progress bars; put all three back at the end."""
+    """Fix torch's seed, threads and gradients, hide progress bars; put it all back at the end."""
     bars: Any = import_module("transformers.utils.logging")
     shown, threads = bars.is_progress_bar_enabled(), torch.get_num_threads()
-    # The order of a sum depends on the number of threads; models this small want no more.
-    torch.set_num_threads(2)
+    # Sums depend on the number of threads, and small ones wait for each other on a busy machine.
+    torch.set_num_threads(1)
     bars.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.default_generator.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)
@@ -207,18 +195,17 @@ def picture(scan: Any) -> Any:
 
 def write_benchmark(path: Path, task: Task, rows: list[tuple[Any, int]]) -> None:
     """Write one benchmark in VLMEvalKit's TSV format, its rows given as (image, digit)."""
-    letters = LETTERS[: len(task.options)]
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerow(["index", "image", "question", *letters, "answer"])
+        table.writerow(["index", "image", "question", *LETTERS[: len(task.options)], "answer"])
         for index, (image, digit) in enumerate(rows):
             fill = task.fills[index % len(task.fills)]
             answer = task.answer(digit, fill)
             # VLMEvalKit's default metric for words counts the other people who gave an answer, up
             # to three: a single answer would never score, four equal ones score 0 or 1.
             given = str([answer] * 4) if task.word else answer
-            question = task.question.format(fill)
-            table.writerow([index, png(image), question, *task.options, given])
+            question = [png(image), task.question.format(fill), *task.options]
+            table.writerow([index, *question, given])
 
 
 def png(image: Any) -> str:
@@ -265,15 +252,13 @@ def make_tokenizer() -> Any:
     )
     prompts = [task.prompt(fill) for task in TASKS for fill in task.fills]
     tokenizer.train_from_iterator([*prompts, "Yes", "No"], trainer)
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
         additional_special_tokens=["<user>", "<assistant>"],
-        # Generation continues a row at its right end, so a batch is padded on the left.
-        padding_side="left",
+        padding_side="left",  # generation continues a row at its right end
+        **named,
     )
 
 
@@ -319,13 +304,12 @@ def make_questions(processor: Any, task: Task, image: Any) -> list[Question]:
 
 def finetune(model: Any, recipe: Recipe, data: Data, seed: int) -> None:
     """Train a model in place: AdamW with a short warm-up, then a cosine down to nothing."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1
-    )
-    for _ in range(recipe.steps):
+    steps, rate = recipe.steps, recipe.rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+    for _ in range(steps):
         loss = batch_loss(model, recipe, data)
         optimizer.zero_grad()
         loss.backward()
@@ -357,10 +341,10 @@ def ask(recipe: Recipe, data: Data, digits: list[int], end: int) -> list[list[in
     return chats
 
 
-def save(model: Any, processor: Any, directory: Path, shard: str) -> dict[str, torch.Tensor]:
-    """Write a complete model directory in bfloat16; the rounded weights are returned."""
-    state = {key: value.bfloat16() for key, value in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(directory, state_dict=state, max_shard_size=shard)
+def save(model: Any, processor: Any, directory: Path, shard: str) -> Any:
+    """Write a complete model directory in bfloat16, and return the rounded weights."""
+    # A copy: there and back would also round the rotary frequencies, which are not saved.
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    rounded.save_pretrained(directory, max_shard_size=shard)
     processor.save_pretrained(directory)
-    return state
+    return rounded.state_dict()

@@ -141,6 +141,8 @@ class VLMEvalKitScorer:
             "TQDM_DISABLE": "1",  # its bars would fill the log
             "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
             "PYTHONUNBUFFERED": "1",
+            # On a busy machine, threads that spin at a barrier cost far more than they save.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         with self.log.open("w") as log:
             self._process = subprocess.Popen(

@@ -195,6 +195,8 @@ def _by_name(source: str, name: str) -> tuple[Any, Path]:
         raise BenchmarkError(
             f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
         )
+    _require_kind(kit.DATASET_MODALITY(name), name)
+    _require_no_judge(name)
     file = _data_root() / f"{name}.tsv"
     if name not in kit.SUPPORTED_DATASETS:
         return _from_file(str(file), name)
@@ -277,8 +279,7 @@ def _data_root() -> Path:
 
 
 def _require_usable(dataset: Any, name: str, source: str) -> None:
-    if getattr(dataset, "MODALITY", "IMAGE") not in ("IMAGE", "TEXT"):
-        raise BenchmarkError(f"{name}: a {dataset.MODALITY.lower()} benchmark; expected images")
+    _require_kind(getattr(dataset, "MODALITY", "IMAGE"), name)
     if getattr(dataset, "TYPE", "") == "MT":
         raise BenchmarkError(f"{name}: a multi-turn benchmark; expected one question per sample")
     data = getattr(dataset, "data", None)
@@ -287,6 +288,18 @@ def _require_usable(dataset: Any, name: str, source: str) -> None:
     if data["index"].duplicated().any():
         twice = data["index"][data["index"].duplicated()].iloc[0]
         raise BenchmarkError(f"{source}: index {twice} stands twice; expected one row per index")
+
+
+def _require_kind(modality: str, name: str) -> None:
+    if modality not in ("IMAGE", "TEXT"):
+        raise BenchmarkError(f"{name}: a {modality.lower()} benchmark; expected one of images")
+
+
+def _require_no_judge(name: str) -> None:
+    if name.startswith(NEEDS_JUDGE):
+        raise BenchmarkError(
+            f"{name}: scored by a judge model, and none is configured; leave it out"
+        )
 
 
 # --- headline numbers ----------------------------------------------------------------------
@@ -298,10 +311,7 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
     Raises:
         BenchmarkError: no rule is known, or it needs a judge.
     """
-    if name.startswith(NEEDS_JUDGE):
-        raise BenchmarkError(
-            f"{name}: scored by a judge model, and none is configured; leave it out"
-        )
+    _require_no_judge(name)
     kind = type(dataset)
     if name.startswith("OCRBench") and "v2" not in name:
         return lambda report: float(report["Final Score Norm"])

@@ -1,0 +1,95 @@
+"""Small real checkpoints, made where a test needs them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+CONFIG = {"model_type": "tiny", "architectures": ["Tiny"]}
+
+
+def make_checkpoint(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    shards: int = 1,
+    config: Mapping[str, Any] = CONFIG,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a model directory with safetensors weights, in one file or in several with an index."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(dict(config)))
+    for name, text in (files or {}).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    if shards == 1:
+        save_file(dict(tensors), path / "model.safetensors", metadata={"format": "pt"})
+        return path
+    names = list(tensors)
+    weight_map = {}
+    for k in range(shards):
+        file = f"model-{k + 1:05d}-of-{shards:05d}.safetensors"
+        part = {name: tensors[name].contiguous() for name in names[k::shards]}
+        save_file(part, path / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+def random_tensors(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    """A few tensors of different sizes, like a very small model's."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    return {
+        "embed_tokens.weight": normal(13, 4),
+        "layers.0.weight": normal(4, 4),
+        "layers.0.bias": normal(4),
+        "norm.weight": normal(4),
+        "scale": normal(),
+    }
+
+
+@pytest.fixture
+def pool_paths(tmp_path: Path) -> list[Path]:
+    """Four bfloat16 checkpoints of one layout in different shards."""
+    return [
+        make_checkpoint(
+            tmp_path / "ckpts" / name,
+            random_tensors(seed),
+            shards=shards,
+            files={"tokenizer_config.json": "{}", "modeling_tiny.py": "# code\n"},
+        )
+        for seed, (name, shards) in enumerate([("a", 1), ("b", 2), ("c", 3), ("d", 1)])
+    ]
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """The directories' own names."""
+    return [path.name for path in paths]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's pool and benchmarks, trained once for all tests; treat it as read-only."""
+    from evaluators.demo import build
+
+    directory = tmp_path_factory.mktemp("demo")
+    build(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def small_benchmarks(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's benchmarks with their first forty rows."""
+    directory = tmp_path_factory.mktemp("benchmarks")
+    for file in (demo / "benchmarks").glob("*.tsv"):
+        lines = file.read_text().splitlines(keepends=True)
+        (directory / file.name).write_text("".join(lines[:41]))
+    return directory

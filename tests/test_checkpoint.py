@@ -1,0 +1,151 @@
+"""soup/checkpoint.py: a directory becomes names and byte ranges, or one clear line."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from soup.checkpoint import Checkpoint, read_header
+from soup.errors import CheckpointError
+from tests.conftest import make_checkpoint, random_tensors
+
+
+def test_headers_give_names_shapes_dtypes_and_ranges(tmp_path: Path) -> None:
+    """What safetensors itself reads, we find at the byte ranges that we report."""
+    tensors = random_tensors(0)
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path / "m", tensors, shards=3))
+    assert set(checkpoint.tensors) == set(tensors)
+    for name, info in checkpoint.tensors.items():
+        raw = info.file.read_bytes()[info.offset : info.offset + info.nbytes]
+        with safe_open(info.file, "pt") as file:
+            expected = file.get_tensor(name)
+        found = torch.frombuffer(bytearray(raw), dtype=expected.dtype).reshape(info.shape)
+        assert torch.equal(found, expected)
+    assert checkpoint.parameters == sum(t.numel() for t in tensors.values())
+
+
+def test_opening_reads_no_tensor(tmp_path: Path) -> None:
+    """A hundred gigabytes of (sparse) weights open at once: only the header is read."""
+    path = make_checkpoint(tmp_path / "m", {})
+    header = {"w": {"dtype": "BF16", "shape": [50_000_000_000], "data_offsets": [0, 10**11]}}
+    raw = json.dumps(header).encode()
+    with (path / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + 10**11)
+    assert Checkpoint.open(path).nbytes == 10**11
+
+
+def test_digest_is_of_content_not_of_layout(tmp_path: Path) -> None:
+    """The same tensors in other shards have the same digest; one changed bit gives another."""
+    tensors = random_tensors(1)
+    one = Checkpoint.open(make_checkpoint(tmp_path / "one", tensors))
+    three = Checkpoint.open(make_checkpoint(tmp_path / "three", tensors, shards=3))
+    assert one.digest == three.digest
+    tensors["scale"] = -tensors["scale"]
+    other = Checkpoint.open(make_checkpoint(tmp_path / "other", tensors))
+    assert other.digest != one.digest
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=6),
+    dtypes=st.lists(
+        st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool]),
+        min_size=6,
+        max_size=6,
+    ),
+)
+def test_any_safetensors_file_reads_as_the_library_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, shapes: list[list[int]], dtypes: list[torch.dtype]
+) -> None:
+    """Empty tensors, scalars and mixed dtypes included."""
+    file = tmp_path_factory.mktemp("file") / "x.safetensors"
+    tensors = {
+        f"t{k}": torch.zeros(shape, dtype=dtype)
+        for k, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=False))
+    }
+    save_file(tensors, file)
+    infos = {info.name: info for info in read_header(file)}
+    assert set(infos) == set(tensors)
+    for name, tensor in tensors.items():
+        assert infos[name].shape == tuple(tensor.shape)
+        assert infos[name].nbytes == tensor.nbytes
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_damaged_files_end_in_a_checkpoint_error_or_read_the_same(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """No cut and no flipped byte makes anything but a CheckpointError."""
+    file = tmp_path_factory.mktemp("file") / "x.safetensors"
+    save_file({"w": torch.ones(3), "v": torch.ones(2, 2)}, file)
+    raw = bytearray(file.read_bytes())
+    if data.draw(st.booleans()):
+        del raw[data.draw(st.integers(0, len(raw) - 1)) :]
+    else:
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(raw)
+    with contextlib.suppress(CheckpointError):
+        assert sum(info.nbytes for info in read_header(file)) <= len(raw)
+
+
+def broken(tmp_path: Path, kind: str) -> Path:
+    """A model directory with one thing wrong."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(0), shards=2 if "shard" in kind else 1)
+    weights = path / "model.safetensors"
+    if kind == "nothing there":
+        return tmp_path / "absent"
+    if kind == "a file":
+        return path / "config.json"
+    if kind == "no config":
+        (path / "config.json").unlink()
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-3])
+    if kind == "lfs pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    if kind == "missing shard":
+        (path / "model-00002-of-00002.safetensors").unlink()
+    if kind == "shards without index":
+        (path / "model.safetensors.index.json").unlink()
+    if kind == "torch only":
+        weights.rename(path / "pytorch_model.bin")
+    if kind == "lora":
+        weights.rename(path / "adapter_model.safetensors")
+        (path / "adapter_config.json").write_text("{}")
+    if kind == "quantised":
+        (path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    if kind == "fp8":
+        save_file({"w": torch.ones(4).to(torch.float8_e4m3fn)}, weights)
+    if kind == "parent":
+        return tmp_path
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nothing there", "does not exist"),
+        ("a file", "is a file"),
+        ("no config", "config.json: missing"),
+        ("truncated", "truncated or still being written"),
+        ("lfs pointer", "git lfs pull"),
+        ("missing shard", "missing, but the index lists it"),
+        ("shards without index", "neither model.safetensors nor"),
+        ("torch only", "no safetensors; convert them"),
+        ("lora", "a LoRA adapter"),
+        ("quantised", r"quantised \(gptq\)"),
+        ("fp8", "tensor w is F8_E4M3"),
+        ("parent", "did you mean"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, message: str) -> None:
+    """Each odd directory has its own line."""
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(broken(tmp_path, kind))

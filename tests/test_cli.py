@@ -1,0 +1,246 @@
+"""cli: options become one call, errors one line, tables fit the terminal."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import soup
+from cli import render
+from cli.progress import Watch
+from soup.checkpoint import Checkpoint
+from soup.events import Note, Progress
+from soup.leaderboard import Leaderboard, Row, SoupRow, Step
+from tests.conftest import make_checkpoint, random_tensors
+
+
+def run(cwd: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, in a directory, piped."""
+    return subprocess.run(
+        [sys.executable, "-m", "soup", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )
+
+
+def fails(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """One line on stderr, the given exit code, no traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_average_writes_a_soup_and_needs_nothing_of_vlmevalkit(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """The result stands at -o; commands that score nothing do not import the evaluation stack."""
+    done = run(tmp_path, "average", "ckpts/*", "-o", "out", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+    assert len(Checkpoint.open(tmp_path / "out").tensors) == 5
+    code = (
+        "import sys; sys.argv = ['soup', 'average', 'ckpts/*', '-o', 'two'];"
+        "import atexit; atexit.register(lambda: print("
+        "sorted({'vlmeval', 'transformers', 'pandas'} & sys.modules.keys())));"
+        "from cli.app import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_check_describes_the_pool(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Members, sizes, and what a greedy run would cost; exit code 0."""
+    done = run(tmp_path, "check", "ckpts/*")
+    assert done.returncode == 0
+    assert "these 4 can be blended" in done.stdout
+    assert "scores 4 members and up to 3 trials" in done.stdout
+    assert not (tmp_path / ".soup").exists(), "check reads, it leaves nothing"
+
+
+def test_check_lists_every_problem_and_fails(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Tensor, member, expected, found; exit code 1."""
+    tensors = random_tensors(9)
+    tensors["norm.weight"] = torch.ones(9, dtype=torch.bfloat16)
+    del tensors["scale"]
+    make_checkpoint(tmp_path / "ckpts" / "odd", tensors)
+    done = run(tmp_path, "check", *pool_paths, "ckpts/odd")
+    assert "2 problem(s)" in fails(done, 1)
+    assert "problem: odd: tensor norm.weight: expected BF16 [4], found BF16 [9]" in done.stdout
+    assert "problem: odd: tensor scale: expected BF16 [], found nothing" in done.stdout
+
+
+def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: Path) -> None:
+    """--digest reads the bytes; afterwards it is known without."""
+    make_checkpoint(tmp_path / "ckpts" / "e", random_tensors(1))
+    line = "duplicate: e holds the same weights as b"
+    assert line not in run(tmp_path, "check", "ckpts/*").stdout
+    assert line in run(tmp_path, "check", "ckpts/*", "--digest").stdout
+    assert line in run(tmp_path, "check", "ckpts/*").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["greedy", "ckpts/*"], 2, "--bench MMBench_DEV_EN"),
+        (["score", "ckpts/*"], 2, "--bench MMBench_DEV_EN"),
+        (["average"], 2, "Missing argument 'CKPT...'"),
+        (["average", "nowhere"], 1, "nowhere: expected a model directory"),
+        (["average", "nothing-*"], 2, "matches no directory"),
+        (["average", "ckpts/*", "--dtype", "int3"], 2, "expected float32, float16 or bfloat16"),
+        (["average", "ckpts/*", "-o", "ckpts"], 1, "exists and is not a soup"),
+        (["average", "ckpts/*", "-o", "ckpts/a"], 1, "is a member of the pool"),
+        (["average", "ckpts/*", "--work", "file"], 1, "choose another --work"),
+        (["leaderboard"], 1, "no run is recorded there yet"),
+        (["greedy", "ckpts/*", "--batch-size", "0"], 2, "batch-size"),
+        (["stew"], 2, "No such command"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    pool_paths: list[Path], tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    """What, where, and what to do; nothing is written."""
+    (tmp_path / "file").write_text("")
+    before = sorted(path for path in tmp_path.rglob("*") if ".soup" not in path.parts)
+    assert message in fails(run(tmp_path, *arguments), code)
+    assert sorted(path for path in tmp_path.rglob("*") if ".soup" not in path.parts) == before
+
+
+def test_help_shows_examples(tmp_path: Path) -> None:
+    """For the whole and for each command."""
+    assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
+    for command in ("max", "average", "greedy", "score", "check", "leaderboard", "demo"):
+        assert f"Example: soup {command}" in run(tmp_path, command, "--help").stdout
+    assert run(tmp_path, "--version").stdout == f"soup {soup.__version__}\n"
+
+
+def test_options_may_stand_in_soup_toml(pool_paths: list[Path], tmp_path: Path) -> None:
+    """The command line wins; a command's own table comes before the common keys."""
+    (tmp_path / "soup.toml").write_text(
+        'out = "common"\ndtype = "float32"\nquiet = true\n[average]\nout = "own"\n'
+    )
+    done = run(tmp_path, "average", "ckpts/*")
+    assert done.stdout.strip() == str(tmp_path / "own"), done.stderr
+    assert Checkpoint.open(tmp_path / "own").dtypes == ("F32",)
+    done = run(tmp_path, "average", "ckpts/*", "-o", "mine", "--dtype", "float16")
+    assert done.stdout.strip() == str(tmp_path / "mine")
+    assert Checkpoint.open(tmp_path / "mine").dtypes == ("F16",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("benhc = ['x']", "unknown option benhc; did you mean bench?"),
+        ("[average]\nmin-gain = 1", "unknown option [average] min-gain"),
+        ("bench = [", "cannot be read as TOML"),
+        ("batch-size = 'many'", "batch-size"),
+    ],
+)
+def test_soup_toml_is_checked(
+    pool_paths: list[Path], tmp_path: Path, text: str, message: str
+) -> None:
+    """A misspelt key is not silently ignored."""
+    (tmp_path / "soup.toml").write_text(text)
+    assert message in fails(run(tmp_path, "greedy", "ckpts/*"), 2)
+
+
+def test_dry_run_shows_the_plan_and_leaves_nothing(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Members, benchmarks, cost and place; nothing is scored or written."""
+    done = run(tmp_path, "greedy", "ckpts/*", "--bench", "MMStar", "--holdout", "h", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "plan: greedy of 4 members on MMStar, h (hold-out)" in done.stdout
+    assert f"would write {tmp_path / 'soup-greedy'}" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpts"]
+
+
+def test_machine_readable_output_goes_to_files_or_stdout(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """--json FILE, --markdown FILE, and - for a pipe."""
+    done = run(tmp_path, "average", "ckpts/*", "--json", "b.json", "--markdown", "b.md")
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "b.json").read_text())
+    assert document["soup"]["members"] == {"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25}
+    assert (tmp_path / "b.md").read_text().startswith("| # | member |")
+    done = run(tmp_path, "leaderboard", "--json", "-")
+    assert json.loads(done.stdout) == document
+    assert "cannot be written" in fails(run(tmp_path, "leaderboard", "--json", "no/b.json"), 1)
+
+
+BENCHMARKS = ("MMBench_DEV_EN", "MMStar", "MMMU_DEV_VAL", "AI2D_TEST", "HallusionBench")
+
+
+def board(members: int = 3) -> Leaderboard:
+    """A leaderboard with long names and many columns."""
+    rows = tuple(
+        Row(
+            f"llava-onevision-finetune-{k}-with-a-long-name",
+            "/x",
+            "d",
+            dict.fromkeys(BENCHMARKS, 60.0 - k),
+            {"OCRBench": 71.0},
+            dict.fromkeys(BENCHMARKS, 0.01),
+            60.0 - k,
+        )
+        for k in range(members)
+    )
+    soup_row = SoupRow(
+        "greedy",
+        {rows[0].name: 0.5, rows[1].name: 0.5},
+        dict.fromkeys(BENCHMARKS, 61.5),
+        {"OCRBench": 72.0},
+        dict.fromkeys(BENCHMARKS, 0.0),
+        61.5,
+        "/out",
+        "d",
+    )
+    path = (Step(rows[0].name, 60.0, True), Step(rows[1].name, 61.5, True))
+    return Leaderboard("greedy", BENCHMARKS, ("OCRBench",), rows, path, soup_row)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_leaderboard_fits_its_width(width: int) -> None:
+    """Eighty columns are enough: no line is longer, no number is cut."""
+    console = Console(width=width, record=True, force_terminal=False, file=open(os.devnull, "w"))
+    render.leaderboard(board(), console)
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    for name in (*BENCHMARKS, "OCRBench (h)", "mean", "Δ best", "unparsed"):
+        assert name in text
+    for number in ("60.00", "59.00", "+1.50", "71.00", "72.00", "1.0%"):
+        assert number in text
+    assert "…" not in text
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
+    """One line when samples are done, none for short byte work; warnings always."""
+    console = Console(width=80, record=True, force_terminal=False, file=open(os.devnull, "w"))
+    with Watch(console) as watch:
+        for done in (0, 30, 60, 100):
+            watch(Progress("a (1 of 2) on x", done, 100, "samples"))
+        watch(Progress("write soup", 5, 10, "B"))
+        watch(Progress("write soup", 10, 10, "B"))
+        watch(Note("look out", warning=True))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("a (1 of 2) on x: 100 of 100 samples, ")
+    assert lines[1] == "warning: look out"
+
+
+def test_progress_in_a_terminal_is_a_bar() -> None:
+    """Drawn without an error, for bytes and for samples."""
+    console = Console(width=100, force_terminal=True, file=open(os.devnull, "w"))
+    with Watch(console) as watch:
+        for unit in ("samples", "B"):
+            for done in (0, 50, 100):
+                watch(Progress(f"task in {unit}", done, 100, unit))

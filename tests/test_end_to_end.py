@@ -1,0 +1,200 @@
+"""The main job on a real pool: real checkpoints, real VLMEvalKit, the command line."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import transformers
+
+from soup.journal import Journal
+from tests.test_cli import fails, run
+
+BENCH = ("parity", "compare", "digit")
+TSV = (
+    "--bench", "benchmarks/parity.tsv", "--bench", "benchmarks/compare.tsv",
+    "--bench", "benchmarks/digit.tsv", "--holdout", "benchmarks/range.tsv",
+    "--max-new-tokens", "4", "--device", "cpu",
+)  # fmt: skip
+
+
+@pytest.fixture
+def workplace(demo: Path, small_benchmarks: Path, tmp_path: Path) -> Path:
+    """A directory with ckpts/ and small benchmarks/, as a user has it."""
+    (tmp_path / "ckpts").symlink_to(demo / "ckpts")
+    (tmp_path / "benchmarks").symlink_to(small_benchmarks)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def greedy(demo: Path, small_benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one undisturbed `soup greedy` has run."""
+    directory = tmp_path_factory.mktemp("greedy")
+    (directory / "ckpts").symlink_to(demo / "ckpts")
+    (directory / "benchmarks").symlink_to(small_benchmarks)
+    done = run(directory, "greedy", "ckpts/*", *TSV, "--json", "board.json")
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def files(directory: Path) -> dict[str, str]:
+    """Every file's digest."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.iterdir()
+        if path.is_file()
+    }
+
+
+def test_the_soup_scores_in_vlmevalkit_alone_what_the_leaderboard_shows(
+    greedy: Path, tmp_path: Path
+) -> None:
+    """Loaded from disk by transformers, one question at a time, infer_data_job and evaluate."""
+    data = tmp_path / "lmu"
+    data.mkdir()
+    for name in ("parity", "compare"):
+        shutil.copy(greedy / "benchmarks" / f"{name}.tsv", data)
+    # under the name by which VLMEvalKit compares short answers exactly
+    shutil.copy(greedy / "benchmarks" / "digit.tsv", data / "GQA_digit.tsv")
+    script = Path(__file__).with_name("kit_by_hand.py")
+    sets = ["CustomMCQDataset", "parity", "ImageYORNDataset", "compare"]
+    sets += ["ImageVQADataset", "GQA_digit"]
+    done = subprocess.run(
+        [sys.executable, script, greedy / "soup-greedy", data, tmp_path, *sets],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    by_hand = json.loads(done.stdout.strip().splitlines()[-1])
+    shown = json.loads((greedy / "board.json").read_text())["soup"]["scores"]
+    assert by_hand["parity"][0]["Overall"] * 100 == pytest.approx(shown["parity"], abs=1e-9)
+    assert by_hand["compare"][0]["Overall"] == pytest.approx(shown["compare"], abs=1e-9)
+    assert float(by_hand["GQA_digit"][0]["Overall"]) == pytest.approx(shown["digit"], abs=1e-9)
+
+
+def test_the_soup_loads_with_transformers(greedy: Path) -> None:
+    """As any model directory, processor included."""
+    path = greedy / "soup-greedy"
+    model = transformers.AutoModelForImageTextToText.from_pretrained(path)
+    assert model.num_parameters() > 500_000
+    assert transformers.AutoProcessor.from_pretrained(path).chat_template
+
+
+def test_a_finished_run_again_generates_nothing_and_keeps_the_bytes(greedy: Path) -> None:
+    """No result is added to the journal, no file changes."""
+    before = files(greedy / "soup-greedy")
+    board = (greedy / "board.json").read_text()
+    results = len(Journal.open(greedy / ".soup").results)
+    done = run(greedy, "greedy", "ckpts/*", *TSV, "--json", "board.json")
+    assert done.returncode == 0, done.stderr
+    assert len(Journal.open(greedy / ".soup").results) == results
+    assert "samples/s" not in done.stderr
+    assert files(greedy / "soup-greedy") == before
+    assert (greedy / "board.json").read_text() == board
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_and_repeats_nothing(
+    greedy: Path, workplace: Path, how: signal.Signals
+) -> None:
+    """Killed in the middle of scoring: finished benchmarks stay finished, same soup at the end."""
+    arguments = [sys.executable, "-m", "soup", "greedy", "ckpts/*", *TSV]
+    process = subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.DEVNULL)
+    journal = workplace / ".soup" / "journal.jsonl"
+    while not (journal.exists() and journal.read_text().count('"kind":"result"') >= 7):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    process.wait()
+    assert not (workplace / "soup-greedy").exists()
+    assert [path.name for path in workplace.iterdir() if path.name.startswith(".soup-")] == []
+
+    done = run(workplace, "greedy", "ckpts/*", *TSV, "--json", "board.json")
+    assert done.returncode == 0, done.stderr
+    keys = [
+        json.loads(line)["key"]
+        for line in journal.read_text().splitlines()
+        if '"kind":"result"' in line
+    ]
+    assert len(keys) == len(set(keys)), "a finished benchmark was repeated"
+    assert set(keys) == set(Journal.open(greedy / ".soup").results)
+    assert files(workplace / "soup-greedy") == files(greedy / "soup-greedy")
+    expected = json.loads((greedy / "board.json").read_text())
+    found = json.loads((workplace / "board.json").read_text())
+    for one in (expected, found):
+        one["soup"].pop("out")
+        for member in one["members"]:
+            member.pop("path")
+    assert found == expected
+
+
+def test_the_leaderboard_is_shown_again(greedy: Path) -> None:
+    """From the journal alone, at 80 columns."""
+    shown = run(greedy, "leaderboard").stdout
+    assert "greedy soup" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    markdown = run(greedy, "leaderboard", "--markdown", "-").stdout
+    assert markdown.startswith("| # | member | parity | compare | digit | mean |")
+
+
+@pytest.mark.parametrize(
+    ("bench", "message"),
+    [
+        ("MMStarr", "did you mean MMStar"),
+        ("MMStar", "could not be downloaded"),
+        ("MMVet", "scored by a judge model, and none is configured"),
+        ("absent.tsv", "absent.tsv: no such file"),
+        ("columns.tsv", "no column 'answer'"),
+    ],
+)
+def test_benchmarks_that_cannot_be_scored_are_known_before_generation(
+    workplace: Path, bench: str, message: str
+) -> None:
+    """One line, exit code 1, nothing scored, nothing written."""
+    (workplace / "columns.tsv").write_text("index\tquestion\n0\tq?\n")
+    (workplace / "lmu").mkdir()
+    done = run(workplace, "greedy", "ckpts/*", "--bench", bench, LMUData=str(workplace / "lmu"))
+    assert message in fails(done, 1)
+    assert not (workplace / "soup-greedy").exists()
+    assert Journal.open(workplace / ".soup").results == {}
+
+
+def test_unparsed_answers_are_shown(workplace: Path, demo: Path) -> None:
+    """A model that never learned yes and no: its rate stands beside its score."""
+    done = run(
+        workplace, "score", "ckpts/digit-only", "ckpts/compare",
+        "--bench", "benchmarks/compare.tsv", "--max-new-tokens", "4", "--json", "-",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    members = {row["name"]: row for row in json.loads(done.stdout)["members"]}
+    assert set(members) == {"digit-only", "compare"}
+    assert all(0 <= row["unparsed"]["compare"] <= 1 for row in members.values())
+
+
+def test_the_python_interface_does_what_the_command_does(greedy: Path) -> None:
+    """The dozen lines of the README, in a notebook's place."""
+    code = """
+import soup
+from evaluators import VLMEvalKitScorer
+
+pool = soup.Pool.open("ckpts/*")
+settings = soup.Settings(
+    benchmarks=["benchmarks/parity.tsv", "benchmarks/compare.tsv", "benchmarks/digit.tsv"],
+    holdouts=["benchmarks/range.tsv"],
+    out="soup-greedy",
+)
+with VLMEvalKitScorer(max_new_tokens=4, device="cpu") as scorer:
+    board = soup.make("greedy", pool, scorer, settings)
+print(board.to_json())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=greedy, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((greedy / "board.json").read_text())

@@ -1,0 +1,202 @@
+"""soup/run.py: the walk from paths to a leaderboard, with the fake scorer."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluators.fake import FakeScorer, by_names
+from soup.blend import Blend
+from soup.checkpoint import Checkpoint
+from soup.errors import OutputError, ScoringError, UsageError
+from soup.events import Event, Note, Observer
+from soup.leaderboard import Leaderboard
+from soup.pool import Pool
+from soup.run import Settings, make, score, show
+from soup.scoring import Benchmark, Result
+
+TABLE = {
+    ("a",): 60.0,
+    ("b",): 70.0,
+    ("c",): 50.0,
+    ("d",): 65.0,
+    ("b", "d"): 72.0,  # kept
+    ("b", "d", "a"): 72.0,  # a tie: not kept
+    ("b", "d", "c"): 73.0,  # kept
+    ("a", "b", "c", "d"): 71.0,
+}
+
+
+def settings(tmp_path: Path, **changes: object) -> Settings:
+    """Places inside the test's directory, two benchmarks and a hold-out."""
+    values: dict[str, object] = {
+        "benchmarks": ("x", "y"),
+        "holdouts": ("z",),
+        "out": tmp_path / "out",
+        "work": tmp_path / "work",
+    }
+    return Settings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def scorer() -> FakeScorer:
+    """Scores from the table; the hold-out's are others, and would decide otherwise."""
+    look_up = by_names({**TABLE, ("b", "d", "c"): 73.0})
+    return FakeScorer(lambda blend, name: look_up(blend, name) if name != "z" else 1.0)
+
+
+def test_greedy_walks_to_a_written_soup(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Ranking, path, coefficients, hold-outs and output, as the table demands."""
+    board = make("greedy", Pool.open(*pool_paths), scorer(), settings(tmp_path))
+    assert [row.name for row in board.members] == ["b", "d", "a", "c"]
+    assert [(s.tried, s.mean, s.kept) for s in board.path] == [
+        ("b", 70.0, True),
+        ("d", 72.0, True),
+        ("a", 72.0, False),
+        ("c", 73.0, True),
+    ]
+    assert board.soup is not None
+    assert board.soup.members == {"b": 1 / 3, "d": 1 / 3, "c": 1 / 3}
+    assert board.soup.holdouts == {"z": 1.0}
+    assert Checkpoint.open(board.soup.out).digest == board.soup.digest
+    manifest = json.loads((Path(board.soup.out) / "soup.json").read_text())
+    assert manifest["scores"] == {"x": 73.0, "y": 73.0, "z": 1.0}
+
+
+def test_holdouts_are_scored_for_members_and_soup_only(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """Trials do not see them."""
+    fake = scorer()
+    make("greedy", Pool.open(*pool_paths), fake, settings(tmp_path))
+    held = [names for names, benchmark in fake.calls if benchmark == "z"]
+    assert held == [("a",), ("b",), ("c",), ("d",), ("b", "d", "c")]
+
+
+def test_a_finished_run_again_measures_nothing(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Same leaderboard, same bytes, no call; a soup after `score` reuses its scores."""
+    first = make("greedy", Pool.open(*pool_paths), scorer(), settings(tmp_path))
+    fake = scorer()
+    again = make("greedy", Pool.open(*pool_paths), fake, settings(tmp_path))
+    assert fake.calls == []
+    assert again == first
+    make("max", Pool.open(*pool_paths), fake, settings(tmp_path, out=tmp_path / "max"))
+    assert fake.calls == []
+
+
+def test_renamed_and_reordered_members_keep_their_scores(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """The journal goes by content, not by names."""
+    score(Pool.open(*pool_paths), scorer(), settings(tmp_path))
+    moved = [path.rename(path.with_name(f"new-{path.name}")) for path in reversed(pool_paths)]
+    fake = FakeScorer()
+    score(Pool.open(*moved), fake, settings(tmp_path))
+    assert fake.calls == []
+
+
+class Stops(FakeScorer):
+    """A scorer that dies after a number of measurements, as a killed run does."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(by_names(TABLE))
+        self.after = after
+
+    def measure(self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer) -> Result:
+        """Measure, or stop."""
+        if len(self.calls) == self.after:
+            raise ScoringError("stopped")
+        return super().measure(blend, benchmark, task, observe)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 9, 13])
+def test_a_stopped_run_goes_on_where_it_was(
+    pool_paths: list[Path], tmp_path: Path, after: int
+) -> None:
+    """No measurement is repeated and the result is that of an undisturbed run."""
+    plain = {"holdouts": ()}
+    whole = FakeScorer(by_names(TABLE))
+    pool = Pool.open(*pool_paths)
+    expected = make("greedy", pool, whole, settings(tmp_path / "1", **plain))
+    broken, rest = Stops(after), FakeScorer(by_names(TABLE))
+    with pytest.raises(ScoringError):
+        make("greedy", pool, broken, settings(tmp_path / "2", **plain))
+    assert not (tmp_path / "2" / "out").exists()
+    assert not show(tmp_path / "2" / "work").finished
+    found = make("greedy", pool, rest, settings(tmp_path / "2", **plain))
+    assert broken.calls + rest.calls == whole.calls
+    assert found.path == expected.path
+    assert found.soup is not None
+    assert expected.soup is not None
+    assert found.soup.digest == expected.soup.digest
+
+
+def test_equal_members_count_once_in_greedy(pool_paths: list[Path], tmp_path: Path) -> None:
+    """A duplicate is dropped with a warning; it would weigh double."""
+    events: list[Event] = []
+    (tmp_path / "copy").symlink_to(pool_paths[1])
+    pool = Pool.open(*pool_paths, tmp_path / "copy")
+    board = make("greedy", pool, FakeScorer(), settings(tmp_path), events.append)
+    assert "copy" not in [step.tried for step in board.path]
+    notes = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert notes == ["copy holds the same weights as b; greedy leaves it out"]
+
+
+def test_average_without_benchmarks_asks_no_scorer(pool_paths: list[Path], tmp_path: Path) -> None:
+    """It needs none."""
+    fake = FakeScorer()
+    plain = settings(tmp_path, benchmarks=(), holdouts=())
+    board = make("average", Pool.open(*pool_paths), fake, plain)
+    assert fake.calls == []
+    assert board.soup is not None
+    assert board.soup.mean is None
+    assert Checkpoint.open(board.soup.out)
+
+
+def test_soups_by_score_need_a_benchmark(pool_paths: list[Path], tmp_path: Path) -> None:
+    """The line shows how to name one."""
+    plain = settings(tmp_path, benchmarks=())
+    for kind in ("max", "greedy"):
+        with pytest.raises(UsageError, match="--bench MMBench_DEV_EN"):
+            make(kind, Pool.open(*pool_paths), FakeScorer(), plain)
+    with pytest.raises(UsageError, match="named twice"):
+        make("max", Pool.open(*pool_paths), scorer(), settings(tmp_path, benchmarks=("x", "x")))
+
+
+def test_a_bad_place_for_the_result_is_known_before_scoring(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """Nothing is measured for a soup that could not be written."""
+    fake = scorer()
+    with pytest.raises(OutputError):
+        make("greedy", Pool.open(*pool_paths), fake, settings(tmp_path, out=pool_paths[0]))
+    assert fake.calls == []
+
+
+def test_a_score_outside_its_scale_is_an_error(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Neither 101 nor NaN becomes a number on the leaderboard."""
+    for value in (101.0, float("nan")):
+        fake = FakeScorer(lambda blend, name, value=value: value)  # type: ignore[misc]
+        with pytest.raises(ScoringError, match="expected a score in 0–100"):
+            score(Pool.open(*pool_paths), fake, settings(tmp_path))
+
+
+def test_json_is_what_readme_promises(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Version 1: the keys that CI jobs read."""
+    board: Leaderboard = make("greedy", Pool.open(*pool_paths), scorer(), settings(tmp_path))
+    document = json.loads(board.to_json())
+    assert document["version"] == 1
+    assert document["command"] == "greedy"
+    assert document["benchmarks"] == ["x", "y"]
+    assert document["holdouts"] == ["z"]
+    member = document["members"][0]
+    assert member["name"] == "b"
+    assert member["scores"] == {"x": 70.0, "y": 70.0}
+    assert member["holdouts"] == {"z": 1.0}
+    assert member["unparsed"] == {"x": 0.0, "y": 0.0, "z": 0.0}
+    assert member["mean"] == 70.0
+    assert {"path", "digest"} <= member.keys()
+    assert document["path"][0] == {"tried": "b", "mean": 70.0, "kept": True}
+    assert document["soup"]["kind"] == "greedy"
+    assert {"members", "scores", "holdouts", "mean", "out", "digest"} <= document["soup"].keys()
+    assert "| 1 | b | 70.00 | 70.00 | 70.00 | +0.00 | 1.00 | 0.0% |" in board.to_markdown()
+    assert show(tmp_path / "work") == board

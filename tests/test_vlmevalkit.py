@@ -1,0 +1,186 @@
+"""evaluators/vlmevalkit.py: VLMEvalKit's datasets, prompts, metrics and headline numbers."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from soup.errors import BenchmarkError, ScoringError
+
+vlmevalkit = pytest.importorskip("evaluators.vlmevalkit")
+
+
+def tsv(path: Path, rows: list[dict[str, object]]) -> Path:
+    """A benchmark file with one shared, very small image."""
+    image = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEElEQVR4nGNgGAWjYBQMBgAAAggAAWq3nS4AAAAASUVORK5CYII="  # noqa: E501
+    pd.DataFrame([{"index": k, "image": image, **row} for k, row in enumerate(rows)]).to_csv(
+        path, sep="\t", index=False
+    )
+    return path
+
+
+CHOICE = [{"question": "q?", "A": "even", "B": "odd", "answer": "AB"[k % 2]} for k in range(4)]
+YES_NO = [{"question": "q?", "answer": ("Yes", "No")[k % 2]} for k in range(4)]
+SHORT = [{"question": "q?", "answer": str(k)} for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "answers", "value", "unparsed"),
+    [
+        (CHOICE, "CustomMCQDataset", ["A", "A", "A.", "what"], 50.0, 0.25),
+        (YES_NO, "ImageYORNDataset", ["Yes", "yes!", "No", "No, yes"], 25.0, 0.25),
+        (SHORT, "ImageVQADataset", ["0", "1", "3", ""], 50.0, 0.25),
+    ],
+)
+def test_a_users_tsv_is_scored_by_the_class_that_fits_its_columns(
+    tmp_path: Path,
+    rows: list[dict[str, object]],
+    kind: str,
+    answers: list[str],
+    value: float,
+    unparsed: float,
+) -> None:
+    """Options, yes/no, short answers; 0–100, with the rate of unparsed answers."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", rows)), tmp_path / "cache")
+    assert dataset.settings["dataset"] == kind
+    outcome = dataset.evaluate(answers, tmp_path / "kept.tsv")
+    assert outcome.value == value
+    assert outcome.unparsed == unparsed
+    assert len(outcome.outcomes) == 4
+    assert (tmp_path / "kept.tsv").is_file()
+
+
+def test_answers_that_look_like_missing_values_stay_answers(tmp_path: Path) -> None:
+    """The words None and NA are kept, and an empty answer does not turn 7 into 7.0."""
+    rows = [{"question": "q?", "answer": text} for text in ("None", "NA", "7", "8")]
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", rows)), tmp_path)
+    assert dataset.evaluate(["None", "NA", "7", "8"], tmp_path / "k.tsv").value == 100.0
+    rows = [{"question": "q?", "answer": str(k)} for k in range(4)]
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set2.tsv", rows)), tmp_path)
+    assert dataset.evaluate(["0", "1", "2", ""], tmp_path / "k.tsv").value == 75.0
+
+
+def test_scores_are_not_remembered_between_evaluations(tmp_path: Path) -> None:
+    """The same dataset object, other answers: another score (VLMEvalKit would repeat the first)."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", CHOICE)), tmp_path)
+    keep = tmp_path / "kept.tsv"
+    assert dataset.evaluate(["A", "B", "A", "B"], keep).value == 100.0
+    assert dataset.evaluate(["B", "A", "B", "A"], keep).value == 0.0
+    assert dataset.evaluate(["A", "B", "A", "B"], keep).value == 100.0
+
+
+def test_partial_answers_are_not_scored(tmp_path: Path) -> None:
+    """Three answers to four questions are an error, not 100%."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", CHOICE)), tmp_path)
+    with pytest.raises(ScoringError, match="3 answers for 4 questions"):
+        dataset.evaluate(["A", "B", "A"], tmp_path / "kept.tsv")
+
+
+def test_images_follow_the_file_not_its_name(tmp_path: Path) -> None:
+    """A TSV that changed under its old name gets new images and a new digest."""
+    first = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", CHOICE)), tmp_path / "cache")
+    path = first.messages()[0][0]["value"]
+    assert Path(path).is_file()
+    second = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", CHOICE * 2)), tmp_path / "cache")
+    assert second.data_digest != first.data_digest
+    assert second.messages()[0][0]["value"] != path
+
+
+def test_prompts_are_those_of_vlmevalkit(tmp_path: Path) -> None:
+    """Image first, then the question in the dataset's own wording."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", CHOICE)), tmp_path)
+    image, text = dataset.messages()[0]
+    assert image["type"] == "image"
+    assert text["value"] == (
+        "Question: q?\nOptions:\nA. even\nB. odd\n"
+        "Please select the correct answer from the options above. \n"
+    )
+
+
+def test_the_users_environment_does_not_change_scores() -> None:
+    """Variables that VLMEvalKit reads are gone, and predictions are TSV."""
+    assert os.environ["PRED_FORMAT"] == "tsv"
+    assert not {"VERBOSE", "USE_COT", "SPLIT_THINK", "LOCAL_LLM"} & os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such.tsv", "no such file"),
+        ("MMBenchh_DEV_EN", "did you mean MMBench_DEV_EN"),
+        ("MMBench-Video", "a video benchmark; expected one of images"),
+        ("columns", "no column 'answer'; expected index, image, question"),
+        ("empty", "no question in it"),
+        ("twice", "index 0 stands twice"),
+        ("MMVet", "scored by a judge model, and none is configured"),
+        ("MMStar", "no usable .*MMStar.tsv, and it could not be downloaded"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    """Before anything is generated."""
+    (tmp_path / "lmu").mkdir()
+    monkeypatch.setenv("LMUData", str(tmp_path / "lmu"))
+    rows = [dict(row) for row in CHOICE]
+    if source == "columns":
+        rows = [{"question": "q?"}]
+    elif source == "empty":
+        rows = []
+    elif source == "twice":
+        rows = [{**row, "index": 0} for row in rows]
+    if source in ("columns", "twice"):
+        source = str(tsv(tmp_path / "set.tsv", rows))
+    elif source == "empty":
+        (tmp_path / "set.tsv").write_text("index\timage\tquestion\tanswer\n")
+        source = str(tmp_path / "set.tsv")
+    with pytest.raises(BenchmarkError, match=message):
+        vlmevalkit.Dataset(source, tmp_path / "cache")
+
+
+def test_a_data_directory_that_is_not_there_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VLMEvalKit would silently use another one."""
+    monkeypatch.setenv("LMUData", str(tmp_path / "absent"))
+    with pytest.raises(BenchmarkError, match="no such directory"):
+        vlmevalkit.Dataset("MMStar", tmp_path)
+
+
+def frame(**columns: list[object]) -> pd.DataFrame:
+    """A report as `evaluate` returns it."""
+    return pd.DataFrame(columns)
+
+
+HEADLINES = {
+    "MMStar": (frame(split=["none"], Overall=[0.5], CP=[0.1]), 50.0),
+    "MMMU_DEV_VAL": (frame(split=["dev", "validation"], Overall=[0.1, 0.4]), 40.0),
+    "HallusionBench": (
+        frame(split=["VD", "Overall"], aAcc=[0, 60.0], fAcc=[0, 30.0], qAcc=[0, 30.0]),
+        40.0,
+    ),
+    "OCRBench": ({"Final Score": 812, "Final Score Norm": 81.2}, 81.2),
+    "POPE": (frame(split=["random", "Overall"], Overall=[1.0, 88.0], acc=[2.0, 87.0]), 88.0),
+}
+
+
+@pytest.mark.parametrize("name", HEADLINES)
+def test_headline_numbers_are_those_of_the_table(name: str) -> None:
+    """Chosen by value, never by position, and on 0–100 whatever the report's scale."""
+    report, expected = HEADLINES[name]
+    kit = vlmevalkit.kit
+    cls = next(c for c in kit.DATASET_CLASSES if name in c.supported_datasets())
+    rule = vlmevalkit._headline_rule(cls.__new__(cls), name)
+    assert rule(report) == pytest.approx(expected)
+    if not isinstance(report, dict):
+        assert rule(report.iloc[::-1]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["MME", "AMBER", "MathVista_MINI", "MMVet"])
+def test_numbers_without_a_rule_are_not_guessed(name: str) -> None:
+    """Another scale, or a judge that is not there: an error."""
+    kit = vlmevalkit.kit
+    cls = next(c for c in kit.DATASET_CLASSES if name in c.supported_datasets())
+    with pytest.raises(BenchmarkError, match="headline is not known|judge model"):
+        vlmevalkit._headline_rule(cls.__new__(cls), name)
