@@ -64,6 +64,10 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help="Where to write [soup-<kind>]."),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="DIR", help="The model that the members were fine-tuned from."),
+]
 Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
 ]
@@ -161,6 +165,7 @@ def max_(
     out: Out = None,
     work: Work = WORK,
     dtype: Dtype = None,
+    base: Base = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -187,6 +192,7 @@ def average(
     out: Out = None,
     work: Work = WORK,
     dtype: Dtype = None,
+    base: Base = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -213,6 +219,7 @@ def greedy(
     out: Out = None,
     work: Work = WORK,
     dtype: Dtype = None,
+    base: Base = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -241,6 +248,7 @@ def score(
     holdout: Holdout = None,
     work: Work = WORK,
     dtype: Dtype = None,
+    base: Base = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -258,9 +266,9 @@ def score(
     given = locals()
     settings = _settings(given)
     if dry_run:
-        _plan("score", ckpts, settings)
+        _plan("score", given, settings)
         return
-    pool = soup.Pool.open(*ckpts, dtype=settings.dtype)
+    pool = soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
     with Watch(err_console, quiet) as watch, _scorer(given) as scorer:
         board = soup.score(pool, scorer, settings, watch)
     _show(board, given)
@@ -270,6 +278,7 @@ def score(
 def check(
     ckpts: Ckpts,
     dtype: Dtype = None,
+    base: Base = None,
     digest: Annotated[
         bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
     ] = False,
@@ -282,7 +291,7 @@ def check(
 
     Example: soup check ckpts/*
     """
-    report = soup.inspect(ckpts, _dtype(dtype))
+    report = soup.inspect(ckpts, _dtype(dtype), base)
     known = {*report.duplicates, *_known_duplicates(report, work, digest)}
     render.check(
         Report(report.members, report.problems, report.warnings, tuple(sorted(known))), out_console
@@ -332,17 +341,17 @@ def demo(
 def _make(kind: str, given: dict[str, Any]) -> None:
     settings = _settings(given)
     if given["dry_run"]:
-        _plan(kind, given["ckpts"], settings)
+        _plan(kind, given, settings)
         return
-    pool = soup.Pool.open(*given["ckpts"], dtype=settings.dtype)
+    pool = soup.Pool.open(*given["ckpts"], dtype=settings.dtype, base=given["base"])
     with Watch(err_console, given["quiet"]) as watch, _scorer(given) as scorer:
         board = soup.make(kind, pool, scorer, settings, watch)
     _show(board, given)
 
 
-def _plan(kind: str, ckpts: list[str], settings: Settings) -> None:
+def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
     """Everything that can be known before anything is read, scored or written."""
-    report = soup.inspect(ckpts, settings.dtype)
+    report = soup.inspect(given["ckpts"], settings.dtype, given["base"])
     render.check(report, out_console)
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")

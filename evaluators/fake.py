@@ -32,9 +32,7 @@ class FakeScorer:
         self._value = value
         self.calls: list[tuple[tuple[str, ...], str]] = []
 
-    def benchmarks(
-        self, reference: Checkpoint, names: Sequence[str], dtype: str | None
-    ) -> list[Benchmark]:
+    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
         """Any name is a benchmark of ten samples."""
         return [
             Benchmark(name, 10, hashlib.sha256(f"fake {name}".encode()).hexdigest())

@@ -70,9 +70,7 @@ class VLMEvalKitScorer:
         """Everything the worker's libraries print."""
         return self._work / "worker.log"
 
-    def benchmarks(
-        self, reference: Checkpoint, names: Sequence[str], dtype: str | None
-    ) -> list[Benchmark]:
+    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
         """See ``soup.scoring.Scorer``."""
         if self._process is None:
             self._start()

@@ -40,6 +40,9 @@ def encode_blend(blend: Blend) -> dict[str, Any]:
         "members": [[str(member.path), member.name] for member in blend.members],
         "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
         "dtype": blend.dtype,
+        "method": blend.method,
+        "base": blend.base and [str(blend.base.path), blend.base.name],
+        "parameters": [[name, value.hex()] for name, value in blend.parameters],
         "digest": blend.digest,
     }
 
@@ -126,13 +129,15 @@ class Worker:
         }
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
-        members = tuple(self._checkpoint(path, name) for path, name in blend["members"])
         coefficients = blend["coefficients"]
         return Blend(
-            members,
+            tuple(self._checkpoint(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
             blend["dtype"],
+            blend["method"],
+            blend["base"] and self._checkpoint(*blend["base"]),
+            tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
         )
 
     def _checkpoint(self, path: str, name: str) -> Checkpoint:

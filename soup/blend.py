@@ -13,15 +13,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
-from soup.errors import BlendError, CheckpointError
+from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
+from soup.errors import BlendError, CheckpointError, UsageError
 from soup.events import Observer, Progress, ignore
+from soup.methods import METHODS, Slice
 
 CHUNK = 1 << 17
 """Elements per chunk: two float64 buffers of it stay in a core's cache, and Python's overhead
@@ -38,12 +40,18 @@ class Blend:
             the number of members (that is exact where multiplying by 1/n is not).
         reference: the member of the pool whose tensor order, shards and files the result has.
         dtype: safetensors name of the output's floating-point dtype; None keeps the reference's.
+        method: how members are merged, a key of ``soup.methods.METHODS``.
+        base: what the members were fine-tuned from; only for methods that work on differences.
+        parameters: the method's own, as (name, value); those not named have their defaults.
     """
 
     members: tuple[Checkpoint, ...]
     reference: Checkpoint
     coefficients: tuple[float, ...] | None = None
     dtype: str | None = None
+    method: str = "linear"
+    base: Checkpoint | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -55,6 +63,20 @@ class Blend:
                 )
             if not all(map(isfinite, self.coefficients)):
                 raise BlendError(f"coefficients must be finite, found {self.coefficients}")
+        if self.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise UsageError(f"unknown method {self.method!r}; expected one of {known}")
+        method = METHODS[self.method]
+        if method.needs_base and self.base is None:
+            raise UsageError(f"{self.method} works on differences to a base: name it with --base")
+        if method.members is not None and len(self.members) != method.members:
+            raise UsageError(
+                f"{self.method} takes {method.members} members, found {len(self.members)}"
+            )
+        for name, _ in self.parameters:
+            if name not in method.parameters:
+                known = ", ".join(method.parameters) or "none"
+                raise UsageError(f"{self.method} has no parameter {name!r}; it has: {known}")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -62,14 +84,25 @@ class Blend:
         return self.coefficients or (1.0 / len(self.members),) * len(self.members)
 
     @property
+    def sources(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint whose values are read: the members, and the base where one is needed."""
+        if self.base is not None and METHODS[self.method].needs_base:
+            return (*self.members, self.base)
+        return self.members
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of what determines its bytes: members' digests, order, coefficients, dtype."""
-        recipe = {
+        """SHA-256 of what determines its bytes: digests, order, coefficients, dtype, method."""
+        recipe: dict[str, Any] = {
             "members": [member.digest for member in self.members],
             "coefficients": self.coefficients and [c.hex() for c in self.coefficients],
             "dtype": self.dtype,
             "arithmetic": "float64-sum-1",
         }
+        if self.method != "linear":
+            recipe["method"] = self.method
+            recipe["parameters"] = sorted((name, value.hex()) for name, value in self.parameters)
+            recipe["base"] = [source.digest for source in self.sources[len(self.members) :]]
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
     def dtype_of(self, info: TensorInfo) -> str:
@@ -104,30 +137,6 @@ def role(info: TensorInfo) -> str:
     if not info.is_float or info.name.endswith(("inv_freq", "position_ids")):
         return "copy"
     return "blend"
-
-
-def weighted_sum(
-    chunks: Sequence[torch.Tensor], coefficients: Sequence[float] | None
-) -> torch.Tensor:
-    """Sum in float64, in order.
-
-    Args:
-        chunks: one 1-D tensor per member, same length, any floating-point dtypes.
-        coefficients: float64 factors; None divides the sum by ``len(chunks)``.
-
-    Returns:
-        A new float64 tensor. Products are rounded before they are added (no fused multiply-add),
-        so every IEEE machine gives the same bits.
-    """
-    total = chunks[0].to(torch.float64, copy=True)
-    if coefficients is None:
-        for chunk in chunks[1:]:
-            total.add_(chunk)
-        return total.div_(len(chunks)) if len(chunks) > 1 else total
-    total.mul_(coefficients[0])
-    for chunk, coefficient in zip(chunks[1:], coefficients[1:], strict=True):
-        total.add_(chunk.to(torch.float64, copy=True).mul_(coefficient))
-    return total
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -177,7 +186,7 @@ def stream(
             output dtype; the message names the tensor and the member.
         CheckpointError: a file cannot be read.
     """
-    total = sum(info.nbytes for member in blend.members for info in member.tensors.values())
+    total = sum(info.nbytes for source in blend.sources for info in source.tensors.values())
     work = _chunks(blend, chunk)
     lock = threading.Lock()
     failed = threading.Event()
@@ -192,34 +201,41 @@ def stream(
             if item is None:
                 return
             try:
-                info, start, count = item
-                read, values = _blend_chunk(blend, files, info, start, count)
+                info, start, size = item
+                count, values = _blend_chunk(blend, read, info, start, size)
                 sink.put(info, start, values)
             except BaseException:
                 failed.set()
                 raise
             with lock:
-                done += read
+                done += count
                 observe(Progress(task, done, total, "B"))
 
-    count = threads or os.cpu_count() or 1
+    workers = threads or os.cpu_count() or 1
     with ExitStack() as stack:
         files = _open_all(blend, stack)
+        read = partial(_read, files)
         stack.enter_context(_torch_threads_restored())
-        executor = stack.enter_context(ThreadPoolExecutor(count))
-        for future in [executor.submit(run) for _ in range(count)]:
-            future.result()
+        executor = stack.enter_context(ThreadPoolExecutor(workers))
+        try:
+            for future in [executor.submit(run) for _ in range(workers)]:
+                future.result()
+        except BaseException:  # Ctrl-C, too: the others stop after their chunk
+            failed.set()
+            raise
 
 
 def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
+    whole = METHODS[blend.method].whole_tensor
     for info in blend.reference.tensors.values():
-        for start in range(0, info.numel, size):
-            yield info, start, min(size, info.numel - start)
+        step = max(info.numel, 1) if whole and role(info) == "blend" else size
+        for start in range(0, info.numel, step):
+            yield info, start, min(step, info.numel - start)
 
 
 def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
     files: dict[Path, int] = {}
-    for member in (blend.reference, *blend.members):
+    for member in (blend.reference, *blend.sources):
         for shard in member.shards:
             if shard not in files:
                 try:
@@ -240,21 +256,34 @@ def _torch_threads_restored() -> Iterator[None]:
 
 
 def _blend_chunk(
-    blend: Blend, files: dict[Path, int], info: TensorInfo, start: int, count: int
+    blend: Blend, read: Read, info: TensorInfo, start: int, count: int
 ) -> tuple[int, torch.Tensor]:
     """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
     kind = role(info)
     if kind == "take":
-        values = _read(files, info, start, count)
+        values = read(info, start, count)
         return values.nbytes * len(blend.members), values
-    parts = [_read(files, member.tensors[info.name], start, count) for member in blend.members]
-    read = sum(part.nbytes for part in parts)
+    parts = [source.values(read, info.name, start, count) for source in blend.sources]
+    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in blend.sources)
     if kind == "copy":
-        return read, _equal_in_all(blend, info, parts)
-    total = weighted_sum(parts, blend.coefficients)
+        return done, _equal_in_all(blend, info, parts[: len(blend.members)])
+    total = _merge(blend, info, start, parts)
     dtype = DTYPES[blend.dtype_of(info)]
     _require_in_range(blend, info, parts, total)
-    return read, round_once(total, dtype)
+    return done, round_once(total, dtype)
+
+
+def _merge(
+    blend: Blend, info: TensorInfo, start: int, parts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The method's float64 result for the same elements of every source."""
+    method, base = METHODS[blend.method], None
+    if blend.method != "linear":  # which sums mixed dtypes itself, without a copy of each
+        parts = [part.to(torch.float64) for part in parts]
+    if method.needs_base:
+        *parts, base = parts
+    parameters = {**method.parameters, **dict(blend.parameters)}
+    return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
 
 
 def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> torch.Tensor:
@@ -291,7 +320,7 @@ def _require_in_range(
     largest = max(-lowest, highest)
     if isfinite(lowest) and largest <= torch.finfo(dtype).max:
         return
-    for member, part in zip(blend.members, parts, strict=True):
+    for member, part in zip(blend.sources, parts, strict=True):
         if not torch.isfinite(part).all():
             kind = "NaN" if torch.isnan(part).any() else "Inf"
             raise BlendError(

@@ -8,13 +8,13 @@ mapping the file, is what keeps memory constant however large the checkpoint is.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -73,6 +73,33 @@ class TensorInfo:
         return self.dtype in FLOATS
 
 
+Read = Callable[[TensorInfo, int, int], torch.Tensor]
+"""Elements ``start`` to ``start + count`` of a stored tensor: flat, new, in its own dtype."""
+
+
+class Update(Protocol):
+    """How a tensor that is stored nowhere comes from stored ones, e.g. a base and its LoRA factors.
+
+    Attributes:
+        inputs: the stored tensors that it is made of.
+        recipe: what is done with them, as JSON; part of the checkpoint's digest.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The stored tensors."""
+        ...
+
+    @property
+    def recipe(self) -> str:
+        """What is done with them."""
+        ...
+
+    def values(self, read: Read, start: int, count: int) -> torch.Tensor:
+        """Elements of the tensor, flat, in float64."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """One model directory.
@@ -81,8 +108,10 @@ class Checkpoint:
         path: the directory, absolute.
         name: how the user knows it; unique within its pool.
         tensors: by name, in the order of the files.
-        shards: the safetensors files, in order.
+        shards: the weight files, in order.
         config: ``config.json``, parsed.
+        sharded: whether an index lists several files, rather than one file being all.
+        updates: by name, tensors that are computed; their ``tensors`` entry tells shape and dtype.
     """
 
     path: Path
@@ -90,6 +119,8 @@ class Checkpoint:
     tensors: dict[str, TensorInfo] = field(repr=False)
     shards: tuple[Path, ...] = field(repr=False)
     config: dict[str, Any] = field(repr=False)
+    sharded: bool = field(default=False, repr=False)
+    updates: Mapping[str, Update] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], name: str | None = None) -> "Checkpoint":
@@ -119,7 +150,14 @@ class Checkpoint:
             _check_index(directory, weight_map, tensors)
         if not tensors:
             raise CheckpointError(f"{directory}: the safetensors files hold no tensor")
-        return cls(directory, name or directory.name, tensors, shards, config)
+        sharded = weight_map is not None
+        return cls(directory, name or directory.name, tensors, shards, config, sharded)
+
+    def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
+        """Elements of a tensor, flat: as stored, or computed (in float64) where it is updated."""
+        if name in self.updates:
+            return self.updates[name].values(read, start, count)
+        return read(self.tensors[name], start, count)
 
     @property
     def nbytes(self) -> int:
@@ -163,17 +201,18 @@ class Checkpoint:
         Raises:
             CheckpointError: a file could not be read.
         """
-        names = sorted(self.tensors)
 
         def hashed(name: str) -> bytes:
-            digest = _tensor_digest(self.tensors[name])
+            update = self.updates.get(name)
+            inputs = (self.tensors[name],) if update is None else update.inputs
+            digest = b"".join(map(_tensor_digest, inputs))
             if progress is not None:
                 progress(self.tensors[name].nbytes)
-            return digest
+            return digest if update is None else digest + update.recipe.encode()
 
         total = hashlib.sha256(b"soup-checkpoint-1\n")
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            for digest in threads.map(hashed, names):
+            for digest in threads.map(hashed, sorted(self.tensors)):
                 total.update(digest)
         found = total.hexdigest()
         self.remember_digest(found)

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ class Pool:
     Attributes:
         members: the checkpoints, in the order given.
         warnings: what a user should know, though it stops nothing.
+        base: what they were fine-tuned from, where it was named.
     """
 
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
+    base: Checkpoint | None = None
 
     @property
     def reference(self) -> Checkpoint:
@@ -55,25 +57,31 @@ class Pool:
         return self.members[0]
 
     @classmethod
-    def open(cls, *paths: str | os.PathLike[str], dtype: str | None = None) -> "Pool":
+    def open(
+        cls,
+        *paths: str | os.PathLike[str],
+        dtype: str | None = None,
+        base: str | os.PathLike[str] | None = None,
+    ) -> "Pool":
         """Open directories (quoted globs are expanded) and prove from headers that they blend.
 
         Args:
             paths: model directories.
             dtype: the output dtype, a key of ``soup.checkpoint.DTYPES``; with it, members may
                 differ in floating-point dtype.
+            base: the model that the members were fine-tuned from, for methods that need it.
 
         Raises:
             UsageError: no path given, or a glob that matches nothing.
             CheckpointError: a directory is not a readable checkpoint.
             PoolError: they do not fit; the message names tensor, member, expected and found.
         """
-        report = inspect(paths, dtype)
+        report = inspect(paths, dtype, base)
         if report.problems:
             more = len(report.problems) - 1
             rest = f" (and {more} more: `soup check` lists them)" if more else ""
             raise PoolError(f"the pool cannot be blended: {report.problems[0]}{rest}")
-        return cls(report.members, report.warnings)
+        return cls(report.members, report.warnings, report.base)
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,14 @@ class Report:
         warnings: what a user should know, though it stops nothing.
         duplicates: pairs of names known to hold the same weights, from their files or from a
             digest already computed.
+        base: the base, where one was named.
     """
 
     members: tuple[Checkpoint, ...]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
-    duplicates: tuple[tuple[str, str], ...] = field(default=())
+    duplicates: tuple[tuple[str, str], ...] = ()
+    base: Checkpoint | None = None
 
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -114,8 +124,17 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def inspect(paths: Sequence[str | os.PathLike[str]], dtype: str | None = None) -> Report:
+def inspect(
+    paths: Sequence[str | os.PathLike[str]],
+    dtype: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> Report:
     """Open checkpoints and compare them with the first; nothing but headers is read.
+
+    Args:
+        paths: model directories.
+        dtype: the output dtype; with it, members may differ in floating-point dtype.
+        base: the model that they were fine-tuned from; compared like a member.
 
     Raises:
         UsageError: see ``expand``.
@@ -126,14 +145,16 @@ def inspect(paths: Sequence[str | os.PathLike[str]], dtype: str | None = None) -
         Checkpoint.open(path, name)
         for path, name in zip(directories, unique_names(directories), strict=True)
     )
-    reference, others = members[0], members[1:]
+    opened = None if base is None else Checkpoint.open(base)
+    reference, others = members[0], members[1:] + ((opened,) if opened else ())
     problems: list[Problem] = []
     warnings: list[str] = list(_batchnorm_warnings(reference))
     for member in others:
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
         warnings += _compare_configs(reference, member)
-    return Report(members, tuple(problems), tuple(warnings), tuple(same_files(members)))
+    duplicates = tuple(same_files(members))
+    return Report(members, tuple(problems), tuple(warnings), duplicates, opened)
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

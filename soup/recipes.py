@@ -13,6 +13,9 @@ from soup.checkpoint import Checkpoint
 Acc = Callable[[Blend], float]
 """The mean of the chosen benchmarks, 0–100, of a blend."""
 
+Mix = Callable[[Sequence[Checkpoint]], Blend]
+"""The blend of some members, in this order; of one member, that member."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -31,60 +34,41 @@ class Decision:
     kept: bool
 
 
-def single(member: Checkpoint, reference: Checkpoint, dtype: str | None) -> Blend:
-    """The blend that is one member."""
-    return Blend((member,), reference, dtype=dtype)
-
-
-def rank(
-    members: Sequence[Checkpoint], reference: Checkpoint, acc: Acc, dtype: str | None = None
-) -> list[tuple[Checkpoint, float]]:
+def rank(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> list[tuple[Checkpoint, float]]:
     """Members with their Acc, best first; members that tie keep their order in the pool."""
-    scored = [(member, acc(single(member, reference, dtype))) for member in members]
+    scored = [(member, acc(mix([member]))) for member in members]
     return sorted(scored, key=lambda pair: -pair[1])
 
 
-def maximum(
-    members: Sequence[Checkpoint], reference: Checkpoint, acc: Acc, dtype: str | None = None
-) -> Iterator[Decision]:
+def maximum(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> Iterator[Decision]:
     """Maximum Soup: the member with the highest Acc."""
-    best, mean = rank(members, reference, acc, dtype)[0]
-    yield Decision(best.name, single(best, reference, dtype), mean, kept=True)
+    best, mean = rank(members, mix, acc)[0]
+    yield Decision(best.name, mix([best]), mean, kept=True)
 
 
-def average(
-    members: Sequence[Checkpoint],
-    reference: Checkpoint,
-    acc: Acc | None = None,
-    dtype: str | None = None,
-) -> Iterator[Decision]:
-    """Average Soup: all members, equal coefficients; scored only where ``acc`` is given."""
-    blend = Blend(tuple(members), reference, dtype=dtype)
+def average(members: Sequence[Checkpoint], mix: Mix, acc: Acc | None = None) -> Iterator[Decision]:
+    """Average Soup: all members; scored only where ``acc`` is given."""
+    blend = mix(members)
     yield Decision("average", blend, acc(blend) if acc else None, kept=True)
 
 
 def greedy(
-    members: Sequence[Checkpoint],
-    reference: Checkpoint,
-    acc: Acc,
-    dtype: str | None = None,
-    min_gain: float = 0.0,
+    members: Sequence[Checkpoint], mix: Mix, acc: Acc, min_gain: float = 0.0
 ) -> Iterator[Decision]:
     """Greedy Soup: best first, keep each next member only if the average with it is better.
 
     Args:
         members: the pool.
-        reference: whose files the result takes after.
+        mix: makes the blend of some of them.
         acc: scores a blend.
-        dtype: the output dtype.
         min_gain: points of Acc, 0–100, that a rise must exceed; 0 is the definition.
     """
-    ranked = rank(members, reference, acc, dtype)
+    ranked = rank(members, mix, acc)
     best, highest = ranked[0]
     kept = [best]
-    yield Decision(best.name, single(best, reference, dtype), highest, kept=True)
+    yield Decision(best.name, mix(kept), highest, kept=True)
     for member, _ in ranked[1:]:
-        trial = Blend((*kept, member), reference, dtype=dtype)
+        trial = mix([*kept, member])
         mean = acc(trial)
         rises = mean - highest > min_gain
         yield Decision(member.name, trial, mean, kept=rises)

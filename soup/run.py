@@ -1,8 +1,8 @@
 """The walk: paths → pool → recipe → scores → decisions → written soup → leaderboard."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from soup.events import Note, Observer, Progress, ignore
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard, last_leaderboard
 from soup.pool import Pool, require_readable, same_content
-from soup.recipes import Decision, average, greedy, maximum, single
+from soup.recipes import Decision, Mix, average, greedy, maximum
 from soup.scoring import Benchmark, RecordedScorer, Scorer
 from soup.writer import check_target, write
 
@@ -30,6 +30,8 @@ class Settings:
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
         dtype: output dtype, a key of ``soup.checkpoint.DTYPES``; None keeps the members'.
+        method: how members are merged, see ``soup.methods``; only for average and greedy.
+        parameters: of the method, by name.
         min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
     """
@@ -39,6 +41,8 @@ class Settings:
     out: str | os.PathLike[str] | None = None
     work: str | os.PathLike[str] = ".soup"
     dtype: str | None = None
+    method: str = "linear"
+    parameters: Mapping[str, float] = field(default_factory=dict)
     min_gain: float = 0.0
     overwrite: bool = False
 
@@ -78,7 +82,7 @@ def make(
     walk.score_members()
 
     decision: Decision | None = None
-    for decision in _decisions(kind, members, pool.reference, walk, settings):
+    for decision in _decisions(kind, members, walk):
         walk.decide(decision)
     assert decision is not None
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
@@ -147,6 +151,7 @@ class _Walk:
 
     run: str
     pool: Pool
+    mix: Mix
     journal: Journal
     scorer: RecordedScorer | None
     settings: Settings
@@ -159,7 +164,7 @@ class _Walk:
             return
         count = len(self.pool.members)
         for k, member in enumerate(self.pool.members, 1):
-            blend = single(member, self.pool.reference, self.settings.dtype)
+            blend = self.mix([member])
             label = f"{member.name} ({k} of {count})"
             self.scorer.score(blend, self.benchmarks + self.holdouts, label)
 
@@ -232,16 +237,17 @@ def _begin(
     if names:
         if scorer is None:
             raise UsageError("benchmarks are given, but no scorer to run them")
-        found = scorer.benchmarks(pool.reference, names, settings.dtype)
+        found = scorer.benchmarks(pool.reference, names)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
-    identify(pool.members, journal, observe)
+    identify([*pool.members, *([pool.base] if pool.base else [])], journal, observe)
     for first, second in same_content(pool.members):
         if command != "greedy":
             observe(Note(f"{second} holds the same weights as {first}", warning=True))
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
+    mix = _mix(pool, settings)
     run = journal.start(
         command,
         benchmarks={b.name: b.digest for b in benchmarks},
@@ -251,28 +257,37 @@ def _begin(
                 "name": member.name,
                 "path": str(member.path),
                 "digest": member.digest,
-                "blend": single(member, pool.reference, settings.dtype).digest,
+                "blend": mix([member]).digest,
             }
             for member in pool.members
         ],
     )
     recorded = RecordedScorer(scorer, journal, observe) if found and scorer else None
-    return _Walk(run, pool, journal, recorded, settings, benchmarks, holdouts, [])
+    return _Walk(run, pool, mix, journal, recorded, settings, benchmarks, holdouts, [])
 
 
-def _decisions(
-    kind: str,
-    members: Sequence[Checkpoint],
-    reference: Checkpoint,
-    walk: _Walk,
-    settings: Settings,
-) -> Iterator[Decision]:
+def _mix(pool: Pool, settings: Settings) -> Mix:
+    def mix(members: Sequence[Checkpoint]) -> Blend:
+        if len(members) == 1:
+            return Blend(tuple(members), pool.reference, dtype=settings.dtype)
+        return Blend(
+            tuple(members),
+            pool.reference,
+            dtype=settings.dtype,
+            method=settings.method,
+            base=pool.base,
+            parameters=tuple(settings.parameters.items()),
+        )
+
+    return mix
+
+
+def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterator[Decision]:
     if kind == "max":
-        return maximum(members, reference, walk.acc(), settings.dtype)
+        return maximum(members, walk.mix, walk.acc())
     if kind == "average":
-        acc = walk.acc() if walk.benchmarks else None
-        return average(members, reference, acc, settings.dtype)
-    return greedy(members, reference, walk.acc(), settings.dtype, settings.min_gain)
+        return average(members, walk.mix, walk.acc() if walk.benchmarks else None)
+    return greedy(members, walk.mix, walk.acc(), walk.settings.min_gain)
 
 
 def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:

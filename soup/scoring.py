@@ -82,15 +82,12 @@ def mean_of(values: Sequence[float]) -> float:
 class Scorer(Protocol):
     """Anything that maps a blend to results."""
 
-    def benchmarks(
-        self, reference: Checkpoint, names: Sequence[str], dtype: str | None
-    ) -> list[Benchmark]:
+    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
         """Look benchmarks up, in order; nothing is generated.
 
         Args:
             reference: whose companion files (config, processor, chat template) will be used.
             names: as the user gave them.
-            dtype: the output dtype of the blends to come, None for the reference's.
 
         Raises:
             BenchmarkError: one is unknown, missing, or cannot be scored as configured.

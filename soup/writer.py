@@ -192,7 +192,7 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
     count = len(by_shard)
     names = (
         [SINGLE]
-        if count == 1 and not _is_sharded(blend.reference)
+        if not blend.reference.sharded
         else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
     )
     sink = _Files({})
@@ -216,14 +216,10 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
     finally:
         for handle in sink.handles.values():
             os.close(handle)
-    if _is_sharded(blend.reference):
+    if blend.reference.sharded:
         total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _is_sharded(checkpoint: Checkpoint) -> bool:
-    return checkpoint.shards[0].name != SINGLE
 
 
 def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:

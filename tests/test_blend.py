@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup.blend import Blend, round_once, stream, weighted_sum
+from soup.blend import Blend, round_once, stream
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import BlendError
+from soup.methods import Slice, linear
 from tests.conftest import make_checkpoint, random_tensors
 
 BITS = {torch.bfloat16: 16, torch.float16: 16, torch.float32: 32}
@@ -125,7 +126,7 @@ def test_weighted_sum_is_that_of_ieee_doubles(rows: list[list[float]], data: st.
     factors = data.draw(
         st.lists(st.floats(-2, 2), min_size=len(rows), max_size=len(rows)), label="coefficients"
     )
-    found = weighted_sum([torch.tensor(row) for row in rows], factors)
+    found = linear(Slice("x", 0, [torch.tensor(row) for row in rows], None, factors, {}))
     for k in range(3):
         total = rows[0][k] * factors[0]
         for row, factor in zip(rows[1:], factors[1:], strict=True):

@@ -1,5 +1,6 @@
 """soup/recipes.py: the three soups, against their definitions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import given
@@ -16,6 +17,11 @@ def members(count: int) -> list[Checkpoint]:
     for k, member in enumerate(made):
         member.remember_digest(str(k))
     return made
+
+
+def mix(some: Sequence[Checkpoint]) -> Blend:
+    """The equal average."""
+    return Blend(tuple(some), some[0])
 
 
 def reference_greedy(
@@ -51,7 +57,7 @@ def test_greedy_decides_as_the_definition(singles: list[float], data: st.DataObj
             recorded[key] = data.draw(st.integers(0, 6).map(float), label=str(key))
         return recorded[key]
 
-    decisions = list(greedy(pool, pool[0], acc))
+    decisions = list(greedy(pool, mix, acc))
     path, kept = reference_greedy(singles, recorded)
     found = [(int(d.tried[1:]), d.mean, d.kept) for d in decisions]
     assert found == path
@@ -64,7 +70,7 @@ def test_min_gain_must_be_exceeded() -> None:
     pool = members(3)
     table = {"m0": 50.0, "m1": 40.0, "m2": 30.0, "m0m1": 50.5, "m0m2": 50.75}
     acc = lambda blend: table["".join(m.name for m in blend.members)]  # noqa: E731
-    kept = [d.tried for d in greedy(pool, pool[0], acc, min_gain=0.5) if d.kept]
+    kept = [d.tried for d in greedy(pool, mix, acc, min_gain=0.5) if d.kept]
     assert kept == ["m0", "m2"]
 
 
@@ -72,14 +78,14 @@ def test_maximum_is_the_best_member_and_the_first_of_equals() -> None:
     """Argmax over the pool."""
     pool = members(3)
     scores = {"m0": 1.0, "m1": 2.0, "m2": 2.0}
-    (decision,) = maximum(pool, pool[0], lambda blend: scores[blend.members[0].name])
+    (decision,) = maximum(pool, mix, lambda blend: scores[blend.members[0].name])
     assert (decision.tried, decision.mean, decision.kept) == ("m1", 2.0, True)
 
 
 def test_average_is_all_members_and_needs_no_score() -> None:
     """Equal coefficients, no scorer asked."""
     pool = members(4)
-    (decision,) = average(pool, pool[0])
+    (decision,) = average(pool, mix)
     assert decision.blend.members == tuple(pool)
     assert decision.blend.weights == (0.25,) * 4
     assert decision.mean is None

@@ -35,7 +35,7 @@ from soup.blend import Blend
 pool = Pool.open({str(pool.reference.path)!r})
 with VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu", max_new_tokens=4) as scorer:
     names = [{str(small_benchmarks / "digit.tsv")!r}]
-    (benchmark,) = scorer.benchmarks(pool.reference, names, None)
+    (benchmark,) = scorer.benchmarks(pool.reference, names)
     result = scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
 assert benchmark.samples == result.samples == len(result.outcomes) == 40
 assert abs(sum(result.outcomes.values()) / 40 * 100 - result.value) < 1e-9
@@ -55,7 +55,7 @@ def test_settings_are_part_of_a_benchmarks_identity(
     for tokens in (4, 5):
         with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=tokens) as scorer:
             names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
-            found = scorer.benchmarks(pool.reference, names, None)
+            found = scorer.benchmarks(pool.reference, names)
             digests |= {benchmark.digest for benchmark in found}
     assert len(digests) == 4
 
@@ -65,9 +65,7 @@ def test_a_worker_that_dies_is_one_line_with_its_last_words(
 ) -> None:
     """Killed from outside: an error that says so, and no process left."""
     with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
-        (benchmark,) = scorer.benchmarks(
-            pool.reference, [str(small_benchmarks / "digit.tsv")], None
-        )
+        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
         assert scorer._process is not None
         process = scorer._process
         process.kill()
@@ -81,7 +79,7 @@ def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) ->
     with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
         for _ in range(2):
             with pytest.raises(BenchmarkError, match="no such file"):
-                scorer.benchmarks(pool.reference, ["no/such.tsv"], None)
+                scorer.benchmarks(pool.reference, ["no/such.tsv"])
         assert scorer._process is not None
         assert scorer._process.poll() is None
 
@@ -93,7 +91,7 @@ import os, signal
 from evaluators import VLMEvalKitScorer
 from soup.pool import Pool
 scorer = VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu")
-scorer.benchmarks(Pool.open({str(pool.reference.path)!r}).reference, [], None)
+scorer.benchmarks(Pool.open({str(pool.reference.path)!r}).reference, [])
 print(scorer._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -114,7 +112,7 @@ def test_protocols_must_match(pool: Pool, tmp_path: Path, monkeypatch: pytest.Mo
         VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer,
         pytest.raises(SoupError, match="worker protocol 1, the command speaks 99"),
     ):
-        scorer.benchmarks(pool.reference, [], None)
+        scorer.benchmarks(pool.reference, [])
 
 
 def test_what_is_not_installed_is_named(
@@ -131,7 +129,7 @@ def test_what_is_not_installed_is_named(
         VLMEvalKitScorer(work=tmp_path) as scorer,
         pytest.raises(BenchmarkError, match=r"pip install 'vlm-soup\[vlmeval\]'"),
     ):
-        scorer.benchmarks(pool.reference, [], None)
+        scorer.benchmarks(pool.reference, [])
 
 
 def test_options_are_checked_at_once() -> None:
@@ -148,6 +146,6 @@ def test_a_directory_named_like_our_package_does_not_shadow_it(pool: Pool, tmp_p
     os.chdir(tmp_path)
     try:
         with VLMEvalKitScorer(work=tmp_path / "work", device="cpu") as scorer:
-            assert scorer.benchmarks(pool.reference, [], None) == []
+            assert scorer.benchmarks(pool.reference, []) == []
     finally:
         os.chdir(before)
