@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +24,9 @@ from soup.errors import BlendError, CheckpointError, UsageError
 from soup.events import Observer, Progress, ignore
 from soup.methods import METHODS, Slice
 
-CHUNK = 1 << 17
-"""Elements per chunk: two float64 buffers of it stay in a core's cache, and Python's overhead
-per chunk stays small (`benchmarks/blend.py --chunks` measures it)."""
+CHUNK = 1 << 16
+"""Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
+stays small (`benchmarks/blend.py --chunks` measures it)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,20 +142,25 @@ def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Round float64 to ``dtype`` once, to nearest, ties to even.
 
     Torch converts float64 to bfloat16 and float16 by way of float32, which rounds twice: a value
-    just above a tie becomes the tie, and then goes to even. Only float32 results with all the
-    dropped bits but the first at zero can be such ties; where they are not exact they are moved
-    one step back towards the true value ("round to odd", Boldo & Melquiond 2008).
+    just above a tie becomes the tie, and then goes to even. Only float32 results that are such
+    ties can go wrong; where they are not exact they are moved one step back towards the true value
+    (as "round to odd" does, Boldo & Melquiond 2008, IEEE Trans. Computers 57(4)).
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return values.to(dtype)
     single = values.to(torch.float32)
-    below_tie = 0x7FFF if dtype is torch.bfloat16 else 0x0FFF
-    risky = (single.view(torch.int32) & below_tie).eq_(0).nonzero().squeeze(1)
-    if risky.numel():
-        near, true = single[risky], values[risky]
+    if (
+        dtype is torch.bfloat16
+    ):  # a tie: of the lower half (little-endian) just the first bit is set
+        risky = single.view(torch.int16)[::2].eq(-0x8000)
+    else:  # where float16 is subnormal a tie has still more zeros than these
+        risky = single.view(torch.int32).bitwise_and(0x0FFF).eq_(0)
+    places = risky.nonzero().squeeze(1)
+    if places.numel():
+        near, true = single[places], values[places]
         wide = near.to(torch.float64)
         side = torch.where(true > wide, torch.inf, -torch.inf).to(torch.float32)
-        single[risky] = torch.where(true == wide, near, torch.nextafter(near, side))
+        single[places] = torch.where(true == wide, near, torch.nextafter(near, side))
     return single.to(dtype)
 
 
@@ -194,6 +198,8 @@ def stream(
 
     def run() -> None:
         nonlocal done
+        reader = _Reader(files)  # one per thread: it reuses its buffers
+        fast = _Fast(blend, files, chunk)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         while not failed.is_set():
             with lock:
@@ -202,7 +208,11 @@ def stream(
                 return
             try:
                 info, start, size = item
-                count, values = _blend_chunk(blend, read, info, start, size)
+                reader.recycle()
+                merged = fast.merge(info, start, size)
+                if merged is None:  # not for the kernel, or not finite: then this says why
+                    merged = _blend_chunk(blend, reader.read, info, start, size)
+                count, values = merged
                 sink.put(info, start, values)
             except BaseException:
                 failed.set()
@@ -214,7 +224,6 @@ def stream(
     workers = threads or os.cpu_count() or 1
     with ExitStack() as stack:
         files = _open_all(blend, stack)
-        read = partial(_read, files)
         stack.enter_context(_torch_threads_restored())
         executor = stack.enter_context(ThreadPoolExecutor(workers))
         try:
@@ -268,9 +277,10 @@ def _blend_chunk(
     if kind == "copy":
         return done, _equal_in_all(blend, info, parts[: len(blend.members)])
     total = _merge(blend, info, start, parts)
-    dtype = DTYPES[blend.dtype_of(info)]
-    _require_in_range(blend, info, parts, total)
-    return done, round_once(total, dtype)
+    rounded = round_once(total, DTYPES[blend.dtype_of(info)])
+    if not _all_finite(rounded):
+        raise BlendError(_why_not_finite(blend, info, parts, total))
+    return done, rounded
 
 
 def _merge(
@@ -286,10 +296,37 @@ def _merge(
     return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
 
 
-def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> torch.Tensor:
-    dtype = DTYPES[info.dtype]
-    buffer = bytearray(count * dtype.itemsize)
-    view, offset = memoryview(buffer), info.offset + start * dtype.itemsize
+class _Reader:
+    """Reads stored elements into buffers that it uses again for the next chunk."""
+
+    def __init__(self, files: dict[Path, int]) -> None:
+        self._files = files
+        self._buffers: list[bytearray] = []
+        self._used = 0
+
+    def recycle(self) -> None:
+        """Everything read so far may be overwritten."""
+        self._used = 0
+
+    def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
+        dtype = DTYPES[info.dtype]
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        size = count * dtype.itemsize
+        if self._used == len(self._buffers):
+            self._buffers.append(bytearray(size))
+        if len(self._buffers[self._used]) < size:
+            self._buffers[self._used] = bytearray(size)
+        buffer = self._buffers[self._used]
+        self._used += 1
+        _read_into(self._files, info, start, memoryview(buffer)[:size])
+        return torch.frombuffer(buffer, dtype=dtype, count=count)
+
+
+def _read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memoryview) -> None:
+    """Fill a byte buffer with a stored tensor's elements from ``start`` on."""
+    offset = info.offset + start * DTYPES[info.dtype].itemsize
     while view:
         try:
             got = os.preadv(files[info.file], [view], offset)
@@ -298,7 +335,6 @@ def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> t
         if not got:
             raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
         view, offset = view[got:], offset + got
-    return torch.frombuffer(buffer, dtype=dtype)
 
 
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -311,24 +347,70 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     return parts[0]
 
 
-def _require_in_range(
-    blend: Blend, info: TensorInfo, parts: list[torch.Tensor], total: torch.Tensor
-) -> None:
-    """Never a silent NaN or Inf: name the member that holds one, or the overflow."""
-    lowest, highest = (bound.item() for bound in total.aminmax())  # NaN reaches both
-    dtype = DTYPES[blend.dtype_of(info)]
-    largest = max(-lowest, highest)
-    if isfinite(lowest) and largest <= torch.finfo(dtype).max:
-        return
-    for member, part in zip(blend.sources, parts, strict=True):
+class _Fast:
+    """One thread's way through ``soup.kernel``, for chunks that it can merge."""
+
+    def __init__(self, blend: Blend, files: dict[Path, int], chunk: int) -> None:
+        self._blend, self._files, self._chunk = blend, files, chunk
+        self._scratches: dict[tuple[str, ...], Any] = {}
+        try:
+            from soup import kernel
+        except ImportError:  # an interpreter without numba: slower, the same bits
+            self._kernel = None
+        else:
+            self._kernel = kernel if blend.method == "linear" else None
+
+    def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
+        """Bytes read and elements of the output, or None where the kernel does not serve."""
+        kernel, members = self._kernel, self._blend.members
+        if kernel is None or not count or role(info) != "blend":
+            return None
+        dtypes = {member.tensors[info.name].dtype for member in members}
+        out = self._blend.dtype_of(info)
+        if len(dtypes) > 1 or not {*dtypes, out} <= kernel.SUPPORTED:
+            return None
+        if any(info.name in member.updates for member in members):
+            return None
+        key = (*dtypes, out)
+        if key not in self._scratches:
+            self._scratches[key] = kernel.Scratch(len(members), *key, self._chunk)
+        scratch = self._scratches[key]
+        for row, member in zip(scratch.rows, members, strict=True):
+            _read_into(self._files, member.tensors[info.name], start, row[:count].data.cast("B"))
+        values = scratch.merge(count, self._blend.coefficients)
+        return None if values is None else (scratch.rows[:, :count].nbytes, values)
+
+
+EXPONENTS = {
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+}
+"""Per dtype, the integers of its width and its exponent bits: all set in NaN and Inf alone."""
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """One cheap pass over the bit patterns: the largest, without signs, is below that of Inf."""
+    if not values.numel():
+        return True
+    integers, exponent = EXPONENTS[values.dtype]
+    sign_cut = torch.iinfo(integers).max
+    return bool(values.view(integers).bitwise_and(sign_cut).amax().item() < exponent)
+
+
+def _why_not_finite(
+    blend: Blend, info: TensorInfo, parts: Sequence[torch.Tensor], total: torch.Tensor
+) -> str:
+    """Which member holds a NaN or an Inf; else it is the output dtype that overflows."""
+    for source, part in zip(blend.sources, parts, strict=True):
         if not torch.isfinite(part).all():
             kind = "NaN" if torch.isnan(part).any() else "Inf"
-            raise BlendError(
-                f"{member.name}: tensor {info.name} holds {kind}; "
+            return (
+                f"{source.name}: tensor {info.name} holds {kind}; "
                 "leave this checkpoint out, its training diverged or its file is damaged"
             )
-    if torch.isinf(round_once(total, dtype)).any():
-        raise BlendError(
-            f"tensor {info.name}: {largest:.4g} overflows {blend.dtype_of(info)}; "
-            "write a wider dtype, e.g. --dtype bfloat16 or float32"
-        )
+    return (
+        f"tensor {info.name}: {total.abs().max().item():.4g} overflows {blend.dtype_of(info)}; "
+        "write a wider dtype, e.g. --dtype bfloat16 or float32"
+    )

@@ -62,13 +62,14 @@ def linear(elements: Slice) -> torch.Tensor:
     """
     members, weights = elements.members, elements.weights
     total = members[0].to(torch.float64, copy=True)
+    wide = torch.empty_like(total)  # converting apart is faster than adding mixed dtypes
     if weights is None:
         for member in members[1:]:
-            total.add_(member)
+            total.add_(wide.copy_(member))
         return total.div_(len(members)) if len(members) > 1 else total
     total.mul_(weights[0])
     for member, weight in zip(members[1:], weights[1:], strict=True):
-        total.add_(member.to(torch.float64, copy=True).mul_(weight))
+        total.add_(wide.copy_(member).mul_(weight))
     return total
 
 

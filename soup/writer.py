@@ -23,6 +23,7 @@ from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
 
 MANIFEST = "soup.json"
+PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,9 @@ def _copy_companions(source: Path, destination: Path) -> None:
         shutil.copyfile(source / relative, destination / relative)
 
 
-def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) -> None:
+def _write_weights(
+    blend: Blend, directory: Path, task: str, observe: Observer, threads: int | None = None
+) -> None:
     """Plan shards after the reference's, then stream every chunk to its place."""
     by_shard: dict[Path, list[TensorInfo]] = {}
     for info in blend.reference.tensors.values():
@@ -203,14 +206,14 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
             header, size = _header(blend, infos)
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             sink.handles[file] = handle
-            os.truncate(handle, size)
+            os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
             os.pwrite(handle, header, 0)
             offset = len(header)
             for info in infos:
                 sink.places[info.name] = _Place(file, offset)
                 weight_map[info.name] = name
                 offset += blend.nbytes_of(info)
-        stream(blend, sink, task=task, observe=observe)
+        stream(blend, sink, task=task, observe=observe, threads=threads)
         for handle in sink.handles.values():
             os.fsync(handle)
     finally:
@@ -223,7 +226,11 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
 
 
 def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
-    """The safetensors header of one shard, padded to eight bytes, and the file's size."""
+    """The safetensors header of one shard, and the file's size.
+
+    Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
+    fill whole pages of the page cache.
+    """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for info in infos:
@@ -235,7 +242,7 @@ def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
         }
         offset = end
     raw = json.dumps(entries, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
+    raw += b" " * (-(8 + len(raw)) % PAGE)
     return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
 
 
