@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
 from soup.errors import BlendError, CheckpointError, UsageError
 from soup.events import Observer, Progress, ignore
 from soup.methods import METHODS, Slice
+from soup.running import Pass, RunningSum
 
 CHUNK = 1 << 16
 """Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
@@ -172,6 +173,7 @@ def stream(
     observe: Observer = ignore,
     threads: int | None = None,
     chunk: int = CHUNK,
+    running: RunningSum | None = None,
 ) -> None:
     """Stream a blend into a sink: read a chunk of every member, sum, round, put.
 
@@ -184,13 +186,39 @@ def stream(
         observe: told of progress.
         threads: readers and summers; all cores by default.
         chunk: elements per chunk.
+        running: sums of earlier averages, to start from where they fit; for equal averages.
 
     Raises:
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
             output dtype; the message names the tensor and the member.
         CheckpointError: a file cannot be read.
     """
-    total = sum(info.nbytes for source in blend.sources for info in source.tensors.values())
+    for sums in _passes(blend, running):
+        part = blend if sums is None else replace(blend, members=sums.members)
+        target = sink if len(part.members) == len(blend.members) else _Nowhere()
+        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk)
+        if running is not None and sums is not None:
+            running.end(sums)
+
+
+class _Nowhere:
+    """A sink for sums that are only remembered."""
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        pass
+
+
+def _stream(
+    blend: Blend,
+    sink: Sink,
+    sums: Pass | None,
+    task: str,
+    observe: Observer,
+    threads: int,
+    chunk: int,
+) -> None:
+    """One pass over a blend's chunks, by threads."""
+    total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
     work = _chunks(blend, chunk)
     lock = threading.Lock()
     failed = threading.Event()
@@ -199,7 +227,7 @@ def stream(
     def run() -> None:
         nonlocal done
         reader = _Reader(files)  # one per thread: it reuses its buffers
-        fast = _Fast(blend, files, chunk)
+        fast = _Fast(blend, files, chunk, sums)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         while not failed.is_set():
             with lock:
@@ -211,7 +239,7 @@ def stream(
                 reader.recycle()
                 merged = fast.merge(info, start, size)
                 if merged is None:  # not for the kernel, or not finite: then this says why
-                    merged = _blend_chunk(blend, reader.read, info, start, size)
+                    merged = _blend_chunk(blend, reader.read, info, start, size, sums)
                 count, values = merged
                 sink.put(info, start, values)
             except BaseException:
@@ -221,13 +249,12 @@ def stream(
                 done += count
                 observe(Progress(task, done, total, "B"))
 
-    workers = threads or os.cpu_count() or 1
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
-        executor = stack.enter_context(ThreadPoolExecutor(workers))
+        executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
-            for future in [executor.submit(run) for _ in range(workers)]:
+            for future in [executor.submit(run) for _ in range(threads)]:
                 future.result()
         except BaseException:  # Ctrl-C, too: the others stop after their chunk
             failed.set()
@@ -264,23 +291,61 @@ def _torch_threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _passes(blend: Blend, running: RunningSum | None) -> Sequence[Pass | None]:
+    """Earlier sums serve equal averages alone: there a trial is one more addition."""
+    if running is None or blend.method != "linear" or blend.coefficients is not None:
+        return [None]
+    averaged = [info for info in blend.reference.tensors.values() if role(info) == "blend"]
+    return running.begin(blend.members, averaged) or [None]
+
+
+def _unread(blend: Blend, info: TensorInfo, sums: Pass | None) -> tuple[Checkpoint, ...]:
+    """The sources that must be read: those whose sum is not known yet."""
+    known = sums.known if sums is not None and role(info) == "blend" else 0
+    return blend.sources[known:]
+
+
+def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None) -> int:
+    return sum(source.tensors[info.name].nbytes for source in _unread(blend, info, sums))
+
+
 def _blend_chunk(
-    blend: Blend, read: Read, info: TensorInfo, start: int, count: int
+    blend: Blend, read: Read, info: TensorInfo, start: int, count: int, sums: Pass | None
 ) -> tuple[int, torch.Tensor]:
     """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
     kind = role(info)
+    sources = _unread(blend, info, sums)
+    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
     if kind == "take":
-        values = read(info, start, count)
-        return values.nbytes * len(blend.members), values
-    parts = [source.values(read, info.name, start, count) for source in blend.sources]
-    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in blend.sources)
+        return done, read(info, start, count)
+    parts = [source.values(read, info.name, start, count) for source in sources]
     if kind == "copy":
         return done, _equal_in_all(blend, info, parts[: len(blend.members)])
-    total = _merge(blend, info, start, parts)
+    if sums is None:
+        total = _merge(blend, info, start, parts)
+    else:
+        total = _extend(parts, sums, info, start, count)
+        total.div_(len(blend.members))
     rounded = round_once(total, DTYPES[blend.dtype_of(info)])
     if not _all_finite(rounded):
+        parts = [source.values(read, info.name, start, count) for source in blend.sources]
         raise BlendError(_why_not_finite(blend, info, parts, total))
     return done, rounded
+
+
+def _extend(
+    parts: Sequence[torch.Tensor], sums: Pass, info: TensorInfo, start: int, count: int
+) -> torch.Tensor:
+    """Float64 sum of the known members and ``parts``, in order; it is remembered, too."""
+    if sums.known:
+        total = torch.from_numpy(sums.before(info, start, count)).clone()
+        rest = parts
+    else:
+        total, rest = parts[0].to(torch.float64, copy=True), parts[1:]
+    for part in rest:
+        total.add_(part)
+    sums.after(info, start, count)[:] = total.numpy()
+    return total
 
 
 def _merge(
@@ -350,8 +415,8 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
 class _Fast:
     """One thread's way through ``soup.kernel``, for chunks that it can merge."""
 
-    def __init__(self, blend: Blend, files: dict[Path, int], chunk: int) -> None:
-        self._blend, self._files, self._chunk = blend, files, chunk
+    def __init__(self, blend: Blend, files: dict[Path, int], chunk: int, sums: Pass | None) -> None:
+        self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
         self._scratches: dict[tuple[str, ...], Any] = {}
         try:
             from soup import kernel
@@ -362,22 +427,33 @@ class _Fast:
 
     def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
         """Bytes read and elements of the output, or None where the kernel does not serve."""
-        kernel, members = self._kernel, self._blend.members
+        kernel, sums = self._kernel, self._sums
         if kernel is None or not count or role(info) != "blend":
             return None
-        dtypes = {member.tensors[info.name].dtype for member in members}
+        sources = _unread(self._blend, info, sums)
+        dtypes = {source.tensors[info.name].dtype for source in sources}
         out = self._blend.dtype_of(info)
         if len(dtypes) > 1 or not {*dtypes, out} <= kernel.SUPPORTED:
             return None
-        if any(info.name in member.updates for member in members):
+        if any(info.name in source.updates for source in sources):
             return None
         key = (*dtypes, out)
         if key not in self._scratches:
-            self._scratches[key] = kernel.Scratch(len(members), *key, self._chunk)
+            self._scratches[key] = kernel.Scratch(len(sources), *key, self._chunk)
         scratch = self._scratches[key]
-        for row, member in zip(scratch.rows, members, strict=True):
-            _read_into(self._files, member.tensors[info.name], start, row[:count].data.cast("B"))
-        values = scratch.merge(count, self._blend.coefficients)
+        for row, source in zip(scratch.rows, sources, strict=True):
+            _read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
+        remembered = (
+            {}
+            if sums is None
+            else {
+                "before": sums.before(info, start, count),
+                "after": sums.after(info, start, count),
+            }
+        )
+        coefficients = self._blend.coefficients
+        divisor = len(self._blend.members) if coefficients is None else 1
+        values = scratch.merge(count, coefficients, divisor, **remembered)
         return None if values is None else (scratch.rows[:, :count].nbytes, values)
 
 

@@ -18,6 +18,9 @@ SUPPORTED = frozenset({"BF16", "F32"})
 
 BLOCK = 2048  # elements whose float64 sums (16 kB) stay in a core's first-level cache
 
+NOTHING = np.empty(0)
+"""No factors, no sums: what the loops take for "none"."""
+
 SCALE = 2.0**64  # keeps the sign of a float64 difference of subnormals when it becomes float32
 
 OVERFLOW = {"BF16": 0x7F7F8000, "F32": 0x7F800000}
@@ -37,20 +40,41 @@ class Scratch:
         self._limit = OVERFLOW[out]
         self._lift = np.uint32(1 << 16 if dtype == "BF16" else 1)
 
-    def merge(self, count: int, coefficients: Sequence[float] | None) -> torch.Tensor | None:
+    def merge(
+        self,
+        count: int,
+        coefficients: Sequence[float] | None,
+        divisor: int = 1,
+        before: Any = NOTHING,
+        after: Any = NOTHING,
+    ) -> torch.Tensor | None:
         """Sum the first ``count`` elements of the rows and round them once.
 
         Args:
             count: elements to merge.
-            coefficients: float64 factors; None divides the sum by the number of rows.
+            coefficients: float64 factors; None where all count the same.
+            divisor: what the sum is divided by.
+            before: float64 sums to start from, ``count`` of them, or none.
+            after: where to leave the float64 sums, before they are divided; or none.
 
         Returns:
             The result, flat, in the output dtype, valid until the next call; None where an
             element is not finite in it.
         """
-        factors = np.empty(0) if coefficients is None else np.asarray(coefficients, np.float64)
+        factors = NOTHING if coefficients is None else np.asarray(coefficients, np.float64)
         loop = _to_bfloat16 if self.out == "BF16" else _to_float32
-        largest = loop(self.rows, self._lift, count, factors, self.result, self._sums, self._bits)
+        largest = loop(
+            self.rows,
+            self._lift,
+            count,
+            factors,
+            np.float64(divisor),
+            before,
+            after,
+            self.result,
+            self._sums,
+            self._bits,
+        )
         if int(largest) >= self._limit:
             return None
         values = torch.from_numpy(self.result[:count])
@@ -63,20 +87,34 @@ def _raw(dtype: str) -> Any:
 
 @njit(nogil=True, error_model="numpy", cache=True, inline="always")
 def _sum_block(
-    rows: Any, lift: Any, low: int, size: int, factors: Any, sums: Any, bits: Any
+    rows: Any,
+    lift: Any,
+    low: int,
+    size: int,
+    factors: Any,
+    divisor: Any,
+    before: Any,
+    after: Any,
+    sums: Any,
+    bits: Any,
 ) -> None:
-    """``sums[:size]``: the float64 sum of the rows from ``low`` on, divided or weighted.
+    """``sums[:size]``: the float64 sum of the rows from ``low`` on, weighted and divided.
 
     Times ``lift`` raw elements are float32 bits: 2¹⁶ for bfloat16, its upper half, else 1. (A
     shift by a variable is not vectorised, a product is.)
     """
     singles = bits.view(np.float32)
+    if len(before):
+        start = before[low : low + size]
+        for j in range(size):
+            sums[j] = start[j]
     for i in range(rows.shape[0]):
         row = rows[i, low : low + size]
         for j in range(size):
             bits[j] = np.uint32(row[j]) * lift
+        first = i == 0 and len(before) == 0  # not added to zero: that would lose -0.0
         if len(factors) == 0:
-            if i == 0:
+            if first:
                 for j in range(size):
                     sums[j] = np.float64(singles[j])
             else:
@@ -84,27 +122,39 @@ def _sum_block(
                     sums[j] += np.float64(singles[j])
         else:
             factor = factors[i]
-            if i == 0:
+            if first:
                 for j in range(size):
                     sums[j] = np.float64(singles[j]) * factor
             else:
                 for j in range(size):
                     sums[j] += np.float64(singles[j]) * factor
-    if len(factors) == 0 and rows.shape[0] > 1:
-        divisor = np.float64(rows.shape[0])
+    if len(after):
+        end = after[low : low + size]
+        for j in range(size):
+            end[j] = sums[j]
+    if divisor != 1.0:
         for j in range(size):
             sums[j] /= divisor
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _to_float32(
-    rows: Any, lift: Any, count: int, factors: Any, out: Any, sums: Any, bits: Any
+    rows: Any,
+    lift: Any,
+    count: int,
+    factors: Any,
+    divisor: Any,
+    before: Any,
+    after: Any,
+    out: Any,
+    sums: Any,
+    bits: Any,
 ) -> Any:
     """Merge into float32; returns the largest bit pattern without sign."""
     largest = np.uint32(0)
     for low in range(0, count, len(sums)):
         size = min(len(sums), count - low)
-        _sum_block(rows, lift, low, size, factors, sums, bits)
+        _sum_block(rows, lift, low, size, factors, divisor, before, after, sums, bits)
         block = out[low : low + size]  # indexing by low + j keeps the loops from being vectorised
         singles = block.view(np.float32)
         for j in range(size):
@@ -116,7 +166,16 @@ def _to_float32(
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _to_bfloat16(
-    rows: Any, lift: Any, count: int, factors: Any, out: Any, sums: Any, bits: Any
+    rows: Any,
+    lift: Any,
+    count: int,
+    factors: Any,
+    divisor: Any,
+    before: Any,
+    after: Any,
+    out: Any,
+    sums: Any,
+    bits: Any,
 ) -> Any:
     """Merge into bfloat16 (as uint16); returns the largest float32 bit pattern without sign."""
     largest = np.uint32(0)
@@ -126,7 +185,7 @@ def _to_bfloat16(
     zero = np.float32(0)
     for low in range(0, count, len(sums)):
         size = min(len(sums), count - low)
-        _sum_block(rows, lift, low, size, factors, sums, bits)
+        _sum_block(rows, lift, low, size, factors, divisor, before, after, sums, bits)
         block = out[low : low + size]  # indexing by low + j keeps the loops from being vectorised
         for j in range(size):
             singles[j] = np.float32(sums[j])

@@ -206,7 +206,10 @@ def _write_weights(
             header, size = _header(blend, infos)
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             sink.handles[file] = handle
-            os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
+            else:
+                os.truncate(handle, size)
             os.pwrite(handle, header, 0)
             offset = len(header)
             for info in infos:

@@ -26,7 +26,7 @@ def merged(rows: list[torch.Tensor], out: str, factors: list[float] | None) -> t
     scratch = Scratch(len(rows), dtype, out, len(rows[0]))
     for target, row in zip(scratch.rows, rows, strict=True):
         target[:] = row.view(RAW[dtype]).numpy().view(target.dtype)
-    return scratch.merge(len(rows[0]), factors)
+    return scratch.merge(len(rows[0]), factors, 1 if factors else len(rows))
 
 
 @settings(max_examples=200, deadline=None)
