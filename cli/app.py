@@ -118,6 +118,7 @@ Markdown = Annotated[
 ]
 
 WORK = Path(".soup")
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 
 def _version(value: bool) -> None:
@@ -456,11 +457,12 @@ def main() -> None:
     except CommandError as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what has been scored is kept, the same command goes on from there", 130)
+        code = STOPPED
     except BrokenPipeError:
         os._exit(141)  # whoever read our output has gone
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    if code == STOPPED:  # typer, too, returns this for Ctrl-C
+        _fail("stopped; what has been scored is kept, the same command goes on from there", code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(text: str, code: int) -> None:

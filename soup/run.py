@@ -237,6 +237,7 @@ def _begin(
     if names:
         if scorer is None:
             raise UsageError("benchmarks are given, but no scorer to run them")
+        observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
