@@ -22,7 +22,7 @@ import torch
 from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
 from soup.errors import BlendError, CheckpointError, UsageError
 from soup.events import Observer, Progress, ignore
-from soup.methods import METHODS, Slice
+from soup.methods import METHODS, Slice, find
 from soup.running import Pass, RunningSum
 
 CHUNK = 1 << 16
@@ -63,25 +63,20 @@ class Blend:
                 )
             if not all(map(isfinite, self.coefficients)):
                 raise BlendError(f"coefficients must be finite, found {self.coefficients}")
-        if self.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UsageError(f"unknown method {self.method!r}; expected one of {known}")
-        method = METHODS[self.method]
+        method = find(self.method, dict(self.parameters))
         if method.needs_base and self.base is None:
             raise UsageError(f"{self.method} works on differences to a base: name it with --base")
         if method.members is not None and len(self.members) != method.members:
             raise UsageError(
-                f"{self.method} takes {method.members} members, found {len(self.members)}"
+                f"{self.method} takes exactly {method.members} members, found {len(self.members)}; "
+                "name as many checkpoints, or use another method, e.g. linear"
             )
-        for name, _ in self.parameters:
-            if name not in method.parameters:
-                known = ", ".join(method.parameters) or "none"
-                raise UsageError(f"{self.method} has no parameter {name!r}; it has: {known}")
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The coefficient of each member; 1/n for the equal average."""
-        return self.coefficients or (1.0 / len(self.members),) * len(self.members)
+        """The coefficient of each member; without any, 1/n for linear and 1 for other methods."""
+        equal = 1.0 / len(self.members) if self.method == "linear" else 1.0
+        return self.coefficients or (equal,) * len(self.members)
 
     @property
     def sources(self) -> tuple[Checkpoint, ...]:

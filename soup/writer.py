@@ -21,6 +21,7 @@ from soup.checkpoint import INDEX, SINGLE, Checkpoint, TensorInfo
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
+from soup.methods import METHODS, describe
 
 MANIFEST = "soup.json"
 PAGE = 4096  # bytes
@@ -150,11 +151,28 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
-            {"name": member.name, "digest": member.digest, "coefficient": coefficient}
+            {"name": member.name, "digest": member.digest}
+            | ({"coefficient": coefficient} if METHODS[blend.method].weighted else {})
             for member, coefficient in zip(blend.members, blend.weights, strict=True)
         ],
         "soup_version": __version__,
+        **_method(blend),
         **facts,
+    }
+
+
+def _method(blend: Blend) -> dict[str, Any]:
+    """How members were merged; nothing for the linear method, whose coefficients say it all."""
+    if blend.method == "linear":
+        return {}
+    method = METHODS[blend.method]
+    return {
+        "method": blend.method,
+        "paper": method.paper,
+        "parameters": {**method.parameters, **dict(blend.parameters)},
+        "base": {"name": blend.base.name, "digest": blend.base.digest}
+        if blend.base is not None and method.needs_base
+        else None,
     }
 
 
@@ -308,13 +326,13 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
     lines.append(
         f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. Weights are the float64 sum, rounded once to {manifest['dtype']}."
+        f"soup {__version__}. Weights are the float64 {_described(manifest)} rounded once to "
+        f"{manifest['dtype']}."
     )
     lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
-    lines += [
-        f"| {entry['name']} | {entry['coefficient']:.6g} | `{entry['digest'][:12]}` |"
-        for entry in manifest["members"]
-    ]
+    for entry in manifest["members"]:
+        coefficient = f"{entry['coefficient']:.6g}" if "coefficient" in entry else "–"
+        lines.append(f"| {entry['name']} | {coefficient} | `{entry['digest'][:12]}` |")
     scores = manifest.get("scores") or {}
     if scores:
         lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
@@ -324,3 +342,13 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
     lines += [f"copied from {manifest['reference']}.", ""]
     return "\n".join(lines)
+
+
+def _described(manifest: Mapping[str, Any]) -> str:
+    """The merge in words: method, parameters, paper and base."""
+    if "method" not in manifest:
+        return "sum,"
+    text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
+    if manifest["base"] is not None:
+        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
+    return text
