@@ -66,7 +66,11 @@ Out = Annotated[
 ]
 Base = Annotated[
     Path | None,
-    typer.Option("--base", metavar="DIR", help="The model that the members were fine-tuned from."),
+    typer.Option(
+        "--base",
+        metavar="DIR",
+        help="What the members were fine-tuned from; LoRA adapters change it.",
+    ),
 ]
 Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")

@@ -100,7 +100,7 @@ def write(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         temporary.chmod(0o777 & ~_umask())
-        _copy_companions(blend.reference.path, temporary)
+        _copy_companions(blend.reference.home, temporary)
         _write_weights(blend, temporary, f"write {target.name}", observe)
         digest = Checkpoint.open(temporary).digest
         manifest["digest"] = digest
@@ -125,7 +125,8 @@ def check_target(target: Path, blend: Blend | None = None) -> None:
     """
     if target.is_dir():
         members = blend.members if blend is not None else ()
-        if any(target.resolve() == member.path.resolve() for member in members):
+        taken = {path.resolve() for member in members for path in (member.path, member.home)}
+        if target.resolve() in taken:
             raise OutputError(f"{target}: is a member of the pool; choose another place with -o")
         if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise OutputError(
@@ -145,7 +146,7 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "version": 1,
         "kind": kind,
         "blend": blend.digest,
-        "companions": companions_digest(blend.reference.path),
+        "companions": companions_digest(blend.reference.home),
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
