@@ -19,6 +19,7 @@ from soup.journal import Journal
 from soup.leaderboard import Leaderboard
 from soup.pool import Report, same_content
 from soup.run import Settings, identify
+from soup.stack import stack
 from soup.writer import check_target
 
 DTYPES = {
@@ -110,6 +111,10 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
 ]
+AsAdapter = Annotated[
+    bool,
+    typer.Option("--as-adapter", help="Of LoRA adapters of one base: write an adapter, too."),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
 ]
@@ -177,6 +182,7 @@ def max_(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -204,6 +210,7 @@ def average(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -232,6 +239,7 @@ def greedy(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -359,6 +367,8 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
     render.check(report, out_console)
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")
+    if settings.as_adapter:
+        stack(soup.Blend(report.members, report.members[0], dtype=settings.dtype))
     count = len(report.members)
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
     lines = [f"plan: {kind} of {count} members on {names or 'no benchmark'}"]
@@ -381,6 +391,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         dtype=_dtype(given["dtype"]),
         min_gain=given.get("min_gain", 0.0),
         overwrite=given.get("overwrite", False),
+        as_adapter=given.get("as_adapter", False),
     )
 
 

@@ -213,8 +213,7 @@ def stream(
 
     workers = threads or os.cpu_count() or 1
     with ExitStack() as stack:
-        files = _open_all(blend, stack)
-        read = partial(_read, files)
+        read = stack.enter_context(open_files(blend))
         stack.enter_context(_torch_threads_restored())
         executor = stack.enter_context(ThreadPoolExecutor(workers))
         try:
@@ -231,6 +230,13 @@ def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
         step = max(info.numel, 1) if whole and role(info) == "blend" else size
         for start in range(0, info.numel, step):
             yield info, start, min(step, info.numel - start)
+
+
+@contextmanager
+def open_files(blend: Blend) -> Iterator[Read]:
+    """Read from the shards of all sources while the context lasts; from any thread."""
+    with ExitStack() as stack:
+        yield partial(_read, _open_all(blend, stack))
 
 
 def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:

@@ -15,6 +15,7 @@ from soup.leaderboard import Leaderboard, last_leaderboard
 from soup.pool import Pool, require_readable, same_content
 from soup.recipes import Decision, Mix, average, greedy, maximum
 from soup.scoring import Benchmark, RecordedScorer, Scorer
+from soup.stack import stack
 from soup.writer import check_target, write
 
 KINDS = ("max", "average", "greedy")
@@ -34,6 +35,7 @@ class Settings:
         parameters: of the method, by name.
         min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
+        as_adapter: write a LoRA adapter; all members must be such, of one base.
     """
 
     benchmarks: Sequence[str] = ()
@@ -45,6 +47,7 @@ class Settings:
     parameters: Mapping[str, float] = field(default_factory=dict)
     min_gain: float = 0.0
     overwrite: bool = False
+    as_adapter: bool = False
 
 
 def make(
@@ -75,6 +78,8 @@ def make(
         )
     out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
     check_target(out, Blend(pool.members, pool.reference))
+    if settings.as_adapter:
+        stack(_mix(pool, settings)(pool.members))  # an error now, not after hours of scoring
     walk = _begin(kind, pool, scorer, settings, observe)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
@@ -88,7 +93,13 @@ def make(
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
     written = write(
-        soup, out, kind=kind, facts=facts, overwrite=settings.overwrite, observe=observe
+        soup,
+        out,
+        kind=kind,
+        facts=facts,
+        overwrite=settings.overwrite,
+        as_adapter=settings.as_adapter,
+        observe=observe,
     )
     weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
     walk.record(
