@@ -21,27 +21,24 @@ bits of a product may depend on its shape, and may not depend on how a tensor is
 
 
 class Recent:
-    """The factors read last, in float64: chunk after chunk of a tensor needs the same ones."""
+    """An adapter's factors read last, in float64: chunk after chunk needs the same ones."""
 
     def __init__(self, size: int = 3) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int], tuple[Read, torch.Tensor]] = OrderedDict()
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def get(self, read: Read, info: TensorInfo, transposed: bool) -> torch.Tensor:
         """A whole factor, float64, its two dimensions swapped when ``transposed``."""
-        # `read` is part of the key, and kept so that its id stays its own: another stream may
-        # find other bytes. Two threads may load the same factor, which costs only time.
-        key = (info.name, id(read))
-        entry = self._kept.get(key)
-        if entry is None:
-            stored = read(info, 0, info.numel).to(torch.float64).view(info.shape)
-            entry = (read, stored.t().contiguous() if transposed else stored)
+        kept = self._kept.get(info.name)
+        if kept is None:  # in two threads at once, perhaps, which costs only time
+            stored = read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
+            kept = stored.t().contiguous() if transposed else stored
             with self._lock:
-                self._kept[key] = entry
+                self._kept[info.name] = kept
                 while len(self._kept) > self._size:
                     self._kept.popitem(last=False)
-        return entry[1]
+        return kept
 
 
 @dataclass(frozen=True)
