@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evaluators.worker import Worker, encode_blend, encode_checkpoint
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint
+from soup.blend import Blend, stream
+from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import CheckpointError, PoolError
 from soup.files import companions, companions_digest
 from soup.pool import Pool, inspect
+from soup.running import RunningSum
 from soup.writer import write
 from tests.conftest import CONFIG, collect, make_adapter, make_checkpoint
 
@@ -151,6 +152,34 @@ def test_the_average_is_of_merged_weights_not_of_factors(tmp_path: Path) -> None
         of_factors["lin.lora_B.weight"].double() @ of_factors["lin.lora_A.weight"].double()
     )
     assert not torch.allclose(found.double(), wrong, atol=1e-2)
+
+
+def test_running_sums_of_adapters_are_the_sums(tmp_path: Path) -> None:
+    """A greedy trial that reads the new member alone has the bits of one that reads all."""
+    base, first, factors = small(tmp_path)
+    doubled = {name: 2 * tensor for name, tensor in factors.items()}
+    second = make_adapter(tmp_path / "second", doubled, base)
+    pool = Pool.open(first, second, base)
+    running = RunningSum(1 << 20, tmp_path)
+    for count in (1, 2, 3):
+        blend = Blend(pool.members[:count], pool.reference)
+        found: list[dict[str, torch.Tensor]] = [{}, {}]
+        for known, into in zip((running, None), found, strict=True):
+            stream(blend, Into(into), running=known)
+        assert found[0].keys() == found[1].keys() == {"lin.weight", "norm.weight"}
+        assert all(torch.equal(values, found[1][name]) for name, values in found[0].items())
+
+
+class Into:
+    """A sink that keeps tensors of one chunk."""
+
+    def __init__(self, found: dict[str, torch.Tensor]) -> None:
+        self.found = found
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        """See ``soup.blend.Sink``."""
+        assert start == 0
+        self.found[info.name] = values.clone()
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
