@@ -77,7 +77,7 @@ Overwrite = Annotated[
 ]
 AsAdapter = Annotated[
     bool,
-    typer.Option("--as-adapter", help="Of LoRA adapters of one base: write an adapter, too."),
+    typer.Option("--as-adapter", help="For LoRA adapters of one base: write one, no full model."),
 ]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
