@@ -99,11 +99,11 @@ def open_adapter(
         parent.tensors,
         (*parent.shards, *files),
         parent.config,
-        parent.sharded,
-        updates,
-        parent,
-        (directory / ADAPTER,),
-        _kind(updates.values(), parent),
+        sharded=parent.sharded,
+        updates=updates,
+        base=parent,
+        settings=(directory / ADAPTER,),
+        kind=_kind(updates.values(), parent),
     )
 
 
