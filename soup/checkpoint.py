@@ -38,6 +38,7 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
 READ_BLOCK = 1 << 20  # bytes per read when digesting
 
@@ -103,16 +104,19 @@ class Update(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """One model directory.
+    """One model directory, or a LoRA adapter with the base that it changes.
 
     Attributes:
         path: the directory, absolute.
         name: how the user knows it; unique within its pool.
         tensors: by name, in the order of the files.
-        shards: the weight files, in order.
-        config: ``config.json``, parsed.
+        shards: the weight files, in order; an adapter's own stand behind its base's.
+        config: ``config.json``, parsed; an adapter's is its base's.
         sharded: whether an index lists several files, rather than one file being all.
         updates: by name, tensors that are computed; their ``tensors`` entry tells shape and dtype.
+        base: the full model that an adapter changes; None for a full model.
+        settings: files besides the shards that its values depend on.
+        kind: what it is, for people, where it is not a full model.
     """
 
     path: Path
@@ -122,10 +126,24 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
     sharded: bool = field(default=False, repr=False)
     updates: Mapping[str, Update] = field(default_factory=dict, repr=False)
+    base: "Checkpoint | None" = field(default=None, repr=False)
+    settings: tuple[Path, ...] = field(default=(), repr=False)
+    kind: str = ""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], name: str | None = None) -> "Checkpoint":
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        base: "str | os.PathLike[str] | Checkpoint | None" = None,
+    ) -> "Checkpoint":
         """Read the headers of the model in directory ``path``; no tensor is read.
+
+        Args:
+            path: a model directory, or a LoRA adapter's.
+            name: how the user knows it; by default the directory's own name.
+            base: the model that an adapter changes; by default the local directory that its
+                ``adapter_config.json`` names. Of no effect on a full model.
 
         Raises:
             CheckpointError: the directory, its index or a header is missing, damaged or of a
@@ -136,6 +154,10 @@ class Checkpoint:
         if not directory.is_dir():
             found = "is a file" if directory.exists() else "does not exist"
             raise CheckpointError(f"{path}: expected a model directory, but it {found}")
+        if is_adapter(directory):
+            from soup.adapter import open_adapter  # not above: it is built on this module
+
+            return open_adapter(directory, name or directory.name, base)
         shards, weight_map = _find_shards(directory)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
@@ -161,6 +183,11 @@ class Checkpoint:
         return read(self.tensors[name], start, count)
 
     @property
+    def home(self) -> Path:
+        """The directory whose config, tokenizer and processor make a model of the tensors."""
+        return self.path if self.base is None else self.base.path
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
         return sum(info.nbytes for info in self.tensors.values())
@@ -181,8 +208,10 @@ class Checkpoint:
 
     @property
     def files_key(self) -> list[list[str | int]]:
-        """Path, size, mtime (ns) and inode of each shard: when all match, so do the bytes."""
-        stats = ((shard, shard.stat()) for shard in self.shards)
+        """Path, size, mtime (ns) and inode of each file that values come from: when all match,
+        so do the values.
+        """
+        stats = ((file, file.stat()) for file in (*self.shards, *self.settings))
         return [[str(f.resolve()), s.st_size, s.st_mtime_ns, s.st_ino] for f, s in stats]
 
     @cached_property
@@ -222,6 +251,12 @@ class Checkpoint:
     def remember_digest(self, digest: str) -> None:
         """Take a digest that is already known, so that nothing is read for it again."""
         vars(self)["digest"] = digest
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory is a LoRA adapter's, rather than a full model with a note of one."""
+    full = any((directory / name).is_file() for name in (SINGLE, INDEX))
+    return (directory / ADAPTER).is_file() and not full
 
 
 def read_header(file: Path) -> list[TensorInfo]:
@@ -315,11 +350,6 @@ def _find_shards(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | No
 
 def _why_no_weights(directory: Path) -> str:
     names = sorted(entry.name for entry in directory.iterdir())
-    if "adapter_config.json" in names:
-        return (
-            f"{directory}: a LoRA adapter, not a full model; merge it into its base first "
-            "(peft: `merge_and_unload`, ms-swift: `swift export --merge_lora true`)"
-        )
     if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
         return (
             f"{directory}: only torch weights ({torch_files[0]}), no safetensors; convert them "
