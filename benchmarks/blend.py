@@ -187,7 +187,7 @@ def measure(
     extra: Sequence[str] = (),
     cold: bool = False,
 ) -> Any:
-    """Median seconds, and the highest memory, of a job; ``cold`` drops its inputs from the cache."""
+    """Median seconds and highest memory of a job; ``cold`` drops its inputs from the cache."""
     results = []
     for _ in range(repeats):
         out = scratch / "out"
