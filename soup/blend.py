@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -28,6 +28,10 @@ from soup.running import Pass, RunningSum
 CHUNK = 1 << 16
 """Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
 stays small (`benchmarks/blend.py --chunks` measures it)."""
+
+
+KERNEL_WORTH = 1 << 28
+"""Bytes to read from which on it pays to load the compiled kernel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +226,7 @@ def _stream(
     def run() -> None:
         nonlocal done
         reader = _Reader(files)  # one per thread: it reuses its buffers
-        fast = _Fast(blend, files, chunk, sums)
+        fast = _Fast(blend, files, chunk, sums, kernel)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         while not failed.is_set():
             with lock:
@@ -247,7 +251,9 @@ def _stream(
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
-        executor = stack.enter_context(ThreadPoolExecutor(threads))
+        executor = stack.enter_context(ThreadPoolExecutor(threads + 1))
+        # Loading it takes most of a second; until then chunks go the plain way, to the same bits.
+        kernel = executor.submit(_load_kernel, blend) if total >= KERNEL_WORTH else None
         try:
             for future in [executor.submit(run) for _ in range(threads)]:
                 future.result()
@@ -415,22 +421,41 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     return parts[0]
 
 
+def _load_kernel(blend: Blend) -> Any:
+    """``soup.kernel``, compiled for what the blend needs; None where it does not serve."""
+    if blend.method != "linear":
+        return None
+    try:
+        from soup import kernel
+    except (ImportError, RuntimeError):  # no numba here, or nowhere to keep what it compiles
+        return None
+    for dtype in {info.dtype for info in blend.reference.tensors.values()} & kernel.SUPPORTED:
+        for out in {blend.dtype or dtype} & kernel.SUPPORTED:
+            kernel.Scratch(1, dtype, out, 1).merge(0, None)
+    return kernel
+
+
 class _Fast:
     """One thread's way through ``soup.kernel``, for chunks that it can merge."""
 
-    def __init__(self, blend: Blend, files: dict[Path, int], chunk: int, sums: Pass | None) -> None:
+    def __init__(
+        self,
+        blend: Blend,
+        files: dict[Path, int],
+        chunk: int,
+        sums: Pass | None,
+        kernel: Future[Any] | None,
+    ) -> None:
         self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
         self._scratches: dict[tuple[str, ...], Any] = {}
-        try:
-            from soup import kernel
-        except ImportError:  # an interpreter without numba: slower, the same bits
-            self._kernel = None
-        else:
-            self._kernel = kernel if blend.method == "linear" else None
+        self._loading = kernel
 
     def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
         """Bytes read and elements of the output, or None where the kernel does not serve."""
-        kernel, sums = self._kernel, self._sums
+        sums = self._sums
+        if self._loading is None or not self._loading.done():
+            return None
+        kernel = self._loading.result()
         if kernel is None or not count or role(info) != "blend":
             return None
         sources = _unread(self._blend, info, sums)

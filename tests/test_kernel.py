@@ -1,6 +1,8 @@
 """soup/kernel.py: one pass, and the bits of the plain way."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,20 +91,37 @@ def test_what_is_not_finite_is_left_to_who_can_name_it(bad: float) -> None:
     assert set(OVERFLOW) == set(TORCH)
 
 
-def test_without_numba_the_result_is_the_same(
+def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interpreter that lacks it takes the plain way (the import is made to fail here)."""
+    """Chunks that the kernel took while it was there, and those of the plain way, agree."""
+    rows = [torch.randn(500_000, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     members = [
-        Checkpoint.open(make_checkpoint(tmp_path / str(k), random_tensors(k))) for k in range(3)
+        Checkpoint.open(make_checkpoint(tmp_path / str(k), {"x": row.to(torch.bfloat16)}))
+        for k, row in enumerate(rows)
     ]
     blend = Blend(tuple(members), members[0])
-    fast = collect(blend)
-    served: list[object] = []
-    plain = blend_module._blend_chunk
-    monkeypatch.setitem(__import__("sys").modules, "soup.kernel", None)
+    plain = collect(blend, chunk=1000)  # too small for the kernel to be worth loading
+    monkeypatch.setattr(blend_module, "KERNEL_WORTH", 0)
+    taken = 0
+    merge = blend_module._Fast.merge
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal taken
+        found = merge(*arguments)
+        taken += found is not None
+        return found
+
+    monkeypatch.setattr(blend_module._Fast, "merge", counted)
+    blend_module._load_kernel(blend)  # compiled: the next load is quick
+    fast = collect(blend, chunk=1000, threads=1)
+    assert taken > 0
+    assert torch.equal(fast["x"], plain["x"])
+
+
+def test_without_numba_there_is_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter that lacks it takes the plain way (the import is made to fail here)."""
+    member = Checkpoint.open(make_checkpoint(tmp_path / "m", random_tensors(0)))
+    monkeypatch.setitem(sys.modules, "soup.kernel", None)
     monkeypatch.delattr("soup.kernel")
-    monkeypatch.setattr(blend_module, "_blend_chunk", lambda *a: (served.append(a), plain(*a))[1])
-    slow = collect(blend)
-    assert len(served) == len(members[0].tensors)
-    assert all(torch.equal(fast[name], slow[name]) for name in fast)
+    assert blend_module._load_kernel(Blend((member,), member)) is None
