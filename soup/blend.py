@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -251,9 +251,9 @@ def _stream(
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
-        executor = stack.enter_context(ThreadPoolExecutor(threads + 1))
-        # Loading it takes most of a second; until then chunks go the plain way, to the same bits.
-        kernel = executor.submit(_load_kernel, blend) if total >= KERNEL_WORTH else None
+        # Before the threads start: loading beside them was measured to be slower over all.
+        kernel = _load_kernel(blend) if total >= KERNEL_WORTH else None
+        executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
             for future in [executor.submit(run) for _ in range(threads)]:
                 future.result()
@@ -444,18 +444,16 @@ class _Fast:
         files: dict[Path, int],
         chunk: int,
         sums: Pass | None,
-        kernel: Future[Any] | None,
+        kernel: Any,
     ) -> None:
         self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
         self._scratches: dict[tuple[str, ...], Any] = {}
-        self._loading = kernel
+        self._kernel = kernel
 
     def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
         """Bytes read and elements of the output, or None where the kernel does not serve."""
         sums = self._sums
-        if self._loading is None or not self._loading.done():
-            return None
-        kernel = self._loading.result()
+        kernel = self._kernel
         if kernel is None or not count or role(info) != "blend":
             return None
         sources = _unread(self._blend, info, sums)

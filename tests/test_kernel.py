@@ -113,9 +113,8 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
         return found
 
     monkeypatch.setattr(blend_module._Fast, "merge", counted)
-    blend_module._load_kernel(blend)  # compiled: the next load is quick
     fast = collect(blend, chunk=1000, threads=1)
-    assert taken > 0
+    assert taken == 500
     assert torch.equal(fast["x"], plain["x"])
 
 
