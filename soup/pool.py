@@ -148,7 +148,8 @@ def inspect(
     opened = None if base is None else Checkpoint.open(base)
     reference, others = members[0], members[1:] + ((opened,) if opened else ())
     problems: list[Problem] = []
-    warnings: list[str] = list(_batchnorm_warnings(reference))
+    warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
+    warnings += _batchnorm_warnings(reference)
     for member in others:
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)

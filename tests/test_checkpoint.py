@@ -138,7 +138,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("lfs pointer", "git lfs pull"),
         ("missing shard", "missing, but the index lists it"),
         ("shards without index", "neither model.safetensors nor"),
-        ("torch only", "no safetensors; convert them"),
+        ("torch only", "not a complete torch file"),
         ("lora", "a LoRA adapter"),
         ("quantised", r"quantised \(gptq\)"),
         ("fp8", "tensor w is F8_E4M3"),
