@@ -27,6 +27,7 @@ from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import SoupError
 from soup.events import Event, Progress
+from soup.ties import fit
 
 PROTOCOL = 1
 INTERVAL = 0.2  # seconds between progress lines
@@ -131,14 +132,17 @@ class Worker:
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
         return Blend(
-            tuple(self._checkpoint(*member) for member in blend["members"]),
+            tuple(self._fitted(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
             blend["dtype"],
             blend["method"],
-            blend["base"] and self._checkpoint(*blend["base"]),
+            blend["base"] and self._fitted(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
         )
+
+    def _fitted(self, path: str, name: str) -> Checkpoint:
+        return fit(self._checkpoint(path, name), self._reference)
 
     def _checkpoint(self, path: str, name: str) -> Checkpoint:
         if path not in self._opened:

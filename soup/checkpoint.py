@@ -346,7 +346,9 @@ def _tensor_digest(info: TensorInfo) -> bytes:
 def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
     if (one.file, one.offset) == (other.file, other.offset):
         return True  # one storage under two names
-    return all(a == b for a, b in zip(_blocks(one), _blocks(other), strict=True))
+    return one.dtype == other.dtype and all(
+        a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
+    )
 
 
 def _blocks(info: TensorInfo) -> Iterator[memoryview]:
