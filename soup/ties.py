@@ -13,7 +13,7 @@ from typing import Any
 from soup.checkpoint import Checkpoint, TensorInfo
 
 HEADS = ("lm_head.weight", "output.weight", "embed_out.weight")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight")
 
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 """Where a vision-language config keeps its language model's settings."""
@@ -43,12 +43,9 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
         The one candidate whose name has the longest path in common with ``name``; None where
         there is none, or more than one.
     """
-    if _ends(name, HEADS):
-        others = EMBEDDINGS
-    elif _ends(name, EMBEDDINGS):
-        others = HEADS
-    else:
+    if not _ends(name, HEADS + EMBEDDINGS):
         return None
+    others: Sequence[str] = EMBEDDINGS if _ends(name, HEADS) else HEADS
     found = [
         (_common(name, info.name), info.name)
         for info in tensors.values()
@@ -62,7 +59,7 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
     return best[0] if len(best) == 1 else None
 
 
-def _ends(name: str, endings: tuple[str, ...]) -> bool:
+def _ends(name: str, endings: Sequence[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 
