@@ -160,6 +160,7 @@ class _Unpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v3"): self._tensor_of_dtype,
             ("torch._utils", "_rebuild_parameter"): self._parameter,
+            ("torch._utils", "_rebuild_parameter_with_state"): self._parameter,
             ("torch.storage", "UntypedStorage"): None,
         }
         if (module, name) in stand_ins:
@@ -211,7 +212,9 @@ class _Unpickler(pickle.Unpickler):
     ) -> _Stored:
         return _stored(dtype, storage.key, start, size, stride, metadata)
 
-    def _parameter(self, data: _Stored, requires_grad: bool, hooks: Any) -> _Stored:
+    def _parameter(
+        self, data: _Stored, requires_grad: bool, hooks: Any, state: Any = None
+    ) -> _Stored:
         return data
 
 

@@ -46,6 +46,9 @@ def test_ranges_hold_what_torch_loads(tmp_path: Path) -> None:
     state["tail"] = torch.arange(10.0)[4:7]
     state["scalar"] = torch.tensor(3, dtype=torch.int64)
     state["parameter"] = torch.nn.Parameter(torch.ones(2, 2).bfloat16())
+    noted = torch.nn.Parameter(torch.ones(3))
+    noted.note = "kept by some trainers"  # type: ignore[attr-defined]
+    state["noted"] = noted
     state["empty"] = torch.ones(0, 4)
     torch.save(state, tmp_path / "x.bin")
     assert_ranges_hold(tmp_path / "x.bin")
