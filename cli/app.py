@@ -12,13 +12,39 @@ from rich.console import Console
 
 import soup
 from cli import config, render
+from cli.options import (
+    BLEND_HELP,
+    Base,
+    BatchSize,
+    Bench,
+    Ckpts,
+    ComputeDtype,
+    Device,
+    DryRun,
+    Dtype,
+    Holdout,
+    Json,
+    Markdown,
+    MaxNewTokens,
+    MethodName,
+    MinGain,
+    Out,
+    Overwrite,
+    Quiet,
+    Set,
+    Trust,
+    Weight,
+    Work,
+    parameters,
+)
 from cli.progress import Watch
 from evaluators import VLMEvalKitScorer
 from soup.errors import OutputError, PoolError, SoupError, UsageError
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard
-from soup.pool import Report, same_content
-from soup.run import Settings, identify
+from soup.methods import describe
+from soup.pool import Pool, Report, same_content
+from soup.run import Settings, identify, whole
 from soup.writer import check_target
 
 DTYPES = {
@@ -45,79 +71,8 @@ app = typer.Typer(
 out_console = Console()
 err_console = Console(stderr=True)
 
-Ckpts = Annotated[
-    list[str], typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too.")
-]
-Bench = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
-    ),
-]
-Holdout = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Where to write [soup-<kind>]."),
-]
-Base = Annotated[
-    Path | None,
-    typer.Option("--base", metavar="DIR", help="The model that the members were fine-tuned from."),
-]
-Work = Annotated[
-    Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype", metavar="DTYPE", help="Of the output: float32, float16, bfloat16 [as the pool]."
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="For scoring: auto, cpu, cuda, cuda:1.")]
-ComputeDtype = Annotated[
-    str,
-    typer.Option(
-        "--compute-dtype",
-        help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
-    ),
-]
-BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Questions per batch; halves by itself on OOM.")
-]
-MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
-]
-MinGain = Annotated[
-    float,
-    typer.Option("--min-gain", min=0, help="Points of mean that a member must add to be kept."),
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
-]
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Leaderboard as JSON; - is stdout.")
-]
-Markdown = Annotated[
-    Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Leaderboard as Markdown; - is stdout."),
-]
-
 WORK = Path(".soup")
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 
 def _version(value: bool) -> None:
@@ -141,6 +96,7 @@ def options(
       soup greedy ckpts/* --bench MMStar --bench AI2D_TEST -o my-soup
       soup greedy ckpts/* --bench questions.tsv --holdout exam.tsv
       soup average ckpts/run-1 ckpts/run-2 -o averaged
+      soup blend ckpts/* --method ties --base base
 
     Every option can stand in a soup.toml in the working directory; the command line wins.
     """
@@ -193,6 +149,8 @@ def average(
     work: Work = WORK,
     dtype: Dtype = None,
     base: Base = None,
+    method: MethodName = "linear",
+    set: Set = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -220,6 +178,8 @@ def greedy(
     work: Work = WORK,
     dtype: Dtype = None,
     base: Base = None,
+    method: MethodName = "linear",
+    set: Set = None,
     device: Device = "auto",
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = 32,
@@ -239,6 +199,33 @@ def greedy(
     Example: soup greedy ckpts/* --bench MMStar --bench AI2D_TEST --holdout MMMU_DEV_VAL
     """
     _make("greedy", locals())
+
+
+@app.command(help=BLEND_HELP)
+def blend(
+    ckpts: Ckpts,
+    method: MethodName = "linear",
+    base: Base = None,
+    weight: Weight = None,
+    set: Set = None,
+    bench: Bench = None,
+    holdout: Holdout = None,
+    out: Out = None,
+    work: Work = WORK,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    batch_size: BatchSize = 32,
+    max_new_tokens: MaxNewTokens = 1024,
+    trust_remote_code: Trust = False,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = None,
+    markdown: Markdown = None,
+) -> None:
+    """Blend all members by a method."""
+    _make("blend", locals())
 
 
 @app.command()
@@ -356,8 +343,13 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")
     count = len(report.members)
+    how = ""
+    if kind != "score":
+        whole(kind, Pool(report.members, base=report.base), settings)
+    if kind not in ("score", "max") and settings.method != "linear":
+        how = f" by {describe(settings.method, settings.parameters)}"
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
-    lines = [f"plan: {kind} of {count} members on {names or 'no benchmark'}"]
+    lines = [f"plan: {kind} of {count} members{how} on {names or 'no benchmark'}"]
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target)
@@ -375,6 +367,9 @@ def _settings(given: dict[str, Any]) -> Settings:
         out=given.get("out"),
         work=given["work"],
         dtype=_dtype(given["dtype"]),
+        method=given.get("method", "linear"),
+        parameters=parameters(given.get("set")),
+        weights=given.get("weight") or None,
         min_gain=given.get("min_gain", 0.0),
         overwrite=given.get("overwrite", False),
     )
@@ -456,11 +451,12 @@ def main() -> None:
     except CommandError as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; what has been scored is kept, the same command goes on from there", 130)
+        code = STOPPED
     except BrokenPipeError:
         os._exit(141)  # whoever read our output has gone
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    if code == STOPPED:  # typer, too, returns this for Ctrl-C
+        _fail("stopped; what has been scored is kept, the same command goes on from there", code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(text: str, code: int) -> None:

@@ -257,6 +257,7 @@ def make_tokenizer() -> Any:
         tokenizer_object=tokenizer,
         extra_special_tokens={"image_token": "<image>"},
         additional_special_tokens=["<user>", "<assistant>"],
+        model_input_names=["input_ids", "attention_mask"],
         padding_side="left",  # generation continues a row at its right end
         **named,
     )

@@ -20,6 +20,7 @@ from soup.blend import Blend, stream
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
+from soup.running import RunningSum
 
 CACHE_BYTES = 2 << 30
 """Prepared inputs kept in memory between candidates: questions do not change when weights do."""
@@ -67,6 +68,7 @@ class Resident:
         self.device = _device(options.device)
         self.dtype = _compute_dtype(options.compute_dtype, self.device, reference)
         self.batch_size = options.batch_size
+        self.running: RunningSum | None = None
         self._loaded: str | None = None
         self._model: Any = None
         self._places: dict[str, torch.Tensor] | None = None
@@ -117,7 +119,7 @@ class Resident:
                 self._model = self._through_transformers(_collect(blend, task, observe))
             else:
                 copy_in = _CopyIn(self._places)
-                stream(blend, copy_in, task=task, observe=observe)
+                stream(blend, copy_in, task=task, observe=observe, running=self.running)
                 copy_in.verify()
         self._loaded = digest
 

@@ -16,7 +16,7 @@ from evaluators.worker import PROTOCOL, encode_blend
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import BY_NAME, BenchmarkError, ScoringError, UsageError
-from soup.events import Observer, Progress, ignore
+from soup.events import Note, Observer, Progress, ignore
 from soup.files import companions_digest
 from soup.scoring import Benchmark, Result, result_key
 
@@ -162,6 +162,8 @@ class VLMEvalKitScorer:
                 message = json.loads(line)
                 if "progress" in message:
                     observe(Progress(*message["progress"]))
+                elif "note" in message:
+                    observe(Note(message["note"]))
                 elif "error" in message:
                     self._fail(message["error"])
                 else:

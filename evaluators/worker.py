@@ -26,7 +26,8 @@ from typing import Any
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import SoupError
-from soup.events import Event, Progress
+from soup.events import Event, Note, Progress
+from soup.running import RunningSum, memory_budget
 from soup.ties import fit
 
 PROTOCOL = 1
@@ -80,6 +81,7 @@ class Worker:
         self._cache = Path(cache)
         self._reference = self._checkpoint(reference, name)
         self._resident = Resident(self._reference, Options(**options))
+        self._resident.running = RunningSum(memory_budget(), self._cache)
         import torch
         import transformers
 
@@ -103,8 +105,12 @@ class Worker:
     ) -> dict[str, Any]:
         """Swap the blend in, answer the benchmark, score it."""
         dataset = self._datasets[benchmark]
+        running = self._resident.running
+        noted = running.note if running else ""
         # The model first: while it streams in, nothing else is held.
         self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
+        if running and running.note != noted:
+            self._observe(Note(running.note))
         if benchmark not in self._messages:
             self._messages[benchmark] = dataset.messages()
         messages = self._messages[benchmark]
@@ -150,6 +156,8 @@ class Worker:
         return self._opened[path]
 
     def _observe(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self._send({"note": event.text})
         now = time.monotonic()
         if isinstance(event, Progress) and (
             event.done in (0, event.total) or now - self._last_progress >= INTERVAL

@@ -12,8 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +22,12 @@ import torch
 from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
 from soup.errors import BlendError, CheckpointError, UsageError
 from soup.events import Observer, Progress, ignore
-from soup.methods import METHODS, Slice
+from soup.methods import METHODS, Slice, find
+from soup.running import Pass, RunningSum
 
-CHUNK = 1 << 17
-"""Elements per chunk: two float64 buffers of it stay in a core's cache, and Python's overhead
-per chunk stays small (`benchmarks/blend.py --chunks` measures it)."""
+CHUNK = 1 << 16
+"""Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
+stays small (`benchmarks/blend.py --chunks` measures it)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +63,20 @@ class Blend:
                 )
             if not all(map(isfinite, self.coefficients)):
                 raise BlendError(f"coefficients must be finite, found {self.coefficients}")
-        if self.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UsageError(f"unknown method {self.method!r}; expected one of {known}")
-        method = METHODS[self.method]
+        method = find(self.method, dict(self.parameters))
         if method.needs_base and self.base is None:
             raise UsageError(f"{self.method} works on differences to a base: name it with --base")
         if method.members is not None and len(self.members) != method.members:
             raise UsageError(
-                f"{self.method} takes {method.members} members, found {len(self.members)}"
+                f"{self.method} takes exactly {method.members} members, found {len(self.members)}; "
+                "name as many checkpoints, or use another method, e.g. linear"
             )
-        for name, _ in self.parameters:
-            if name not in method.parameters:
-                known = ", ".join(method.parameters) or "none"
-                raise UsageError(f"{self.method} has no parameter {name!r}; it has: {known}")
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The coefficient of each member; 1/n for the equal average."""
-        return self.coefficients or (1.0 / len(self.members),) * len(self.members)
+        """The coefficient of each member; without any, 1/n for linear and 1 for other methods."""
+        equal = 1.0 / len(self.members) if self.method == "linear" else 1.0
+        return self.coefficients or (equal,) * len(self.members)
 
     @property
     def sources(self) -> tuple[Checkpoint, ...]:
@@ -143,20 +138,25 @@ def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Round float64 to ``dtype`` once, to nearest, ties to even.
 
     Torch converts float64 to bfloat16 and float16 by way of float32, which rounds twice: a value
-    just above a tie becomes the tie, and then goes to even. Only float32 results with all the
-    dropped bits but the first at zero can be such ties; where they are not exact they are moved
-    one step back towards the true value ("round to odd", Boldo & Melquiond 2008).
+    just above a tie becomes the tie, and then goes to even. Only float32 results that are such
+    ties can go wrong; where they are not exact they are moved one step back towards the true value
+    (as "round to odd" does, Boldo & Melquiond 2008, IEEE Trans. Computers 57(4)).
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return values.to(dtype)
     single = values.to(torch.float32)
-    below_tie = 0x7FFF if dtype is torch.bfloat16 else 0x0FFF
-    risky = (single.view(torch.int32) & below_tie).eq_(0).nonzero().squeeze(1)
-    if risky.numel():
-        near, true = single[risky], values[risky]
+    if (
+        dtype is torch.bfloat16
+    ):  # a tie: of the lower half (little-endian) just the first bit is set
+        risky = single.view(torch.int16)[::2].eq(-0x8000)
+    else:  # where float16 is subnormal a tie has still more zeros than these
+        risky = single.view(torch.int32).bitwise_and(0x0FFF).eq_(0)
+    places = risky.nonzero().squeeze(1)
+    if places.numel():
+        near, true = single[places], values[places]
         wide = near.to(torch.float64)
         side = torch.where(true > wide, torch.inf, -torch.inf).to(torch.float32)
-        single[risky] = torch.where(true == wide, near, torch.nextafter(near, side))
+        single[places] = torch.where(true == wide, near, torch.nextafter(near, side))
     return single.to(dtype)
 
 
@@ -168,6 +168,7 @@ def stream(
     observe: Observer = ignore,
     threads: int | None = None,
     chunk: int = CHUNK,
+    running: RunningSum | None = None,
 ) -> None:
     """Stream a blend into a sink: read a chunk of every member, sum, round, put.
 
@@ -180,13 +181,39 @@ def stream(
         observe: told of progress.
         threads: readers and summers; all cores by default.
         chunk: elements per chunk.
+        running: sums of earlier averages, to start from where they fit; for equal averages.
 
     Raises:
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
             output dtype; the message names the tensor and the member.
         CheckpointError: a file cannot be read.
     """
-    total = sum(info.nbytes for source in blend.sources for info in source.tensors.values())
+    for sums in _passes(blend, running):
+        part = blend if sums is None else replace(blend, members=sums.members)
+        target = sink if len(part.members) == len(blend.members) else _Nowhere()
+        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk)
+        if running is not None and sums is not None:
+            running.end(sums)
+
+
+class _Nowhere:
+    """A sink for sums that are only remembered."""
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        pass
+
+
+def _stream(
+    blend: Blend,
+    sink: Sink,
+    sums: Pass | None,
+    task: str,
+    observe: Observer,
+    threads: int,
+    chunk: int,
+) -> None:
+    """One pass over a blend's chunks, by threads."""
+    total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
     work = _chunks(blend, chunk)
     lock = threading.Lock()
     failed = threading.Event()
@@ -194,6 +221,8 @@ def stream(
 
     def run() -> None:
         nonlocal done
+        reader = _Reader(files)  # one per thread: it reuses its buffers
+        fast = _Fast(blend, files, chunk, sums)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         while not failed.is_set():
             with lock:
@@ -202,7 +231,11 @@ def stream(
                 return
             try:
                 info, start, size = item
-                count, values = _blend_chunk(blend, read, info, start, size)
+                reader.recycle()
+                merged = fast.merge(info, start, size)
+                if merged is None:  # not for the kernel, or not finite: then this says why
+                    merged = _blend_chunk(blend, reader.read, info, start, size, sums)
+                count, values = merged
                 sink.put(info, start, values)
             except BaseException:
                 failed.set()
@@ -211,14 +244,12 @@ def stream(
                 done += count
                 observe(Progress(task, done, total, "B"))
 
-    workers = threads or os.cpu_count() or 1
     with ExitStack() as stack:
         files = _open_all(blend, stack)
-        read = partial(_read, files)
         stack.enter_context(_torch_threads_restored())
-        executor = stack.enter_context(ThreadPoolExecutor(workers))
+        executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
-            for future in [executor.submit(run) for _ in range(workers)]:
+            for future in [executor.submit(run) for _ in range(threads)]:
                 future.result()
         except BaseException:  # Ctrl-C, too: the others stop after their chunk
             failed.set()
@@ -255,22 +286,61 @@ def _torch_threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _passes(blend: Blend, running: RunningSum | None) -> Sequence[Pass | None]:
+    """Earlier sums serve equal averages alone: there a trial is one more addition."""
+    if running is None or blend.method != "linear" or blend.coefficients is not None:
+        return [None]
+    averaged = [info for info in blend.reference.tensors.values() if role(info) == "blend"]
+    return running.begin(blend.members, averaged) or [None]
+
+
+def _unread(blend: Blend, info: TensorInfo, sums: Pass | None) -> tuple[Checkpoint, ...]:
+    """The sources that must be read: those whose sum is not known yet."""
+    known = sums.known if sums is not None and role(info) == "blend" else 0
+    return blend.sources[known:]
+
+
+def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None) -> int:
+    return sum(source.tensors[info.name].nbytes for source in _unread(blend, info, sums))
+
+
 def _blend_chunk(
-    blend: Blend, read: Read, info: TensorInfo, start: int, count: int
+    blend: Blend, read: Read, info: TensorInfo, start: int, count: int, sums: Pass | None
 ) -> tuple[int, torch.Tensor]:
     """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
     kind = role(info)
+    sources = _unread(blend, info, sums)
+    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
     if kind == "take":
-        values = read(info, start, count)
-        return values.nbytes * len(blend.members), values
-    parts = [source.values(read, info.name, start, count) for source in blend.sources]
-    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in blend.sources)
+        return done, read(info, start, count)
+    parts = [source.values(read, info.name, start, count) for source in sources]
     if kind == "copy":
         return done, _equal_in_all(blend, info, parts[: len(blend.members)])
-    total = _merge(blend, info, start, parts)
-    dtype = DTYPES[blend.dtype_of(info)]
-    _require_in_range(blend, info, parts, total)
-    return done, round_once(total, dtype)
+    if sums is None:
+        total = _merge(blend, info, start, parts)
+    else:
+        total = _extend(parts, sums, info, start, count)
+        total.div_(len(blend.members))
+    rounded = round_once(total, DTYPES[blend.dtype_of(info)])
+    if not _all_finite(rounded):
+        parts = [source.values(read, info.name, start, count) for source in blend.sources]
+        raise BlendError(_why_not_finite(blend, info, parts, total))
+    return done, rounded
+
+
+def _extend(
+    parts: Sequence[torch.Tensor], sums: Pass, info: TensorInfo, start: int, count: int
+) -> torch.Tensor:
+    """Float64 sum of the known members and ``parts``, in order; it is remembered, too."""
+    if sums.known:
+        total = torch.from_numpy(sums.before(info, start, count)).clone()
+        rest = parts
+    else:
+        total, rest = parts[0].to(torch.float64, copy=True), parts[1:]
+    for part in rest:
+        total.add_(part)
+    sums.after(info, start, count)[:] = total.numpy()
+    return total
 
 
 def _merge(
@@ -286,10 +356,37 @@ def _merge(
     return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
 
 
-def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> torch.Tensor:
-    dtype = DTYPES[info.dtype]
-    buffer = bytearray(count * dtype.itemsize)
-    view, offset = memoryview(buffer), info.offset + start * dtype.itemsize
+class _Reader:
+    """Reads stored elements into buffers that it uses again for the next chunk."""
+
+    def __init__(self, files: dict[Path, int]) -> None:
+        self._files = files
+        self._buffers: list[bytearray] = []
+        self._used = 0
+
+    def recycle(self) -> None:
+        """Everything read so far may be overwritten."""
+        self._used = 0
+
+    def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
+        dtype = DTYPES[info.dtype]
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        size = count * dtype.itemsize
+        if self._used == len(self._buffers):
+            self._buffers.append(bytearray(size))
+        if len(self._buffers[self._used]) < size:
+            self._buffers[self._used] = bytearray(size)
+        buffer = self._buffers[self._used]
+        self._used += 1
+        _read_into(self._files, info, start, memoryview(buffer)[:size])
+        return torch.frombuffer(buffer, dtype=dtype, count=count)
+
+
+def _read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memoryview) -> None:
+    """Fill a byte buffer with a stored tensor's elements from ``start`` on."""
+    offset = info.offset + start * DTYPES[info.dtype].itemsize
     while view:
         try:
             got = os.preadv(files[info.file], [view], offset)
@@ -298,7 +395,6 @@ def _read(files: dict[Path, int], info: TensorInfo, start: int, count: int) -> t
         if not got:
             raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
         view, offset = view[got:], offset + got
-    return torch.frombuffer(buffer, dtype=dtype)
 
 
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -311,24 +407,81 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     return parts[0]
 
 
-def _require_in_range(
-    blend: Blend, info: TensorInfo, parts: list[torch.Tensor], total: torch.Tensor
-) -> None:
-    """Never a silent NaN or Inf: name the member that holds one, or the overflow."""
-    lowest, highest = (bound.item() for bound in total.aminmax())  # NaN reaches both
-    dtype = DTYPES[blend.dtype_of(info)]
-    largest = max(-lowest, highest)
-    if isfinite(lowest) and largest <= torch.finfo(dtype).max:
-        return
-    for member, part in zip(blend.sources, parts, strict=True):
+class _Fast:
+    """One thread's way through ``soup.kernel``, for chunks that it can merge."""
+
+    def __init__(self, blend: Blend, files: dict[Path, int], chunk: int, sums: Pass | None) -> None:
+        self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
+        self._scratches: dict[tuple[str, ...], Any] = {}
+        try:
+            from soup import kernel
+        except ImportError:  # an interpreter without numba: slower, the same bits
+            self._kernel = None
+        else:
+            self._kernel = kernel if blend.method == "linear" else None
+
+    def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
+        """Bytes read and elements of the output, or None where the kernel does not serve."""
+        kernel, sums = self._kernel, self._sums
+        if kernel is None or not count or role(info) != "blend":
+            return None
+        sources = _unread(self._blend, info, sums)
+        dtypes = {source.tensors[info.name].dtype for source in sources}
+        out = self._blend.dtype_of(info)
+        if len(dtypes) > 1 or not {*dtypes, out} <= kernel.SUPPORTED:
+            return None
+        if any(info.name in source.updates for source in sources):
+            return None
+        key = (*dtypes, out)
+        if key not in self._scratches:
+            self._scratches[key] = kernel.Scratch(len(sources), *key, self._chunk)
+        scratch = self._scratches[key]
+        for row, source in zip(scratch.rows, sources, strict=True):
+            _read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
+        remembered = (
+            {}
+            if sums is None
+            else {
+                "before": sums.before(info, start, count),
+                "after": sums.after(info, start, count),
+            }
+        )
+        coefficients = self._blend.coefficients
+        divisor = len(self._blend.members) if coefficients is None else 1
+        values = scratch.merge(count, coefficients, divisor, **remembered)
+        return None if values is None else (scratch.rows[:, :count].nbytes, values)
+
+
+EXPONENTS = {
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+}
+"""Per dtype, the integers of its width and its exponent bits: all set in NaN and Inf alone."""
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """One cheap pass over the bit patterns: the largest, without signs, is below that of Inf."""
+    if not values.numel():
+        return True
+    integers, exponent = EXPONENTS[values.dtype]
+    sign_cut = torch.iinfo(integers).max
+    return bool(values.view(integers).bitwise_and(sign_cut).amax().item() < exponent)
+
+
+def _why_not_finite(
+    blend: Blend, info: TensorInfo, parts: Sequence[torch.Tensor], total: torch.Tensor
+) -> str:
+    """Which member holds a NaN or an Inf; else it is the output dtype that overflows."""
+    for source, part in zip(blend.sources, parts, strict=True):
         if not torch.isfinite(part).all():
             kind = "NaN" if torch.isnan(part).any() else "Inf"
-            raise BlendError(
-                f"{member.name}: tensor {info.name} holds {kind}; "
+            return (
+                f"{source.name}: tensor {info.name} holds {kind}; "
                 "leave this checkpoint out, its training diverged or its file is damaged"
             )
-    if torch.isinf(round_once(total, dtype)).any():
-        raise BlendError(
-            f"tensor {info.name}: {largest:.4g} overflows {blend.dtype_of(info)}; "
-            "write a wider dtype, e.g. --dtype bfloat16 or float32"
-        )
+    return (
+        f"tensor {info.name}: {total.abs().max().item():.4g} overflows {blend.dtype_of(info)}; "
+        "write a wider dtype, e.g. --dtype bfloat16 or float32"
+    )

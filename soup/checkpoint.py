@@ -44,7 +44,8 @@ READ_BLOCK = 1 << 20  # bytes per read when digesting
 
 
 Read = Callable[[TensorInfo, int, int], torch.Tensor]
-"""Elements ``start`` to ``start + count`` of a stored tensor: flat, new, in its own dtype."""
+"""Elements ``start`` to ``start + count`` of a stored tensor: flat, in its own dtype, valid until
+the next chunk is begun."""
 
 
 class Update(Protocol):

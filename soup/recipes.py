@@ -48,8 +48,12 @@ def maximum(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> Iterator[Decis
 
 def average(members: Sequence[Checkpoint], mix: Mix, acc: Acc | None = None) -> Iterator[Decision]:
     """Average Soup: all members; scored only where ``acc`` is given."""
-    blend = mix(members)
-    yield Decision("average", blend, acc(blend) if acc else None, kept=True)
+    return as_given("average", mix(members), acc)
+
+
+def as_given(kind: str, blend: Blend, acc: Acc | None = None) -> Iterator[Decision]:
+    """A blend that is not chosen by scores; scored only where ``acc`` is given."""
+    yield Decision(kind, blend, acc(blend) if acc else None, kept=True)
 
 
 def greedy(

@@ -12,12 +12,15 @@ from soup.errors import JournalError, UsageError
 from soup.events import Note, Observer, Progress, ignore
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard, last_leaderboard
+from soup.methods import find, require_weights
 from soup.pool import Pool, require_readable, same_content
-from soup.recipes import Decision, Mix, average, greedy, maximum
+from soup.recipes import Decision, Mix, as_given, average, greedy, maximum
 from soup.scoring import Benchmark, RecordedScorer, Scorer
 from soup.writer import check_target, write
 
-KINDS = ("max", "average", "greedy")
+KINDS = ("max", "average", "greedy", "blend")
+UNSCORED = ("average", "blend")
+"""Those that need no benchmark."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,11 @@ class Settings:
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
         dtype: output dtype, a key of ``soup.checkpoint.DTYPES``; None keeps the members'.
-        method: how members are merged, see ``soup.methods``; only for average and greedy.
-        parameters: of the method, by name.
+        method: how members are merged, see ``soup.methods``; for all but a maximum soup. Greedy
+            and average keep a single member as it is.
+        parameters: of the method, by name; those not named have their defaults.
+        weights: one per member in the pool's order; only for a blend, where None means that all
+            count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
     """
@@ -43,6 +49,7 @@ class Settings:
     dtype: str | None = None
     method: str = "linear"
     parameters: Mapping[str, float] = field(default_factory=dict)
+    weights: Sequence[float] | None = None
     min_gain: float = 0.0
     overwrite: bool = False
 
@@ -57,9 +64,10 @@ def make(
     """Make a soup and write it.
 
     Args:
-        kind: ``max``, ``average`` or ``greedy``.
+        kind: ``max``, ``average``, ``greedy``, or ``blend``: all members, merged as the settings
+            say.
         pool: what to blend.
-        scorer: needed for all but an average without benchmarks.
+        scorer: needed for all but an average or a blend without benchmarks.
         settings: benchmarks, places, dtype.
         observe: told of progress.
 
@@ -68,13 +76,13 @@ def make(
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of soup {kind!r}; expected one of {', '.join(KINDS)}")
-    if not settings.benchmarks and kind != "average":
+    if not settings.benchmarks and kind not in UNSCORED:
         raise UsageError(
             f"a {kind} soup needs a benchmark to choose by: add --bench NAME, "
             "e.g. --bench MMBench_DEV_EN or --bench path/to/questions.tsv"
         )
     out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
-    check_target(out, Blend(pool.members, pool.reference))
+    check_target(out, whole(kind, pool, settings))
     walk = _begin(kind, pool, scorer, settings, observe)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
@@ -100,6 +108,37 @@ def make(
         digest=written.digest,
     )
     return walk.leaderboard()
+
+
+def whole(kind: str, pool: Pool, settings: Settings) -> Blend:
+    """The blend of all members: what ``soup blend`` makes, and the most that the others could.
+
+    Raises:
+        UsageError: members, base, weights or parameters are not what the method takes; nothing
+            has been read for it but headers.
+    """
+    if settings.weights is not None and kind != "blend":
+        raise UsageError(f"weights are for a blend; {kind} gives all kept members the same")
+    if kind == "max":
+        return Blend(pool.members, pool.reference, dtype=settings.dtype)
+    find(settings.method, settings.parameters)
+    if settings.weights is not None:
+        require_weights(settings.method, settings.weights, len(pool.members))
+    return _merged(pool.members, pool, settings)
+
+
+def _merged(members: Sequence[Checkpoint], pool: Pool, settings: Settings) -> Blend:
+    method = find(settings.method, settings.parameters)
+    return Blend(
+        tuple(members),
+        pool.reference,
+        None if settings.weights is None else tuple(settings.weights),
+        settings.dtype,
+        settings.method,
+        pool.base,
+        # With defaults, so that naming one does not make another blend of it.
+        tuple({**method.parameters, **settings.parameters}.items()),
+    )
 
 
 def score(
@@ -232,11 +271,16 @@ def _begin(
         observe(Note(text + ", cut short by a crash", warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
+    scale = 1.0 if settings.weights is None else sum(settings.weights)
+    if settings.method == "linear" and abs(scale - 1) > 1e-6:
+        text = f"the weights sum to {scale:g}, so the blend is that many times an average"
+        observe(Note(text, warning=True))
     names = [*settings.benchmarks, *settings.holdouts]
     found: list[Benchmark] = []
     if names:
         if scorer is None:
             raise UsageError("benchmarks are given, but no scorer to run them")
+        observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
@@ -270,14 +314,7 @@ def _mix(pool: Pool, settings: Settings) -> Mix:
     def mix(members: Sequence[Checkpoint]) -> Blend:
         if len(members) == 1:
             return Blend(tuple(members), pool.reference, dtype=settings.dtype)
-        return Blend(
-            tuple(members),
-            pool.reference,
-            dtype=settings.dtype,
-            method=settings.method,
-            base=pool.base,
-            parameters=tuple(settings.parameters.items()),
-        )
+        return _merged(members, pool, settings)
 
     return mix
 
@@ -287,6 +324,9 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         return maximum(members, walk.mix, walk.acc())
     if kind == "average":
         return average(members, walk.mix, walk.acc() if walk.benchmarks else None)
+    if kind == "blend":
+        blend = whole(kind, walk.pool, walk.settings)
+        return as_given(kind, blend, walk.acc() if walk.benchmarks else None)
     return greedy(members, walk.mix, walk.acc(), walk.settings.min_gain)
 
 

@@ -21,8 +21,10 @@ from soup.checkpoint import INDEX, SINGLE, Checkpoint, TensorInfo
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
+from soup.methods import METHODS, describe
 
 MANIFEST = "soup.json"
+PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,28 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
-            {"name": member.name, "digest": member.digest, "coefficient": coefficient}
+            {"name": member.name, "digest": member.digest}
+            | ({"coefficient": coefficient} if METHODS[blend.method].weighted else {})
             for member, coefficient in zip(blend.members, blend.weights, strict=True)
         ],
         "soup_version": __version__,
+        **_method(blend),
         **facts,
+    }
+
+
+def _method(blend: Blend) -> dict[str, Any]:
+    """How members were merged; nothing for the linear method, whose coefficients say it all."""
+    if blend.method == "linear":
+        return {}
+    method = METHODS[blend.method]
+    return {
+        "method": blend.method,
+        "paper": method.paper,
+        "parameters": {**method.parameters, **dict(blend.parameters)},
+        "base": {"name": blend.base.name, "digest": blend.base.digest}
+        if blend.base is not None and method.needs_base
+        else None,
     }
 
 
@@ -184,7 +203,9 @@ def _copy_companions(source: Path, destination: Path) -> None:
         shutil.copyfile(source / relative, destination / relative)
 
 
-def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) -> None:
+def _write_weights(
+    blend: Blend, directory: Path, task: str, observe: Observer, threads: int | None = None
+) -> None:
     """Plan shards after the reference's, then stream every chunk to its place."""
     by_shard: dict[Path, list[TensorInfo]] = {}
     for info in blend.reference.tensors.values():
@@ -203,14 +224,17 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
             header, size = _header(blend, infos)
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             sink.handles[file] = handle
-            os.truncate(handle, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
+            else:
+                os.truncate(handle, size)
             os.pwrite(handle, header, 0)
             offset = len(header)
             for info in infos:
                 sink.places[info.name] = _Place(file, offset)
                 weight_map[info.name] = name
                 offset += blend.nbytes_of(info)
-        stream(blend, sink, task=task, observe=observe)
+        stream(blend, sink, task=task, observe=observe, threads=threads)
         for handle in sink.handles.values():
             os.fsync(handle)
     finally:
@@ -223,7 +247,11 @@ def _write_weights(blend: Blend, directory: Path, task: str, observe: Observer) 
 
 
 def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
-    """The safetensors header of one shard, padded to eight bytes, and the file's size."""
+    """The safetensors header of one shard, and the file's size.
+
+    Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
+    fill whole pages of the page cache.
+    """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for info in infos:
@@ -235,7 +263,7 @@ def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
         }
         offset = end
     raw = json.dumps(entries, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
+    raw += b" " * (-(8 + len(raw)) % PAGE)
     return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
 
 
@@ -298,13 +326,13 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
     lines.append(
         f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. Weights are the float64 sum, rounded once to {manifest['dtype']}."
+        f"soup {__version__}. Weights are the float64 {_described(manifest)} rounded once to "
+        f"{manifest['dtype']}."
     )
     lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
-    lines += [
-        f"| {entry['name']} | {entry['coefficient']:.6g} | `{entry['digest'][:12]}` |"
-        for entry in manifest["members"]
-    ]
+    for entry in manifest["members"]:
+        coefficient = f"{entry['coefficient']:.6g}" if "coefficient" in entry else "–"
+        lines.append(f"| {entry['name']} | {coefficient} | `{entry['digest'][:12]}` |")
     scores = manifest.get("scores") or {}
     if scores:
         lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
@@ -314,3 +342,13 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
     lines += [f"copied from {manifest['reference']}.", ""]
     return "\n".join(lines)
+
+
+def _described(manifest: Mapping[str, Any]) -> str:
+    """The merge in words: method, parameters, paper and base."""
+    if "method" not in manifest:
+        return "sum,"
+    text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
+    if manifest["base"] is not None:
+        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
+    return text

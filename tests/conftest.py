@@ -96,6 +96,12 @@ def pool_paths(tmp_path: Path) -> list[Path]:
     ]
 
 
+@pytest.fixture
+def base_path(tmp_path: Path) -> Path:
+    """What the four of ``pool_paths`` could have been fine-tuned from."""
+    return make_checkpoint(tmp_path / "base", random_tensors(99))
+
+
 def names(paths: Sequence[Path]) -> list[str]:
     """The directories' own names."""
     return [path.name for path in paths]

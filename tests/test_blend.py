@@ -230,6 +230,20 @@ def test_digest_changes_with_members_order_coefficients_and_dtype(tmp_path: Path
     assert Blend((renamed,), renamed).digest == blends[0].digest
 
 
+def test_dare_streams_in_chunks_of_any_size(tmp_path: Path) -> None:
+    """Its random mask belongs to elements, not to chunks or threads."""
+    rows = [torch.randn(1000, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    *members, base = [
+        Checkpoint.open(make_checkpoint(tmp_path / str(k), {"x": row}))
+        for k, row in enumerate(rows)
+    ]
+    blend = Blend(tuple(members), members[0], method="dare", base=base)
+    expected = collect(blend)["x"]
+    assert not torch.equal(expected, rows[2])
+    for chunk, threads in ((1, 4), (7, 2), (333, 3), (999, 1)):
+        assert torch.equal(collect(blend, chunk=chunk, threads=threads)["x"], expected)
+
+
 def test_coefficients_are_checked() -> None:
     """An empty blend, a missing factor, a factor that is not finite."""
     with pytest.raises(BlendError, match="at least one member"):

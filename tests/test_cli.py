@@ -12,10 +12,13 @@ from rich.console import Console
 
 import soup
 from cli import render
+from cli.options import parameters
 from cli.progress import Watch
 from soup.checkpoint import Checkpoint
+from soup.errors import UsageError
 from soup.events import Note, Progress
 from soup.leaderboard import Leaderboard, Row, SoupRow, Step
+from soup.methods import METHODS
 from tests.conftest import make_checkpoint, random_tensors
 
 
@@ -103,6 +106,12 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
         (["average", "ckpts/*", "--work", "file"], 1, "choose another --work"),
         (["leaderboard"], 1, "no run is recorded there yet"),
         (["greedy", "ckpts/*", "--batch-size", "0"], 2, "batch-size"),
+        (["blend", "ckpts/*", "--method", "ties"], 2, "name it with --base"),
+        (["blend", "ckpts/*", "--weight", "1", "--dry-run"], 2, "expected 4 weights"),
+        (["blend", "ckpts/*", "--weight", "x"], 2, "'--weight'"),
+        (["blend", "ckpts/*", "--set", "t"], 2, "--set t: expected NAME=VALUE"),
+        (["blend", "ckpts/a", "ckpts/b", "--method", "slerp", "--set", "t=2"], 2, "in [0, 1]"),
+        (["greedy", "ckpts/*", "--bench", "b", "--method", "slerp"], 2, "exactly 2 members"),
         (["stew"], 2, "No such command"),
     ],
 )
@@ -119,7 +128,7 @@ def test_mistakes_end_in_one_line(
 def test_help_shows_examples(tmp_path: Path) -> None:
     """For the whole and for each command."""
     assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
-    for command in ("max", "average", "greedy", "score", "check", "leaderboard", "demo"):
+    for command in ("max", "average", "greedy", "blend", "score", "check", "leaderboard", "demo"):
         assert f"Example: soup {command}" in run(tmp_path, command, "--help").stdout
     assert run(tmp_path, "--version").stdout == f"soup {soup.__version__}\n"
 
@@ -175,6 +184,62 @@ def test_machine_readable_output_goes_to_files_or_stdout(
     done = run(tmp_path, "leaderboard", "--json", "-")
     assert json.loads(done.stdout) == document
     assert "cannot be written" in fails(run(tmp_path, "leaderboard", "--json", "no/b.json"), 1)
+
+
+def test_blend_merges_by_a_method(pool_paths: list[Path], base_path: Path, tmp_path: Path) -> None:
+    """By default to soup-blend; method, weights and parameters are in the manifest."""
+    asked = ["--method", "ties", "--base", "base", "--set", "density=0.5", "--set", "lambda=0.7"]
+    weights = [part for w in (1, 2, 3, 4) for part in ("--weight", str(w))]
+    done = run(tmp_path, "blend", "ckpts/*", *asked, *weights, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "soup-blend")
+    manifest = json.loads((tmp_path / "soup-blend" / "soup.json").read_text())
+    assert (manifest["kind"], manifest["method"]) == ("blend", "ties")
+    assert manifest["parameters"] == {"density": 0.5, "lambda": 0.7}
+    assert [m["coefficient"] for m in manifest["members"]] == [1, 2, 3, 4]
+    done = run(tmp_path, "blend", "ckpts/*", *asked, "--dry-run")
+    assert "plan: blend of 4 members by ties (density 0.5, lambda 0.7) on no" in done.stdout
+
+
+def test_blend_reads_its_options_from_soup_toml(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Weights and parameters are lists there; the command line replaces them."""
+    (tmp_path / "soup.toml").write_text(
+        'quiet = true\n[blend]\nweight = [0.5, 0.5]\n[average]\nmethod = "slerp"\nset = "t=0.3"\n'
+    )
+    pair = ["ckpts/a", "ckpts/b"]
+    assert run(tmp_path, "blend", *pair).returncode == 0
+    assert run(tmp_path, "average", *pair).returncode == 0
+    weights = ["--weight", "1", "--weight", "0"]
+    assert run(tmp_path, "blend", *pair, *weights, "-o", "a").returncode == 0
+    manifests = [
+        json.loads((tmp_path / out / "soup.json").read_text())
+        for out in ("soup-blend", "soup-average", "a")
+    ]
+    assert [m["coefficient"] for m in manifests[0]["members"]] == [0.5, 0.5]
+    assert manifests[1]["parameters"] == {"t": 0.3}
+    assert [m["coefficient"] for m in manifests[2]["members"]] == [1, 0]
+
+
+def test_parameters_are_names_with_numbers() -> None:
+    """Spaces do not matter; anything else is one line with what was expected and found."""
+    assert parameters(["density=0.3", " lambda = 1e-1"]) == {"density": 0.3, "lambda": 0.1}
+    assert parameters(None) == {}
+    for given, message in (
+        (["density"], "--set density: expected NAME=VALUE, e.g. --set density=0.2"),
+        (["=1"], "--set =1: expected NAME=VALUE"),
+        (["t=x"], "--set t=x: expected a number after =, found 'x'"),
+        (["t=1", "t=0"], "--set t=0: t is given twice"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            parameters(given)
+
+
+def test_blend_help_lists_the_methods(tmp_path: Path) -> None:
+    """Each with its parameters and whether it needs a base."""
+    text = " ".join(run(tmp_path, "blend", "--help", COLUMNS="200").stdout.split())
+    for name, method in METHODS.items():
+        assert f"{name}: {method.summary}" in text
+    assert "(density=0.2, lambda=1, needs --base)" in text
 
 
 BENCHMARKS = ("MMBench_DEV_EN", "MMStar", "MMMU_DEV_VAL", "AI2D_TEST", "HallusionBench")

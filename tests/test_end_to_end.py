@@ -105,13 +105,16 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
 ) -> None:
     """Killed in the middle of scoring: finished benchmarks stay finished, same soup at the end."""
     arguments = [sys.executable, "-m", "soup", "greedy", "ckpts/*", *TSV]
-    process = subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.PIPE, text=True)
     journal = workplace / ".soup" / "journal.jsonl"
     while not (journal.exists() and journal.read_text().count('"kind":"result"') >= 7):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(how)
-    process.wait()
+    last_words = process.communicate()[1]
+    if how == signal.SIGTERM:
+        assert process.returncode == 130
+        assert last_words.splitlines()[-1].startswith("error: stopped; what has been scored is")
     assert not (workplace / "soup-greedy").exists()
     assert [path.name for path in workplace.iterdir() if path.name.startswith(".soup-")] == []
 

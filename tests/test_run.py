@@ -200,3 +200,113 @@ def test_json_is_what_readme_promises(pool_paths: list[Path], tmp_path: Path) ->
     assert {"members", "scores", "holdouts", "mean", "out", "digest"} <= document["soup"].keys()
     assert "| 1 | b | 70.00 | 70.00 | 70.00 | +0.00 | 1.00 | 0.0% |" in board.to_markdown()
     assert show(tmp_path / "work") == board
+
+
+def test_greedy_tries_merges_by_the_method(
+    pool_paths: list[Path], base_path: Path, tmp_path: Path
+) -> None:
+    """Candidates are ties of the kept ones on the base; single members are themselves."""
+    scored: list[Blend] = []
+
+    def value(blend: Blend, name: str) -> float:
+        scored.append(blend)
+        return 50.0 + len(blend.members)
+
+    pool = Pool.open(*pool_paths, base=base_path)
+    asked = settings(tmp_path, method="ties", parameters={"density": 0.5}, holdouts=())
+    board = make("greedy", pool, FakeScorer(value), asked)
+    assert {(len(b.members), b.method) for b in scored} == {
+        (1, "linear"),
+        (2, "ties"),
+        (3, "ties"),
+        (4, "ties"),
+    }
+    assert all(
+        dict(b.parameters) == {"density": 0.5, "lambda": 1.0} and b.base is pool.base
+        for b in scored
+        if b.method == "ties"
+    )
+    assert board.soup is not None
+    manifest = json.loads((Path(board.soup.out) / "soup.json").read_text())
+    assert manifest["method"] == "ties"
+    assert manifest["parameters"] == {"density": 0.5, "lambda": 1.0}
+    assert manifest["base"] == {"name": "base", "digest": Checkpoint.open(base_path).digest}
+    assert [m["coefficient"] for m in manifest["members"]] == [1.0] * 4
+
+
+def test_naming_a_default_is_the_same_blend(
+    pool_paths: list[Path], base_path: Path, tmp_path: Path
+) -> None:
+    """So its scores are found again, and its files are left alone."""
+    pool = Pool.open(*pool_paths, base=base_path)
+    plain = settings(tmp_path, method="dare", holdouts=())
+    first = make("average", pool, FakeScorer(), plain)
+    fake = FakeScorer()
+    named = settings(tmp_path, method="dare", holdouts=(), parameters={"seed": 0.0})
+    assert make("average", pool, fake, named) == first
+    assert fake.calls == []
+
+
+def test_a_blend_takes_weights_in_the_order_of_the_pool(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """And needs no scorer; weights that do not sum to one are used, with a warning."""
+    events: list[Event] = []
+    pool = Pool.open(*pool_paths)
+    plain = settings(tmp_path, benchmarks=(), holdouts=(), weights=[1.0, 0.0, -0.5, 1.5])
+    board = make("blend", pool, None, plain, events.append)
+    assert board.soup is not None
+    assert (board.command, board.soup.kind) == ("blend", "blend")
+    assert board.soup.members == {"a": 1.0, "b": 0.0, "c": -0.5, "d": 1.5}
+    notes = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert notes == ["the weights sum to 2, so the blend is that many times an average"]
+
+
+def test_a_blend_of_one_is_merged_too(
+    pool_paths: list[Path], base_path: Path, tmp_path: Path
+) -> None:
+    """Task arithmetic with λ = 0 is the base, where greedy and average keep a single member."""
+    pool = Pool.open(pool_paths[0], base=base_path)
+    asked = {"method": "task-arithmetic", "parameters": {"lambda": 0.0}}
+    plain = settings(tmp_path, benchmarks=(), holdouts=(), **asked)
+    blend, average = (make(kind, pool, None, plain) for kind in ("blend", "average"))
+    assert blend.soup is not None
+    assert average.soup is not None
+    assert blend.soup.digest == Checkpoint.open(base_path).digest
+    assert average.soup.digest == pool.reference.digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("greedy", {"method": "slerp"}, "slerp takes exactly 2 members, found 4; name as many"),
+        ("average", {"method": "slerp"}, "slerp takes exactly 2 members, found 4"),
+        ("greedy", {"method": "ties"}, "ties works on differences to a base: name it with --base"),
+        ("greedy", {"method": "tise"}, "unknown method 'tise'"),
+        ("blend", {"parameters": {"t": 0.5}}, "linear has no parameter 't'; it has: none"),
+        ("blend", {"weights": [1.0]}, "expected 4 weights, one per member .*, found 1"),
+        ("blend", {"weights": [1.0, 1, 1, float("inf")]}, "weight 4: expected a finite number"),
+        ("greedy", {"weights": [1.0] * 4}, "weights are for a blend; greedy gives all"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_known_before_scoring(
+    pool_paths: list[Path], tmp_path: Path, kind: str, changes: dict[str, object], message: str
+) -> None:
+    """One line; nothing is measured, recorded or written."""
+    fake = FakeScorer()
+    with pytest.raises(UsageError, match=message):
+        make(kind, Pool.open(*pool_paths), fake, settings(tmp_path, **changes))
+    assert fake.calls == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpts"]
+
+
+def test_slerp_makes_soups_of_two(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Greedy tries the arc from the best member to the other."""
+    table = by_names({("a",): 1.0, ("b",): 2.0, ("b", "a"): 3.0})
+    asked = settings(tmp_path, method="slerp", parameters={"t": 0.25}, holdouts=())
+    board = make("greedy", Pool.open(*pool_paths[:2]), FakeScorer(table), asked)
+    assert board.soup is not None
+    manifest = json.loads((Path(board.soup.out) / "soup.json").read_text())
+    assert [m["name"] for m in manifest["members"]] == ["b", "a"]
+    assert all("coefficient" not in member for member in manifest["members"])
+    assert manifest["base"] is None

@@ -1,5 +1,6 @@
 """evaluators/scorer.py and worker.py: a process of its own, whose failures become one line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from evaluators import VLMEvalKitScorer
 from evaluators import scorer as scorer_module
+from evaluators.worker import Worker, encode_blend
 from soup.blend import Blend
 from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
 from soup.pool import Pool
@@ -21,6 +23,22 @@ pytest.importorskip("transformers")
 def pool(demo: Path) -> Pool:
     """The demo's members."""
     return Pool.open(str(demo / "ckpts" / "*"))
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare"])
+def test_a_blend_survives_the_way_to_the_worker(
+    pool_paths: list[Path], base_path: Path, method: str
+) -> None:
+    """As JSON and back: same digest, to the last bit of weights and parameters; same names."""
+    pool = Pool.open(*pool_paths, base=base_path)
+    parameters = (("density", 0.1 + 0.2), ("lambda", 1 / 3)) if method != "linear" else ()
+    weights = (0.1, 1 / 3, -2.0, 5e-324)
+    blend = Blend(pool.members, pool.reference, weights, "F32", method, pool.base, parameters)
+    worker = Worker(lambda message: None)
+    worker._reference = pool.reference
+    found = worker._blend(json.loads(json.dumps(encode_blend(blend))))
+    assert found.digest == blend.digest
+    assert [m.name for m in found.sources] == [m.name for m in blend.sources]
 
 
 def test_blends_are_scored_in_another_process(

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from soup import writer
-from soup.blend import Blend
+from soup.blend import Blend, round_once
 from soup.checkpoint import Checkpoint
 from soup.errors import BlendError, OutputError
 from soup.events import Event, Note
+from soup.methods import METHODS, Slice
 from soup.pool import Pool
 from soup.writer import write
 from tests.conftest import make_checkpoint, random_tensors
@@ -198,3 +199,41 @@ def test_permissions_are_those_of_any_new_directory(pool_paths: list[Path], tmp_
     file.touch()
     assert (written.path / "model.safetensors").stat().st_mode == file.stat().st_mode
     assert os.access(written.path, os.W_OK)
+
+
+def test_the_card_says_how_members_were_merged(
+    pool_paths: list[Path], base_path: Path, tmp_path: Path
+) -> None:
+    """Method, parameters, paper and base; the linear sum's manifest has none of these keys."""
+    pool = Pool.open(*pool_paths, base=base_path)
+    chosen = (("density", 0.5), ("seed", 123456789.0))
+    blend = Blend(pool.members, pool.reference, None, None, "dare", pool.base, chosen)
+    card = (write(blend, tmp_path / "out").path / "README.md").read_text()
+    assert "dare (density 0.5, lambda 1, seed 123456789), arXiv:2311.03099, on the base" in card
+    assert f"base (`{Checkpoint.open(base_path).digest[:12]}`), rounded once" in card
+    arc = Blend(pool.members[:2], pool.reference, method="slerp")
+    card = (write(arc, tmp_path / "arc").path / "README.md").read_text()
+    assert "| a | – |" in card
+    plain = write(Blend(pool.members, pool.reference), tmp_path / "plain").path
+    keys = json.loads((plain / "soup.json").read_text()).keys()
+    assert not {"method", "paper", "parameters", "base"} & keys
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_streams_into_a_file(
+    pool_paths: list[Path], base_path: Path, tmp_path: Path, method: str
+) -> None:
+    """What the file holds is the method's value of the whole tensor, rounded once."""
+    count = METHODS[method].members or 4
+    pool = Pool.open(*pool_paths[:count], base=base_path)
+    blend = Blend(pool.members, pool.reference, method=method, base=pool.base)
+    found = loaded(write(blend, tmp_path / "out").path)
+    members = [loaded(path) for path in pool_paths[:count]]
+    base = loaded(base_path)
+    for name, tensor in found.items():
+        rows = [member[name].double().flatten() for member in members]
+        values = METHODS[method].parameters
+        whole = METHODS[method].merge(
+            Slice(name, 0, rows, base[name].double().flatten(), None, values)
+        )
+        assert torch.equal(tensor.flatten(), round_once(whole, torch.bfloat16)), name

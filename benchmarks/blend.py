@@ -1,0 +1,313 @@
+"""How fast, and in how much memory, an average is written; side by side in one run.
+
+    python benchmarks/blend.py                    # 5 checkpoints of 2 GB, the whole table
+    python benchmarks/blend.py --gigabytes 0.2    # the same, small
+    python benchmarks/blend.py --mergekit         # also mergekit's linear, in its own environment
+    python benchmarks/blend.py --scaling          # also memory, and time by members
+    python benchmarks/blend.py --chunks           # only: seconds by elements per chunk
+
+Rows, each the median of --repeats runs in fresh processes, inputs in the page cache:
+    floor      reading all bytes and writing the output, same threads and chunks, no arithmetic
+    soup       soup.write of the average
+    mergekit   `mergekit-yaml` with merge_method: linear, bfloat16 out
+
+Then memory for 2 and for 10 members and for one tensor of 1 GB, and time by members. Memory is the
+peak resident set above that of a process that has only imported torch.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYER = {
+    "self_attn.q_proj": (2048, 2048),
+    "self_attn.k_proj": (512, 2048),
+    "self_attn.v_proj": (512, 2048),
+    "self_attn.o_proj": (2048, 2048),
+    "mlp.gate_proj": (5632, 2048),
+    "mlp.up_proj": (5632, 2048),
+    "mlp.down_proj": (2048, 5632),
+    "input_layernorm": (2048,),
+    "post_attention_layernorm": (2048,),
+}
+LAYER_BYTES = 2 * sum(a * (b[0] if b else 1) for a, *b in LAYER.values())
+VOCABULARY = 32000
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": VOCABULARY,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+}
+
+
+# --- checkpoints ---------------------------------------------------------------------------
+
+
+def make_pool(directory: Path, count: int, gigabytes: float) -> list[Path]:
+    """Llama-shaped bfloat16 checkpoints in two shards, with random weights."""
+    layers = max(1, round((gigabytes * 1e9 - 4 * VOCABULARY * 2048) / LAYER_BYTES))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, 2048)}
+    for k in range(layers):
+        shapes |= {f"model.layers.{k}.{name}.weight": shape for name, shape in LAYER.items()}
+    shapes |= {"model.norm.weight": (2048,), "lm_head.weight": (VOCABULARY, 2048)}
+    paths = []
+    for seed in range(count):
+        path = directory / f"m{seed}"
+        config = CONFIG | {"num_hidden_layers": layers}
+        make_checkpoint(path, shapes, seed, shards=2, config=config)
+        paths.append(path)
+    return paths
+
+
+def make_checkpoint(
+    path: Path, shapes: dict[str, tuple[int, ...]], seed: int, shards: int, config: dict[str, Any]
+) -> None:
+    """Random weights like a fine-tune's: normal, of spread 0.02."""
+    import torch
+    from safetensors.torch import save_file
+
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(seed)
+    # a pool of values, cut at random places: drawing every element would take minutes
+    values = torch.randn(1 << 24, generator=generator).mul_(0.02).to(torch.bfloat16)
+    names = list(shapes)
+    cut = -(-len(names) // shards)
+    weight_map = {}
+    for k in range(shards):
+        tensors = {}
+        for name in names[k * cut : (k + 1) * cut]:
+            size = 1
+            for n in shapes[name]:
+                size *= n
+            start = int(torch.randint(1 << 23, (), generator=generator))
+            pieces = [values[start:]] + [values] * (size // len(values) + 1)
+            tensors[name] = torch.cat(pieces)[:size].reshape(shapes[name]).clone()
+        file = f"model-{k + 1:05d}-of-{shards:05d}.safetensors"
+        save_file(tensors, path / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+# --- what is measured, each in a process of its own ----------------------------------------
+
+
+def run_floor(paths: list[Path], out: Path, threads: int) -> None:
+    """Read all bytes in chunks and write as many as the output has; no arithmetic."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch  # noqa: F401 — the same process, the same memory
+
+    from soup.blend import CHUNK
+
+    size = CHUNK * 2
+    out.mkdir()
+    files = [sorted(path.glob("*.safetensors")) for path in paths]
+    work = []
+    for shard, file in enumerate(files[0]):
+        target = os.open(out / file.name, os.O_CREAT | os.O_RDWR)
+        os.truncate(target, file.stat().st_size)
+        handles = [os.open(member[shard], os.O_RDONLY) for member in files]
+        work += [(handles, target, at) for at in range(0, file.stat().st_size, size)]
+    todo = iter(work)
+
+    def run() -> None:
+        buffer = memoryview(bytearray(size))
+        for handles, target, at in todo:
+            for handle in handles:
+                got = os.preadv(handle, [buffer], at)
+            os.pwrite(target, buffer[:got], at)
+
+    with ThreadPoolExecutor(threads) as executor:
+        for future in [executor.submit(run) for _ in range(threads)]:
+            future.result()
+    for target in {target for _, target, _ in work}:
+        os.fsync(target)
+
+
+def run_soup(paths: list[Path], out: Path, threads: int) -> None:
+    """The average, as `soup average` writes it (digests are measured apart: they are kept)."""
+    from soup.blend import Blend
+    from soup.pool import Pool
+    from soup.writer import _write_weights
+
+    pool = Pool.open(*paths)
+    out.mkdir()
+    _write_weights(Blend(pool.members, pool.reference), out, "write", lambda event: None, threads)
+
+
+JOBS: dict[str, Callable[[list[Path], Path, int], None]] = {"floor": run_floor, "soup": run_soup}
+
+
+def child(job: str, out: Path, threads: int, paths: list[Path]) -> None:
+    """Run one job; print its seconds and the memory it needed above `import torch`."""
+    sys.path.insert(0, str(ROOT))
+    import torch  # noqa: F401
+
+    import soup  # noqa: F401
+
+    before = _peak()
+    start = time.perf_counter()
+    JOBS[job](paths, out, threads)
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "memory": (_peak() - before) / 1e6}))
+
+
+def _peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure(
+    job: str,
+    paths: list[Path],
+    scratch: Path,
+    repeats: int,
+    threads: int,
+    extra: Sequence[str] = (),
+) -> Any:
+    """Median seconds, and the highest memory, of a job."""
+    results = []
+    for _ in range(repeats):
+        out = scratch / "out"
+        arguments = [sys.executable, __file__, "--child", job, "--out", str(out), *extra]
+        done = subprocess.run(
+            [*arguments, "--threads", str(threads), *map(str, paths)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        results.append(json.loads(done.stdout))
+        shutil.rmtree(out)
+    seconds = [result["seconds"] for result in results]
+    return statistics.median(seconds), max(result["memory"] for result in results), seconds
+
+
+def measure_mergekit(paths: list[Path], scratch: Path, repeats: int) -> Any:
+    """Mergekit's linear in an environment that this installs; wall time of its command."""
+    environment = scratch / "mergekit"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip = [str(environment / "bin" / "pip"), "install", "--quiet"]
+    subprocess.run([*pip, "mergekit==0.1.5"], check=True)
+    recipe = {"merge_method": "linear", "dtype": "bfloat16", "models": []}
+    recipe["models"] = [{"model": str(p), "parameters": {"weight": 1.0}} for p in paths]
+    (scratch / "recipe.yml").write_text(json.dumps(recipe))  # JSON is YAML
+    seconds, memory = [], 0.0
+    for _ in range(repeats):
+        out = scratch / "out-mergekit"
+        command = [
+            str(environment / "bin" / "mergekit-yaml"),
+            str(scratch / "recipe.yml"),
+            str(out),
+        ]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds.append(time.perf_counter() - start)
+        memory = max(memory, usage.ru_maxrss / 1e3)
+        if not list(out.glob("*.safetensors")):
+            raise SystemExit(f"mergekit wrote nothing (status {status})")
+        shutil.rmtree(out)
+    return statistics.median(seconds), memory, seconds
+
+
+# --- the tables ----------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--members", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="of each checkpoint")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--mergekit", action="store_true")
+    parser.add_argument("--chunks", action="store_true", help="only: seconds by chunk size")
+    parser.add_argument("--chunk", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--scaling", action="store_true", help="also memory and time by members")
+    parser.add_argument("--directory", type=Path, help="where to work [a temporary directory]")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        if given.chunk:
+            from soup import blend
+
+            blend.stream.__kwdefaults__["chunk"] = given.chunk
+        child(given.child, given.out, given.threads, given.paths)
+        return
+    with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=given.directory) as scratch:
+        tables(given, Path(scratch))
+
+
+def tables(given: argparse.Namespace, scratch: Path) -> None:
+    """Print all rows."""
+    import torch
+
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+          f"Python {platform.python_version()}, torch {torch.__version__}, "
+          f"{given.members} checkpoints of {given.gigabytes} GB in bfloat16, "
+          f"{given.threads} threads, median of {given.repeats}")  # fmt: skip
+    paths = make_pool(scratch / "pool", given.members, given.gigabytes)
+    if given.chunks:
+        for bits in range(13, 21):
+            extra = ["--chunk", str(1 << bits)]
+            seconds, memory, _ = measure(
+                "soup", paths, scratch, given.repeats, given.threads, extra
+            )
+            print(f"{1 << bits:8d} elements per chunk: {seconds:.2f} s, {memory:.0f} MB")
+        return
+    rows = {job: measure(job, paths, scratch, given.repeats, given.threads) for job in JOBS}
+    if given.mergekit:
+        rows["mergekit"] = measure_mergekit(paths, scratch, max(1, given.repeats // 2))
+    floor = rows["floor"][0]
+    print("\n| | seconds | to the floor | all runs | memory above `import torch` |")
+    print("|---|---|---|---|---|")
+    for job, (seconds, memory, runs) in rows.items():
+        spread = " ".join(f"{run:.2f}" for run in runs)
+        print(f"| {job} | {seconds:.2f} | {seconds / floor:.2f} × | {spread} | {memory:.0f} MB |")
+    if given.scaling:
+        scaling(given, scratch, paths)
+
+
+def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None:
+    """Print memory and time by number of members, and for one very large tensor."""
+    print("\n| members | seconds | seconds per member | memory above `import torch` |")
+    print("|---|---|---|---|")
+    ten = [*paths, *(path.parent / f"again-{path.name}" for path in paths)]
+    for path, copy in zip(paths, ten[len(paths) :], strict=True):
+        copy.symlink_to(path)
+    for count in (2, 4, 6, 8, 10):
+        seconds, memory, _ = measure("soup", ten[:count], scratch, 3, given.threads)
+        print(f"| {count} | {seconds:.2f} | {seconds / count:.2f} | {memory:.0f} MB |")
+    large = []
+    for k in range(2):
+        large.append(scratch / "large" / str(k))
+        make_checkpoint(large[-1], {"w": (500_000_000,)}, k, shards=1, config=CONFIG)
+    seconds, memory, _ = measure("soup", large, scratch, 3, given.threads)
+    print(f"| 2, one tensor of 1 GB | {seconds:.2f} | {seconds / 2:.2f} | {memory:.0f} MB |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""soup/kernel.py: one pass, and the bits of the plain way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soup import blend as blend_module
+from soup.blend import Blend, round_once
+from soup.checkpoint import Checkpoint
+from soup.kernel import BLOCK, OVERFLOW, Scratch
+from soup.methods import Slice, linear
+from tests.conftest import make_checkpoint, random_tensors
+from tests.test_blend import collect
+
+TORCH = {"BF16": torch.bfloat16, "F32": torch.float32}
+RAW = {"BF16": torch.int16, "F32": torch.int32}
+
+
+def merged(rows: list[torch.Tensor], out: str, factors: list[float] | None) -> torch.Tensor | None:
+    """What the kernel makes of some rows."""
+    dtype = "BF16" if rows[0].dtype is torch.bfloat16 else "F32"
+    scratch = Scratch(len(rows), dtype, out, len(rows[0]))
+    for target, row in zip(scratch.rows, rows, strict=True):
+        target[:] = row.view(RAW[dtype]).numpy().view(target.dtype)
+    return scratch.merge(len(rows[0]), factors, 1 if factors else len(rows))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 6),
+    length=st.sampled_from([1, 7, 100, BLOCK - 1, BLOCK, 3 * BLOCK + 5]),
+    dtype=st.sampled_from(["BF16", "F32"]),
+    out=st.sampled_from(["BF16", "F32"]),
+    weighted=st.booleans(),
+    wide=st.booleans(),
+)
+def test_the_kernel_gives_the_bits_of_sum_and_round(
+    seed: int, count: int, length: int, dtype: str, out: str, weighted: bool, wide: bool
+) -> None:
+    """Any bit patterns (subnormals, both zeros, huge next to tiny) or plain weights, any number."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        if wide:  # every bit pattern is as likely, down to subnormals
+            size = 16 if dtype == "BF16" else 32
+            high = 1 << (size - 1)
+            bits = torch.randint(-high, high, (length,), generator=generator)
+            row = bits.to(RAW[dtype]).view(TORCH[dtype])
+            row = torch.where(row.float().abs() < 1e36, row, torch.zeros_like(row))
+        else:
+            row = torch.randn(length, generator=generator).to(TORCH[dtype])
+        rows.append(row)
+    factors = torch.randn(count, generator=generator).tolist() if weighted else None
+    expected = round_once(linear(Slice("x", 0, rows, None, factors, {})), TORCH[out])
+    found = merged(rows, out, factors)
+    assert found is not None
+    assert torch.equal(found.view(RAW[out]), expected.view(RAW[out]))
+
+
+@given(st.integers(0, 2**16 - 1), st.sampled_from([-1.0, 1.0]))
+def test_ties_that_float32_makes_are_not_taken_for_ties(upper: int, sign: float) -> None:
+    """Two members whose float64 mean lies a hair beside a tie of bfloat16."""
+    tie = np.array([(upper << 16) | 0x8000], np.uint32).view(np.float32)[0]
+    if not np.isfinite(tie) or abs(tie) > 1e38 or abs(tie) < 1e-30:
+        return
+    rows = [torch.tensor([tie]), torch.tensor([tie * np.float32(2.0**-40) * sign])]
+    expected = round_once(linear(Slice("x", 0, rows, None, [1.0, 1.0], {})), torch.bfloat16)
+    found = merged(rows, "BF16", [1.0, 1.0])
+    assert found is not None
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_left_to_who_can_name_it(bad: float) -> None:
+    """NaN with any payload, Inf, and overflow of the output give no result."""
+    for dtype in ("BF16", "F32"):
+        row = torch.ones(BLOCK + 3, dtype=TORCH[dtype])
+        row[-1] = bad
+        assert merged([row, row], dtype, None) is None
+    payload = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    assert merged([payload], "BF16", None) is None
+    assert merged([torch.tensor([3.4e38])], "BF16", None) is None  # rounds up to Inf
+    assert merged([torch.tensor([3.38e38])], "BF16", None) is not None
+    assert set(OVERFLOW) == set(TORCH)
+
+
+def test_without_numba_the_result_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter that lacks it takes the plain way (the import is made to fail here)."""
+    members = [
+        Checkpoint.open(make_checkpoint(tmp_path / str(k), random_tensors(k))) for k in range(3)
+    ]
+    blend = Blend(tuple(members), members[0])
+    fast = collect(blend)
+    served: list[object] = []
+    plain = blend_module._blend_chunk
+    monkeypatch.setitem(__import__("sys").modules, "soup.kernel", None)
+    monkeypatch.delattr("soup.kernel")
+    monkeypatch.setattr(blend_module, "_blend_chunk", lambda *a: (served.append(a), plain(*a))[1])
+    slow = collect(blend)
+    assert len(served) == len(members[0].tensors)
+    assert all(torch.equal(fast[name], slow[name]) for name in fast)
