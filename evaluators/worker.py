@@ -79,7 +79,7 @@ class Worker:
         from evaluators.resident import Options, Resident
 
         self._cache = Path(cache)
-        self._reference = self._checkpoint(reference, name)
+        self._reference = self._opened[reference] = Checkpoint.open(reference, name)
         self._resident = Resident(self._reference, Options(**options))
         self._resident.running = RunningSum(memory_budget(), self._cache)
         import torch
@@ -138,21 +138,18 @@ class Worker:
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
         return Blend(
-            tuple(self._fitted(*member) for member in blend["members"]),
+            tuple(self._checkpoint(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
             blend["dtype"],
             blend["method"],
-            blend["base"] and self._fitted(*blend["base"]),
+            blend["base"] and self._checkpoint(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
         )
 
-    def _fitted(self, path: str, name: str) -> Checkpoint:
-        return fit(self._checkpoint(path, name), self._reference)
-
     def _checkpoint(self, path: str, name: str) -> Checkpoint:
         if path not in self._opened:
-            self._opened[path] = Checkpoint.open(path, name)
+            self._opened[path] = fit(Checkpoint.open(path, name), self._reference)
         return self._opened[path]
 
     def _observe(self, event: Event) -> None:

@@ -150,10 +150,13 @@ def test_the_worker_fits_members_to_its_reference(tmp_path: Path) -> None:
     pool = Pool.open(member(tmp_path, 0, EMBEDDING, HEAD), member(tmp_path, 1, EMBEDDING))
     blend = Blend(pool.members, pool.reference)
     worker = Worker(lambda message: None)
-    worker._reference = worker._checkpoint(str(pool.reference.path), pool.reference.name)
+    path = str(pool.reference.path)
+    worker._reference = worker._opened[path] = Checkpoint.open(path, pool.reference.name)
     found = worker._blend(json.loads(json.dumps(encode_blend(blend))))
     assert found.members[1].tensors == pool.members[1].tensors
     assert found.digest == blend.digest
+    again = worker._blend(json.loads(json.dumps(encode_blend(blend))))
+    assert again.members == found.members  # the same objects: the running sum knows them by that
 
 
 @pytest.mark.parametrize(
