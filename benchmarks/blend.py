@@ -185,11 +185,14 @@ def measure(
     repeats: int,
     threads: int,
     extra: Sequence[str] = (),
+    cold: bool = False,
 ) -> Any:
-    """Median seconds, and the highest memory, of a job."""
+    """Median seconds and highest memory of a job; ``cold`` drops its inputs from the cache."""
     results = []
     for _ in range(repeats):
         out = scratch / "out"
+        if cold:
+            drop_from_cache(paths)
         arguments = [sys.executable, __file__, "--child", job, "--out", str(out), *extra]
         done = subprocess.run(
             [*arguments, "--threads", str(threads), *map(str, paths)],
@@ -201,6 +204,16 @@ def measure(
         shutil.rmtree(out)
     seconds = [result["seconds"] for result in results]
     return statistics.median(seconds), max(result["memory"] for result in results), seconds
+
+
+def drop_from_cache(paths: list[Path]) -> None:
+    """Ask the kernel to forget the pages of the weight files."""
+    os.sync()
+    for path in paths:
+        for file in path.glob("*.safetensors"):
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
 
 
 def measure_mergekit(paths: list[Path], scratch: Path, repeats: int) -> Any:
@@ -279,13 +292,23 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
             print(f"{1 << bits:8d} elements per chunk: {seconds:.2f} s, {memory:.0f} MB")
         return
     rows = {job: measure(job, paths, scratch, given.repeats, given.threads) for job in JOBS}
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=shared) as there:
+            for job in JOBS:
+                found = measure(job, paths, Path(there), given.repeats, given.threads)
+                rows[f"{job}, output on tmpfs"] = found
+    for job in JOBS:
+        rows[f"{job}, cold cache"] = measure(
+            job, paths, scratch, given.repeats, given.threads, cold=True
+        )
     if given.mergekit:
         rows["mergekit"] = measure_mergekit(paths, scratch, max(1, given.repeats // 2))
-    floor = rows["floor"][0]
     print("\n| | seconds | to the floor | all runs | memory above `import torch` |")
     print("|---|---|---|---|---|")
     for job, (seconds, memory, runs) in rows.items():
         spread = " ".join(f"{run:.2f}" for run in runs)
+        floor = rows[job.replace("soup", "floor")][0] if "soup" in job else rows["floor"][0]
         print(f"| {job} | {seconds:.2f} | {seconds / floor:.2f} × | {spread} | {memory:.0f} MB |")
     if given.scaling:
         scaling(given, scratch, paths)

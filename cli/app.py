@@ -14,6 +14,7 @@ import soup
 from cli import config, render
 from cli.options import (
     BLEND_HELP,
+    AsAdapter,
     Base,
     BatchSize,
     Bench,
@@ -45,6 +46,7 @@ from soup.leaderboard import Leaderboard
 from soup.methods import describe
 from soup.pool import Pool, Report, same_content
 from soup.run import Settings, identify, whole
+from soup.stack import stack
 from soup.writer import check_target
 
 DTYPES = {
@@ -129,6 +131,7 @@ def max_(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -158,6 +161,7 @@ def average(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -188,6 +192,7 @@ def greedy(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -220,6 +225,7 @@ def blend(
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    as_adapter: AsAdapter = False,
     quiet: Quiet = False,
     json: Json = None,
     markdown: Markdown = None,
@@ -345,7 +351,9 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
     count = len(report.members)
     how = ""
     if kind != "score":
-        whole(kind, Pool(report.members, base=report.base), settings)
+        every = whole(kind, Pool(report.members, base=report.base), settings)
+        if settings.as_adapter:
+            stack(every)
     if kind not in ("score", "max") and settings.method != "linear":
         how = f" by {describe(settings.method, settings.parameters)}"
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
@@ -372,6 +380,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         weights=given.get("weight") or None,
         min_gain=given.get("min_gain", 0.0),
         overwrite=given.get("overwrite", False),
+        as_adapter=given.get("as_adapter", False),
     )
 
 

@@ -29,7 +29,11 @@ Out = Annotated[
 ]
 Base = Annotated[
     Path | None,
-    typer.Option("--base", metavar="DIR", help="The model that the members were fine-tuned from."),
+    typer.Option(
+        "--base",
+        metavar="DIR",
+        help="What the members were fine-tuned from; LoRA adapters change it.",
+    ),
 ]
 Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
@@ -70,6 +74,10 @@ DryRun = Annotated[
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
+]
+AsAdapter = Annotated[
+    bool,
+    typer.Option("--as-adapter", help="For LoRA adapters of one base: write one, no full model."),
 ]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")

@@ -58,6 +58,8 @@ def check(report: Report, console: Console) -> None:
     table.add_column("member", overflow="fold", max_width=NAME_WIDTH)
     for head in ("tensors", "parameters", "dtype", "size", "files"):
         table.add_column(head, justify="right")
+    if any(member.kind for member in report.members):
+        table.add_column("kind", overflow="fold", max_width=NAME_WIDTH)
     for member in report.members:
         table.add_row(
             escape(member.name),
@@ -66,6 +68,7 @@ def check(report: Report, console: Console) -> None:
             "/".join(member.dtypes),
             decimal(member.nbytes),
             str(len(member.shards)),
+            *([escape(member.kind or "full")] if len(table.columns) > 6 else []),
         )
     console.print(table)
     for first, second in report.duplicates:

@@ -60,9 +60,12 @@ class Resident:
     def __init__(self, reference: Checkpoint, options: Options) -> None:
         """Read config and processor of ``reference``; the model is built at the first ``load``.
 
+        For an adapter everything is read from its base; its own values come with each blend.
+
         Raises:
             ScoringError: transformers cannot use this directory; the message says why.
         """
+        reference = reference.base or reference
         self.reference = reference
         self.options = options
         self.device = _device(options.device)

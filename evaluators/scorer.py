@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evaluators.worker import PROTOCOL, encode_blend
+from evaluators.worker import PROTOCOL, encode_blend, encode_checkpoint
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import BY_NAME, BenchmarkError, ScoringError, UsageError
@@ -78,14 +78,13 @@ class VLMEvalKitScorer:
             {
                 "do": "open",
                 "protocol": PROTOCOL,
-                "reference": str(reference.path),
-                "name": reference.name,
+                "reference": encode_checkpoint(reference),
                 "options": self._options,
                 "cache": str(self._work / "cache"),
             }
         )
         common = model | {
-            "companions": companions_digest(reference.path),
+            "companions": companions_digest(reference.home),
             "max_new_tokens": self._options["max_new_tokens"],
             "decoding": "greedy",
         }

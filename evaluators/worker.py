@@ -6,7 +6,7 @@ to stderr, which the parent keeps in a log. It gets a blend as paths and coeffic
 checkpoints itself. When stdin closes, the parent is gone and so are we.
 
 Requests, by ``do``:
-    open        protocol, reference, name, options, cache → {"device", "compute_dtype"}
+    open        protocol, reference, options, cache → {"device", "compute_dtype"}
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), keep, task → a Result's fields
 """
@@ -36,14 +36,20 @@ INTERVAL = 0.2  # seconds between progress lines
 Send = Callable[[dict[str, Any]], None]
 
 
+def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
+    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
+    base = checkpoint.base
+    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
+
+
 def encode_blend(blend: Blend) -> dict[str, Any]:
     """A blend as JSON: paths and coefficients, the latter exact."""
     return {
-        "members": [[str(member.path), member.name] for member in blend.members],
+        "members": [encode_checkpoint(member) for member in blend.members],
         "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
         "dtype": blend.dtype,
         "method": blend.method,
-        "base": blend.base and [str(blend.base.path), blend.base.name],
+        "base": blend.base and encode_checkpoint(blend.base),
         "parameters": [[name, value.hex()] for name, value in blend.parameters],
         "digest": blend.digest,
     }
@@ -54,7 +60,7 @@ class Worker:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._opened: dict[str, Checkpoint] = {}
+        self._opened: dict[tuple[str, str | None], Checkpoint] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._last_progress = 0.0
@@ -69,7 +75,7 @@ class Worker:
         return action[request.pop("do")](**request)
 
     def open(
-        self, protocol: int, reference: str, name: str, options: dict[str, Any], cache: str
+        self, protocol: int, reference: list[Any], options: dict[str, Any], cache: str
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         if protocol != PROTOCOL:
@@ -79,7 +85,7 @@ class Worker:
         from evaluators.resident import Options, Resident
 
         self._cache = Path(cache)
-        self._reference = self._opened[reference] = Checkpoint.open(reference, name)
+        self._refer_to(*reference)
         self._resident = Resident(self._reference, Options(**options))
         self._resident.running = RunningSum(memory_budget(), self._cache)
         import torch
@@ -147,10 +153,14 @@ class Worker:
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
         )
 
-    def _checkpoint(self, path: str, name: str) -> Checkpoint:
-        if path not in self._opened:
-            self._opened[path] = fit(Checkpoint.open(path, name), self._reference)
-        return self._opened[path]
+    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+        """Open the checkpoint that all others are fitted to."""
+        self._reference = self._opened[path, base] = Checkpoint.open(path, name, base)
+
+    def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
+        if (path, base) not in self._opened:
+            self._opened[path, base] = fit(Checkpoint.open(path, name, base), self._reference)
+        return self._opened[path, base]
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Note):

@@ -264,6 +264,14 @@ def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
             yield info, start, min(step, info.numel - start)
 
 
+@contextmanager
+def open_files(blend: Blend) -> Iterator[Read]:
+    """Read from the shards of all sources while the context lasts; into new tensors."""
+    with ExitStack() as stack:
+        files = _open_all(blend, stack)
+        yield lambda info, start, count: _Reader(files).read(info, start, count)
+
+
 def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
     files: dict[Path, int] = {}
     for member in (blend.reference, *blend.sources):

@@ -18,15 +18,10 @@ from typing import Any, Protocol
 import torch
 
 from soup.errors import CheckpointError
-from soup.safetensors_format import read_header as read_header
 from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
 from soup.tensors import TensorInfo as TensorInfo
-from soup.torch_format import read_torch
+from soup.weights import check_index, find_weights, is_adapter, read_weights
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-TORCH_INDEX = "pytorch_model.bin.index.json"
-TORCH_SINGLES = ("pytorch_model.bin", "model.pt", "pytorch_model.pt")
 PACKED = (
     ".qweight",  # GPTQ, AWQ
     ".qzeros",
@@ -73,16 +68,19 @@ class Update(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """One model directory.
+    """One model directory, or a LoRA adapter with the base that it changes.
 
     Attributes:
         path: the directory, absolute.
         name: how the user knows it; unique within its pool.
         tensors: by name, in the order of the files.
-        shards: the weight files, in order.
-        config: ``config.json``, parsed.
+        shards: the weight files, in order; an adapter's own stand behind its base's.
+        config: ``config.json``, parsed; an adapter's is its base's.
         sharded: whether an index lists several files, rather than one file being all.
         updates: by name, tensors that are computed; their ``tensors`` entry tells shape and dtype.
+        base: the full model that an adapter changes; None for a full model.
+        settings: files besides the shards that its values depend on.
+        kind: what it is, for people, where it is not a full model.
         notes: what a user should know about how it was read.
         stored: what the files hold, where ``tensors`` was fitted to a pool (``soup.ties``); the
             digest is of it, so that it does not depend on the pool.
@@ -96,13 +94,27 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
     sharded: bool = field(default=False, repr=False)
     updates: Mapping[str, Update] = field(default_factory=dict, repr=False)
+    base: "Checkpoint | None" = field(default=None, repr=False)
+    settings: tuple[Path, ...] = field(default=(), repr=False)
+    kind: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], name: str | None = None) -> "Checkpoint":
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        base: "str | os.PathLike[str] | Checkpoint | None" = None,
+    ) -> "Checkpoint":
         """Read the headers of the model in directory ``path``; no tensor is read.
+
+        Args:
+            path: a model directory, or a LoRA adapter's.
+            name: how the user knows it; by default the directory's own name.
+            base: the model that an adapter changes; by default the local directory that its
+                ``adapter_config.json`` names. Of no effect on a full model.
 
         Raises:
             CheckpointError: the directory, its index or a header is missing, damaged or of a
@@ -113,12 +125,15 @@ class Checkpoint:
         if not directory.is_dir():
             found = "is a file" if directory.exists() else "does not exist"
             raise CheckpointError(f"{path}: expected a model directory, but it {found}")
-        shards, weight_map, notes = _find_shards(directory)
+        if is_adapter(directory):
+            from soup.adapter import open_adapter  # not above: it is built on this module
+
+            return open_adapter(directory, name or directory.name, base)
+        shards, weight_map, notes = find_weights(directory)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
-            safe = shard.suffix == ".safetensors"
-            for info in read_header(shard) if safe else read_torch(shard):
+            for info in read_weights(shard):
                 if info.name in tensors:
                     first = tensors[info.name].file.name
                     raise CheckpointError(
@@ -126,7 +141,7 @@ class Checkpoint:
                     )
                 tensors[info.name] = info
         if weight_map is not None:
-            _check_index(directory, weight_map, tensors)
+            check_index(directory, weight_map, tensors)
         if not tensors:
             raise CheckpointError(f"{directory}: the weight files hold no tensor")
         _refuse_packed(directory, tensors)
@@ -145,6 +160,11 @@ class Checkpoint:
         if name in self.updates:
             return self.updates[name].values(read, start, count)
         return read(self.tensors[name], start, count)
+
+    @property
+    def home(self) -> Path:
+        """The directory whose config, tokenizer and processor make a model of the tensors."""
+        return self.path if self.base is None else self.base.path
 
     @property
     def nbytes(self) -> int:
@@ -167,14 +187,13 @@ class Checkpoint:
 
     @property
     def files_key(self) -> list[list[str | int]]:
-        """Path, size, mtime (ns) and inode of each shard: when all match, so do the bytes.
-
-        Ties stand there, too: a digest that was found without proving them does not count.
+        """Path, size, mtime (ns) and inode of each file that values come from: when all match,
+        so do the values. Ties, too: a digest that was found without proving them does not count.
         """
         key: list[list[str | int]] = [[*pair] for pair in self.ties]
-        for shard in self.shards:
-            stat = shard.stat()
-            key.append([str(shard.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+        for file in (*self.shards, *self.settings):
+            stat = file.stat()
+            key.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
         return key
 
     @cached_property
@@ -222,84 +241,6 @@ class Checkpoint:
     def remember_digest(self, digest: str) -> None:
         """Take a digest that is already known, so that nothing is read for it again."""
         vars(self)["digest"] = digest
-
-
-def _find_shards(
-    directory: Path,
-) -> tuple[tuple[Path, ...], dict[str, str] | None, tuple[str, ...]]:
-    """The weight files, the index's map from tensor to file where there is one, and notes.
-
-    As transformers prefers: safetensors before torch files, a single file before shards.
-    """
-    torch_files = [name for name in (*TORCH_SINGLES, TORCH_INDEX) if (directory / name).is_file()]
-    notes: tuple[str, ...] = ()
-    if torch_files and any((directory / name).is_file() for name in (SINGLE, INDEX)):
-        notes = (f"holds {torch_files[0]} beside safetensors weights; safetensors are read",)
-    if (directory / SINGLE).is_file():
-        return (directory / SINGLE,), None, notes
-    if (directory / INDEX).is_file():
-        return *_read_index(directory / INDEX), notes
-    if TORCH_SINGLES[0] in torch_files:
-        return (directory / TORCH_SINGLES[0],), None, notes
-    if TORCH_INDEX in torch_files:
-        return *_read_index(directory / TORCH_INDEX), notes
-    if len(torch_files) == 1:
-        return (directory / torch_files[0],), None, notes
-    raise CheckpointError(_why_no_weights(directory))
-
-
-def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        names = sorted({str(file) for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index of weights ({error})") from error
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} is not a plain file name")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(
-                f"{index.parent / name}: missing, but the index lists it; "
-                "is the checkpoint complete?"
-            )
-    return tuple(index.parent / name for name in names), weight_map
-
-
-def _why_no_weights(directory: Path) -> str:
-    names = sorted(entry.name for entry in directory.iterdir())
-    if "adapter_config.json" in names:
-        return (
-            f"{directory}: a LoRA adapter, not a full model; merge it into its base first "
-            "(peft: `merge_and_unload`, ms-swift: `swift export --merge_lora true`)"
-        )
-    if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
-        return (
-            f"{directory}: torch files ({', '.join(torch_files[:3])}), but no {SINGLE}, {INDEX}, "
-            f"{TORCH_SINGLES[0]} or {TORCH_INDEX}; is the checkpoint complete?"
-        )
-    if found := [n for n in names if n.endswith(".safetensors")]:
-        return (
-            f"{directory}: {len(found)} safetensors file(s) ({found[0]}, …) but neither {SINGLE} "
-            f"nor {INDEX}; is the checkpoint complete?"
-        )
-    if inner := [n for n in names if (directory / n / "config.json").is_file()]:
-        return f"{directory}: no weights here; did you mean {directory / inner[0]}?"
-    return f"{directory}: no {SINGLE} and no {INDEX}; expected a model directory"
-
-
-def _check_index(
-    directory: Path, weight_map: dict[str, str], tensors: dict[str, TensorInfo]
-) -> None:
-    for name, file in weight_map.items():
-        if name not in tensors or tensors[name].file.name != file:
-            found = f"in {tensors[name].file.name}" if name in tensors else "in no shard"
-            raise CheckpointError(
-                f"{directory}: by the index, tensor {name} should be in {file}, found {found}"
-            )
-    if extra := next((name for name in tensors if name not in weight_map), None):
-        raise CheckpointError(
-            f"{tensors[extra].file}: tensor {extra} is not in the index; is it from another save?"
-        )
 
 
 def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:

@@ -41,6 +41,9 @@ TRAINER_STATE = (
     "wandb",
     "checkpoint-*",
     "__pycache__",
+    "args.json",  # ms-swift's, and its version 2's:
+    "sft_args.json",
+    "adapter_config.json",  # a full model is no adapter
 )
 REPLACED = ("README.md", "soup.json")
 """Files that the soup brings itself: its model card and its manifest."""
@@ -117,6 +120,19 @@ def token_ids(directory: Path) -> dict[str, int] | None:
         return ids or None
     except (ValueError, TypeError, KeyError, AttributeError, OSError):
         return None  # not a tokenizer we can read; transformers will say so when it loads it
+
+
+def chat_template(directory: Path) -> str | None:
+    """The chat template beside a model, from the files that transformers reads; None for none."""
+    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
+        try:
+            text = (directory / name).read_text()
+            found = text if name.endswith(".jinja") else json.loads(text).get("chat_template")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(found, str):
+            return found.strip()
+    return None
 
 
 def _fast_token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:

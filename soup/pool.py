@@ -10,7 +10,7 @@ from typing import Any
 
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import CheckpointError, PoolError, UsageError
-from soup.files import VOLATILE_CONFIG, token_ids
+from soup.files import VOLATILE_CONFIG, chat_template, token_ids
 from soup.ties import fit_all, is_tied
 
 
@@ -70,7 +70,8 @@ class Pool:
             paths: model directories.
             dtype: the output dtype, a key of ``soup.checkpoint.DTYPES``; with it, members may
                 differ in floating-point dtype.
-            base: the model that the members were fine-tuned from, for methods that need it.
+            base: the model that the members were fine-tuned from: for methods that need it, and
+                the one that LoRA adapters among the members change.
 
         Raises:
             UsageError: no path given, or a glob that matches nothing.
@@ -133,9 +134,10 @@ def inspect(
     """Open checkpoints and compare them with the first; nothing but headers is read.
 
     Args:
-        paths: model directories.
+        paths: model directories, and LoRA adapters'.
         dtype: the output dtype; with it, members may differ in floating-point dtype.
-        base: the model that they were fine-tuned from; compared like a member.
+        base: the model that they were fine-tuned from; compared like a member. Adapters change
+            it, rather than the base that they name.
 
     Raises:
         UsageError: see ``expand``.
@@ -143,8 +145,9 @@ def inspect(
     """
     directories = expand(paths)
     named = zip(directories, unique_names(directories), strict=True)
-    opened = [Checkpoint.open(path, name) for path, name in named]
-    reference, *others = fit_all(opened if base is None else [*opened, Checkpoint.open(base)])
+    parent = [] if base is None else [Checkpoint.open(base)]
+    opened = [Checkpoint.open(path, name, *parent) for path, name in named]
+    reference, *others = fit_all([*opened, *parent])
     members = (reference, *others[: len(opened) - 1])
     problems: list[Problem] = []
     warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
@@ -153,6 +156,9 @@ def inspect(
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
         warnings += _compare_configs(reference, member)
+    for member in members:
+        problems += _compare_to_base(member)
+        warnings += _adapter_warnings(member)
     duplicates = tuple(same_files(members))
     return Report(
         members,
@@ -181,11 +187,11 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
-    """Pairs of members whose weight files are the same files (links, or a path given twice)."""
+    """Pairs of members whose files are the same files (links, or a path given twice)."""
     first: dict[str, str] = {}
     pairs = []
     for member in members:
-        stats = [shard.stat() for shard in member.shards]
+        stats = [file.stat() for file in (*member.shards, *member.settings)]
         key = str([(s.st_dev, s.st_ino) for s in stats])
         if key in first:
             pairs.append((first[key], member.name))
@@ -285,22 +291,52 @@ def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
         expected, found = reference.config.get(key), member.config.get(key)
         if expected != found:
             problems.append(Problem(member.name, f"config.json {key}", f"{expected}", f"{found}"))
-    theirs, ours = token_ids(member.path), token_ids(reference.path)
-    if ours is not None and theirs is not None and ours != theirs:
-        different = sorted(
-            token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    return problems + _compare_tokens(reference.home, member.home, member)
+
+
+def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
+    """Whether the tokenizers in two directories, where there are such, mean the same."""
+    theirs, ours = token_ids(directory), token_ids(reference)
+    if ours is None or theirs is None or ours == theirs:
+        return []
+    different = sorted(
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    )
+    token = different[0]
+    return [
+        Problem(
+            member.name,
+            f"tokenizer, token {token!r} ({len(different)} differ)",
+            f"id {ours.get(token)}",
+            f"id {theirs.get(token)}",
+            "the same embedding row would mean different tokens",
         )
-        token = different[0]
-        problems.append(
-            Problem(
-                member.name,
-                f"tokenizer, token {token!r} ({len(different)} differ)",
-                f"id {ours.get(token)}",
-                f"id {theirs.get(token)}",
-                "the same embedding row would mean different tokens",
-            )
+    ]
+
+
+def _compare_to_base(member: Checkpoint) -> list[Problem]:
+    """An adapter's own tokenizer, which the result does not get, against its base's."""
+    return [] if member.base is None else _compare_tokens(member.home, member.path, member)
+
+
+def _adapter_warnings(member: Checkpoint) -> list[str]:
+    """Where an adapter's merged model is not quite what was trained."""
+    if member.base is None:
+        return []
+    warnings = []
+    changed = [name for name in member.updates if name.endswith("embed_tokens.weight")]
+    if changed and not any(name.endswith("lm_head.weight") for name in member.tensors):
+        warnings.append(
+            f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
+            f"{member.base.name}: merged, the change reaches both, in training it may not have"
         )
-    return problems
+    template = chat_template(member.path)
+    if template is not None and template != chat_template(member.home):
+        warnings.append(
+            f"{member.name}: has a chat template that its base {member.base.name} has not; "
+            "the soup is scored and written with the base's"
+        )
+    return warnings
 
 
 def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:

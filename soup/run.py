@@ -16,6 +16,7 @@ from soup.methods import find, require_weights
 from soup.pool import Pool, require_readable, same_content
 from soup.recipes import Decision, Mix, as_given, average, greedy, maximum
 from soup.scoring import Benchmark, RecordedScorer, Scorer
+from soup.stack import stack
 from soup.writer import check_target, write
 
 KINDS = ("max", "average", "greedy", "blend")
@@ -40,6 +41,7 @@ class Settings:
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
+        as_adapter: write a LoRA adapter; all members must be such, of one base.
     """
 
     benchmarks: Sequence[str] = ()
@@ -52,6 +54,7 @@ class Settings:
     weights: Sequence[float] | None = None
     min_gain: float = 0.0
     overwrite: bool = False
+    as_adapter: bool = False
 
 
 def make(
@@ -82,7 +85,10 @@ def make(
             "e.g. --bench MMBench_DEV_EN or --bench path/to/questions.tsv"
         )
     out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
-    check_target(out, whole(kind, pool, settings))
+    every = whole(kind, pool, settings)
+    check_target(out, every)
+    if settings.as_adapter:
+        stack(every)  # an error now, not after hours of scoring
     walk = _begin(kind, pool, scorer, settings, observe)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
@@ -96,7 +102,13 @@ def make(
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
     written = write(
-        soup, out, kind=kind, facts=facts, overwrite=settings.overwrite, observe=observe
+        soup,
+        out,
+        kind=kind,
+        facts=facts,
+        overwrite=settings.overwrite,
+        as_adapter=settings.as_adapter,
+        observe=observe,
     )
     weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
     walk.record(

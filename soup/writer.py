@@ -8,20 +8,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from soup._version import __version__
-from soup.blend import Blend, stream
-from soup.checkpoint import INDEX, SINGLE, Checkpoint, TensorInfo
+from soup.adapter import WEIGHTS
+from soup.blend import Blend, open_files, stream
+from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
 from soup.methods import METHODS, describe
+from soup.stack import Stack, stack
+from soup.weights import ADAPTER, INDEX, SINGLE
 
 MANIFEST = "soup.json"
 PAGE = 4096  # bytes
@@ -71,6 +75,7 @@ def write(
     kind: str = "blend",
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    as_adapter: bool = False,
     observe: Observer = ignore,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.
@@ -85,26 +90,36 @@ def write(
         facts: more for the manifest, e.g. scores; JSON values without dates, so that the same
             soup has the same bytes.
         overwrite: delete an earlier soup at ``out`` once the new one stands there.
+        as_adapter: write one LoRA adapter (float32 factors) that changes the base as the blend
+            does, rather than a full model; see ``soup.stack``.
         observe: told of progress.
 
     Raises:
         OutputError: ``out`` holds something that is not a soup, or there is no room.
+        UsageError, PoolError: no adapter can be made of this blend, see ``soup.stack.stack``.
         BlendError, CheckpointError: see ``soup.blend.stream``; nothing is left behind.
     """
     target = Path(os.path.abspath(out))
     check_target(target, blend)
+    stacked = stack(blend) if as_adapter else None
     manifest = _manifest(blend, kind, facts or {})
-    same = _same_soup(target, manifest)
+    if stacked is not None:
+        manifest |= {"adapter": True, "dtype": "F32"}
+    same = _same_soup(target, manifest, blend.reference.base)
     if same is not None:
         return Written(target, same, reused=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(blend, target)
+    infos = blend.reference.tensors.values()
+    _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         temporary.chmod(0o777 & ~_umask())
-        _copy_companions(blend.reference.path, temporary)
-        _write_weights(blend, temporary, f"write {target.name}", observe)
-        digest = Checkpoint.open(temporary).digest
+        if stacked is not None:
+            _write_adapter(blend, stacked, temporary)
+        else:
+            _copy_companions(blend.reference.home, temporary)
+            _write_weights(blend, temporary, f"write {target.name}", observe)
+        digest = Checkpoint.open(temporary, base=blend.reference.base).digest
         manifest["digest"] = digest
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         (temporary / "README.md").write_text(_model_card(target.name, blend, manifest))
@@ -127,7 +142,8 @@ def check_target(target: Path, blend: Blend | None = None) -> None:
     """
     if target.is_dir():
         members = blend.members if blend is not None else ()
-        if any(target.resolve() == member.path.resolve() for member in members):
+        taken = {path.resolve() for member in members for path in (member.path, member.home)}
+        if target.resolve() in taken:
             raise OutputError(f"{target}: is a member of the pool; choose another place with -o")
         if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise OutputError(
@@ -147,7 +163,7 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "version": 1,
         "kind": kind,
         "blend": blend.digest,
-        "companions": companions_digest(blend.reference.path),
+        "companions": companions_digest(blend.reference.home),
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
@@ -176,20 +192,19 @@ def _method(blend: Blend) -> dict[str, Any]:
     }
 
 
-def _same_soup(target: Path, manifest: Mapping[str, Any]) -> str | None:
+def _same_soup(target: Path, manifest: Mapping[str, Any], base: Checkpoint | None) -> str | None:
     """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
     try:
         there = json.loads((target / MANIFEST).read_text())
         digest = there.pop("digest")
-        if there == json.loads(json.dumps(manifest)) and Checkpoint.open(target).digest == digest:
-            return str(digest)
+        if there == json.loads(json.dumps(manifest)):
+            return str(digest) if Checkpoint.open(target, base=base).digest == digest else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
         pass  # nothing there, or damaged: write it anew
     return None
 
 
-def _require_room(blend: Blend, target: Path) -> None:
-    needed = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
+def _require_room(needed: int, target: Path) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise OutputError(
@@ -221,7 +236,8 @@ def _write_weights(
     try:
         for name, infos in zip(names, by_shard.values(), strict=True):
             file = directory / name
-            header, size = _header(blend, infos)
+            entries = [(info.name, blend.dtype_of(info), info.shape) for info in infos]
+            header, size = _header(entries)
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             sink.handles[file] = handle
             if hasattr(os, "posix_fallocate"):
@@ -246,23 +262,30 @@ def _write_weights(
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _header(blend: Blend, infos: list[TensorInfo]) -> tuple[bytes, int]:
-    """The safetensors header of one shard, and the file's size.
+def _write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
+    """One small file: each factor is read, stacked and written whole."""
+    header, _ = _header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
+    with open_files(blend) as read, (directory / f"{WEIGHTS}.safetensors").open("xb") as file:
+        file.write(header)
+        for factor in stacked.factors:
+            file.write(factor.values(read).contiguous().numpy().data)
+    settings = json.dumps(stacked.settings, indent=2, sort_keys=True)
+    (directory / ADAPTER).write_text(settings + "\n")
+
+
+def _header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:
+    """The safetensors header of tensors (name, dtype, shape), and the file's size.
 
     Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
     fill whole pages of the page cache.
     """
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    found: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for info in infos:
-        end = offset + blend.nbytes_of(info)
-        entries[info.name] = {
-            "dtype": blend.dtype_of(info),
-            "shape": list(info.shape),
-            "data_offsets": [offset, end],
-        }
+    for name, dtype, shape in entries:
+        end = offset + prod(shape) * DTYPES[dtype].itemsize
+        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
-    raw = json.dumps(entries, separators=(",", ":")).encode()
+    raw = json.dumps(found, separators=(",", ":")).encode()
     raw += b" " * (-(8 + len(raw)) % PAGE)
     return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
 
@@ -322,12 +345,20 @@ def _umask() -> int:
 
 def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     """README.md with the front matter that model hubs read."""
-    lines = ["---", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags:"]
+    adapter = manifest.get("adapter", False)
+    library = "peft" if adapter else "transformers"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:"]
     lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
     lines.append(
         f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. Weights are the float64 {_described(manifest)} rounded once to "
-        f"{manifest['dtype']}."
+        f"soup {__version__}. "
+        + (
+            "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
+            "times its coefficient."
+            if adapter
+            else f"Weights are the float64 {_described(manifest)} rounded once to "
+            f"{manifest['dtype']}."
+        )
     )
     lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
     for entry in manifest["members"]:
@@ -340,7 +371,7 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
         if (mean := manifest.get("mean")) is not None:
             lines.append(f"| **mean of those it was chosen by** | **{mean:.2f}** |")
     lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
-    lines += [f"copied from {manifest['reference']}.", ""]
+    lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
     return "\n".join(lines)
 
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from soup.blend import CHUNK, Blend, stream
+from soup.checkpoint import Checkpoint, TensorInfo
+
 CONFIG = {"model_type": "tiny", "architectures": ["Tiny"]}
 
 
@@ -64,6 +67,49 @@ def make_torch_checkpoint(
     index = {"metadata": {}, "weight_map": weight_map}
     (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return path
+
+
+def make_adapter(
+    path: Path,
+    factors: Mapping[str, torch.Tensor],
+    base: Path | None = None,
+    files: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Path:
+    """Write a LoRA adapter as PEFT lays it out; ``factors`` have names without its prefix."""
+    path.mkdir(parents=True)
+    ranks = [t.shape[0] for name, t in factors.items() if name.endswith(("A", "A.weight"))]
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": None if base is None else str(base),
+        "r": ranks[0] if ranks else 8,
+        "lora_alpha": 3,
+        "target_modules": sorted({name.split(".lora_")[0] for name in factors if "lora_" in name}),
+    }
+    (path / "adapter_config.json").write_text(json.dumps(config | settings))
+    for name, text in (files or {}).items():
+        (path / name).write_text(text)
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in factors.items()}
+    save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def collect(
+    checkpoint: Checkpoint, chunk: int = CHUNK, threads: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint in float64, through the engine."""
+    found = {
+        name: torch.full(info.shape, torch.nan, dtype=torch.float64)
+        for name, info in checkpoint.tensors.items()
+    }
+
+    class Sink:
+        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+            found[info.name].view(-1)[start : start + len(values)] = values
+
+    blend = Blend((checkpoint,), checkpoint, dtype="F64")
+    stream(blend, Sink(), chunk=chunk, threads=threads)
+    return found
 
 
 def random_tensors(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:

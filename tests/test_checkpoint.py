@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from soup.checkpoint import Checkpoint, read_header
+from soup.checkpoint import Checkpoint
 from soup.errors import CheckpointError
+from soup.safetensors_format import read_header
 from tests.conftest import make_checkpoint, random_tensors
 
 

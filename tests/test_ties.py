@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluators.fake import FakeScorer
-from evaluators.worker import Worker, encode_blend
+from evaluators.worker import Worker, encode_blend, encode_checkpoint
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import CheckpointError, PoolError
@@ -150,8 +150,7 @@ def test_the_worker_fits_members_to_its_reference(tmp_path: Path) -> None:
     pool = Pool.open(member(tmp_path, 0, EMBEDDING, HEAD), member(tmp_path, 1, EMBEDDING))
     blend = Blend(pool.members, pool.reference)
     worker = Worker(lambda message: None)
-    path = str(pool.reference.path)
-    worker._reference = worker._opened[path] = Checkpoint.open(path, pool.reference.name)
+    worker._refer_to(*encode_checkpoint(pool.reference))
     found = worker._blend(json.loads(json.dumps(encode_blend(blend))))
     assert found.members[1].tensors == pool.members[1].tensors
     assert found.digest == blend.digest

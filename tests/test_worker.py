@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evaluators import VLMEvalKitScorer
 from evaluators import scorer as scorer_module
 from evaluators.worker import Worker, encode_blend
 from soup.blend import Blend
+from soup.checkpoint import Checkpoint
 from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
 from soup.pool import Pool
+from soup.writer import write
+from tests.conftest import make_adapter
 
 pytest.importorskip("transformers")
 
@@ -167,3 +171,28 @@ def test_a_directory_named_like_our_package_does_not_shadow_it(pool: Pool, tmp_p
             assert scorer.benchmarks(pool.reference, []) == []
     finally:
         os.chdir(before)
+
+
+def test_an_adapter_is_scored_as_its_merged_model_is(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """The worker builds the base, swaps the merged weights in, and answers alike."""
+    base = pool.reference
+    name, info = next((n, i) for n, i in base.tensors.items() if n.endswith("q_proj.weight"))
+    generator = torch.Generator().manual_seed(0)
+    module = name.removesuffix(".weight")
+    factors = {
+        f"{module}.lora_A.weight": torch.randn(4, info.shape[1], generator=generator),
+        f"{module}.lora_B.weight": torch.randn(info.shape[0], 4, generator=generator),
+    }
+    path = make_adapter(tmp_path / "adapter", factors, base_model_name_or_path="org/model")
+    adapter = Pool.open(path, base=base.path).reference
+    merged = Checkpoint.open(write(Blend((adapter,), adapter), tmp_path / "merged").path)
+    found = []
+    for member in (adapter, merged, base):  # the last, to see a difference
+        with VLMEvalKitScorer(work=tmp_path / "work", device="cpu", max_new_tokens=4) as scorer:
+            (benchmark,) = scorer.benchmarks(member, [str(small_benchmarks / "digit.tsv")])
+            result = scorer.measure(Blend((member,), member), benchmark, "task")
+            found.append((benchmark.digest, dict(result.outcomes)))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
