@@ -160,12 +160,18 @@ class Resident:
 
     def _build(self) -> None:
         """Load the reference the way transformers does, then prove where its tensors went."""
+        weights = self.reference.shards[0]
+        if weights.suffix == ".pt":
+            raise ScoringError(
+                f"{weights}: transformers does not load a file of this name; rename it to "
+                "pytorch_model.bin, or name a member with safetensors first"
+            )
         model, info = transformers.AutoModelForImageTextToText.from_pretrained(
             self.reference.path,
             dtype=self.dtype,
             trust_remote_code=self.options.trust_remote_code,
             output_loading_info=True,
-            use_safetensors=True,
+            use_safetensors=weights.suffix == ".safetensors",
         )
         missing = sorted(info["missing_keys"])
         if missing:

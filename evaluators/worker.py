@@ -28,6 +28,7 @@ from soup.checkpoint import Checkpoint
 from soup.errors import SoupError
 from soup.events import Event, Note, Progress
 from soup.running import RunningSum, memory_budget
+from soup.ties import fit
 
 PROTOCOL = 1
 INTERVAL = 0.2  # seconds between progress lines
@@ -84,7 +85,7 @@ class Worker:
         from evaluators.resident import Options, Resident
 
         self._cache = Path(cache)
-        self._reference = self._checkpoint(*reference)
+        self._refer_to(*reference)
         self._resident = Resident(self._reference, Options(**options))
         self._resident.running = RunningSum(memory_budget(), self._cache)
         import torch
@@ -152,9 +153,13 @@ class Worker:
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
         )
 
+    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+        """Open the checkpoint that all others are fitted to."""
+        self._reference = self._opened[path, base] = Checkpoint.open(path, name, base)
+
     def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
         if (path, base) not in self._opened:
-            self._opened[path, base] = Checkpoint.open(path, name, base)
+            self._opened[path, base] = fit(Checkpoint.open(path, name, base), self._reference)
         return self._opened[path, base]
 
     def _observe(self, event: Event) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoint import ADAPTER, Checkpoint, TensorInfo, Update, is_adapter, read_header
+from soup.checkpoint import Checkpoint, TensorInfo, Update
 from soup.errors import CheckpointError
 from soup.lora import LoraUpdate, Recent, Replacement
+from soup.weights import ADAPTER, is_adapter, read_weights
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
@@ -63,7 +64,8 @@ def open_adapter(
     """Read an adapter's settings and headers, and its base's; no tensor is read.
 
     Args:
-        directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``; absolute.
+        directory: holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``);
+            absolute.
         name: how the user knows it.
         base: the full model; by default the local directory that the settings name.
 
@@ -80,7 +82,7 @@ def open_adapter(
     parent = _open_base(directory, settings, base)
     modules: dict[str, _Parts] = {}
     whole: dict[str, TensorInfo] = {}
-    for info in (info for file in files for info in read_header(file)):
+    for info in (info for file in files for info in read_weights(file)):
         _sort_in(info, modules, whole)
     if not modules and not whole:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
@@ -142,9 +144,9 @@ def _require_supported(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _adapter_files(directory: Path) -> tuple[Path, ...]:
-    single = directory / f"{WEIGHTS}.safetensors"
-    if single.is_file():
-        return (single,)
+    for suffix in ("safetensors", "bin"):
+        if (single := directory / f"{WEIGHTS}.{suffix}").is_file():
+            return (single,)
     parts = sorted(directory.glob(f"{WEIGHTS}-*-of-*.safetensors"))
     if parts:
         expected = parts[0].stem.rpartition("-")[2]
@@ -154,11 +156,6 @@ def _adapter_files(directory: Path) -> tuple[Path, ...]:
                 "is the checkpoint complete?"
             )
         return tuple(parts)
-    if (directory / f"{WEIGHTS}.bin").is_file():
-        raise CheckpointError(
-            f"{directory}: a LoRA adapter in torch's format ({WEIGHTS}.bin), expected "
-            f"{WEIGHTS}.safetensors; save it again with peft (`save_pretrained`)"
-        )
     raise CheckpointError(
         f"{directory}: {ADAPTER} without {WEIGHTS}.safetensors; is the checkpoint complete?"
     )

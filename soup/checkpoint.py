@@ -1,8 +1,8 @@
 """One model directory, opened lazily: names, shapes, dtypes and byte ranges from headers alone.
 
-The format is safetensors (https://github.com/huggingface/safetensors#format): eight bytes with
-the header's length, a JSON header, then the tensors' bytes. Reading ranges ourselves, instead of
-mapping the file, is what keeps memory constant however large the checkpoint is.
+Each format has its module (``safetensors_format``, ``torch_format``) that finds the ranges. Reading
+them ourselves, instead of mapping the file, is what keeps memory constant however large the
+checkpoint is.
 """
 
 import hashlib
@@ -12,66 +12,30 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from soup.errors import CheckpointError
+from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
+from soup.tensors import TensorInfo as TensorInfo
+from soup.weights import check_index, find_weights, is_adapter, read_weights
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""Safetensors dtype names that can be blended or copied, and what they are in torch."""
+PACKED = (
+    ".qweight",  # GPTQ, AWQ
+    ".qzeros",
+    ".q_weight",  # EXL2
+    ".W_q",  # HQQ
+    ".SCB",  # bitsandbytes, 8 bits
+    ".weight_format",
+    ".absmax",  # bitsandbytes, 4 bits
+    ".quant_map",
+    ".weight_packed",  # compressed-tensors
+)
+"""How the names of tensors end that only packed, quantised weights have."""
 
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-ADAPTER = "adapter_config.json"
-MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
 READ_BLOCK = 1 << 20  # bytes per read when digesting
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where one tensor lies on disk.
-
-    Attributes:
-        name: its name in the file, never a name in memory.
-        dtype: safetensors dtype name, a key of ``DTYPES``.
-        shape: its dimensions, ``()`` for a scalar.
-        file: the shard that holds it.
-        offset: first byte, from the start of the file.
-        nbytes: length in bytes.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int
-    nbytes: int
-
-    @property
-    def numel(self) -> int:
-        """How many elements it has."""
-        return prod(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether its values can be averaged."""
-        return self.dtype in FLOATS
 
 
 Read = Callable[[TensorInfo, int, int], torch.Tensor]
@@ -117,6 +81,10 @@ class Checkpoint:
         base: the full model that an adapter changes; None for a full model.
         settings: files besides the shards that its values depend on.
         kind: what it is, for people, where it is not a full model.
+        notes: what a user should know about how it was read.
+        stored: what the files hold, where ``tensors`` was fitted to a pool (``soup.ties``); the
+            digest is of it, so that it does not depend on the pool.
+        ties: pairs of stored tensors that must have equal values; proven before it is digested.
     """
 
     path: Path
@@ -129,6 +97,9 @@ class Checkpoint:
     base: "Checkpoint | None" = field(default=None, repr=False)
     settings: tuple[Path, ...] = field(default=(), repr=False)
     kind: str = ""
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
+    ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
     def open(
@@ -158,11 +129,11 @@ class Checkpoint:
             from soup.adapter import open_adapter  # not above: it is built on this module
 
             return open_adapter(directory, name or directory.name, base)
-        shards, weight_map = _find_shards(directory)
+        shards, weight_map, notes = find_weights(directory)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
-            for info in read_header(shard):
+            for info in read_weights(shard):
                 if info.name in tensors:
                     first = tensors[info.name].file.name
                     raise CheckpointError(
@@ -170,11 +141,19 @@ class Checkpoint:
                     )
                 tensors[info.name] = info
         if weight_map is not None:
-            _check_index(directory, weight_map, tensors)
+            check_index(directory, weight_map, tensors)
         if not tensors:
-            raise CheckpointError(f"{directory}: the safetensors files hold no tensor")
-        sharded = weight_map is not None
-        return cls(directory, name or directory.name, tensors, shards, config, sharded)
+            raise CheckpointError(f"{directory}: the weight files hold no tensor")
+        _refuse_packed(directory, tensors)
+        return cls(
+            directory,
+            name or directory.name,
+            tensors,
+            shards,
+            config,
+            sharded=weight_map is not None,
+            notes=notes,
+        )
 
     def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
         """Elements of a tensor, flat: as stored, or computed (in float64) where it is updated."""
@@ -209,10 +188,13 @@ class Checkpoint:
     @property
     def files_key(self) -> list[list[str | int]]:
         """Path, size, mtime (ns) and inode of each file that values come from: when all match,
-        so do the values.
+        so do the values. Ties, too: a digest that was found without proving them does not count.
         """
-        stats = ((file, file.stat()) for file in (*self.shards, *self.settings))
-        return [[str(f.resolve()), s.st_size, s.st_mtime_ns, s.st_ino] for f, s in stats]
+        key: list[list[str | int]] = [[*pair] for pair in self.ties]
+        for file in (*self.shards, *self.settings):
+            stat = file.stat()
+            key.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+        return key
 
     @cached_property
     def digest(self) -> str:
@@ -229,20 +211,28 @@ class Checkpoint:
             progress: called with the number of bytes of each tensor done.
 
         Raises:
-            CheckpointError: a file could not be read.
+            CheckpointError: a file could not be read, or tied tensors have different values.
         """
+        stored = self.tensors if self.stored is None else self.stored
+        for one, other in self.ties:
+            if not _same_bytes(stored[one], stored[other]):
+                raise CheckpointError(
+                    f"{self.path}: {one} and {other} are tied (by its config.json, or because "
+                    "another member stores only one of them), but their values differ; save it "
+                    "again with them equal, or set tie_word_embeddings to false if they are not"
+                )
 
         def hashed(name: str) -> bytes:
             update = self.updates.get(name)
-            inputs = (self.tensors[name],) if update is None else update.inputs
+            inputs = (stored[name],) if update is None else update.inputs
             digest = b"".join(map(_tensor_digest, inputs))
             if progress is not None:
-                progress(self.tensors[name].nbytes)
+                progress(stored[name].nbytes)
             return digest if update is None else digest + update.recipe.encode()
 
         total = hashlib.sha256(b"soup-checkpoint-1\n")
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            for digest in threads.map(hashed, sorted(self.tensors)):
+            for digest in threads.map(hashed, sorted(stored)):
                 total.update(digest)
         found = total.hexdigest()
         self.remember_digest(found)
@@ -253,130 +243,14 @@ class Checkpoint:
         vars(self)["digest"] = digest
 
 
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory is a LoRA adapter's, rather than a full model with a note of one."""
-    full = any((directory / name).is_file() for name in (SINGLE, INDEX))
-    return (directory / ADAPTER).is_file() and not full
-
-
-def read_header(file: Path) -> list[TensorInfo]:
-    """The tensors of one safetensors file, in the order of their bytes.
-
-    Raises:
-        CheckpointError: the file cannot be read or is not well formed; the message says how.
-    """
-    try:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            prefix = stream.read(8)
-            if len(prefix) < 8:
-                raise CheckpointError(f"{file}: {size} bytes, too short for a safetensors file")
-            length = int.from_bytes(prefix, "little")
-            if prefix.startswith(b"version "):
-                raise CheckpointError(
-                    f"{file}: a git-lfs pointer, not the weights; run `git lfs pull` there"
-                )
-            if length > min(size - 8, MAX_HEADER):
-                raise CheckpointError(
-                    f"{file}: the header should have {length} bytes, the file has {size}; "
-                    "it is truncated, still being written, or not safetensors"
-                )
-            raw = stream.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-    try:
-        header = json.loads(raw)
-        entries = {k: v for k, v in header.items() if k != "__metadata__"}
-        infos = [_tensor_info(file, k, v, 8 + length) for k, v in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: the safetensors header is damaged ({error})") from error
-    infos.sort(key=lambda info: (info.offset, info.nbytes))
-    end = 8 + length
-    for info in infos:
-        if info.offset != end:
-            raise CheckpointError(
-                f"{file}: tensor {info.name} starts at byte {info.offset}, expected {end}"
-            )
-        end += info.nbytes
-    if end != size:
+def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
+    """Quantised weights that no ``quantization_config`` announced are known by their names."""
+    packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
+    if packed:
         raise CheckpointError(
-            f"{file}: the header speaks of {end} bytes, the file has {size}; "
-            "it is truncated or still being written"
-        )
-    return infos
-
-
-def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> TensorInfo:
-    dtype = str(entry["dtype"])
-    if dtype not in DTYPES:
-        raise CheckpointError(
-            f"{file}: tensor {name} is {dtype}, which cannot be averaged; "
-            "dequantise the checkpoint to bfloat16, float16 or float32 first"
-        )
-    shape = tuple(int(n) for n in entry["shape"])
-    start, stop = (int(n) for n in entry["data_offsets"])
-    if min(shape, default=0) < 0 or start < 0:
-        raise ValueError(f"tensor {name}: negative shape or offset")
-    if stop - start != prod(shape) * DTYPES[dtype].itemsize:
-        raise CheckpointError(
-            f"{file}: tensor {name} has {stop - start} bytes, expected "
-            f"{prod(shape) * DTYPES[dtype].itemsize} for {dtype} {list(shape)}"
-        )
-    return TensorInfo(name, dtype, shape, file, base + start, stop - start)
-
-
-def _find_shards(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
-    """The weight files, and the index's map from tensor to file where there is one."""
-    single, index = directory / SINGLE, directory / INDEX
-    if single.is_file():  # transformers, too, prefers the single file when both are there
-        return (single,), None
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-            names = sorted({str(file) for file in weight_map.values()})
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index}: not a safetensors index ({error})") from error
-        for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(f"{index}: shard {name!r} is not a plain file name")
-            if not (directory / name).is_file():
-                raise CheckpointError(
-                    f"{directory / name}: missing, but the index lists it; "
-                    "is the checkpoint complete?"
-                )
-        return tuple(directory / name for name in names), weight_map
-    raise CheckpointError(_why_no_weights(directory))
-
-
-def _why_no_weights(directory: Path) -> str:
-    names = sorted(entry.name for entry in directory.iterdir())
-    if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
-        return (
-            f"{directory}: only torch weights ({torch_files[0]}), no safetensors; convert them "
-            "first: transformers' `save_pretrained` writes safetensors"
-        )
-    if found := [n for n in names if n.endswith(".safetensors")]:
-        return (
-            f"{directory}: {len(found)} safetensors file(s) ({found[0]}, …) but neither {SINGLE} "
-            f"nor {INDEX}; is the checkpoint complete?"
-        )
-    if inner := [n for n in names if (directory / n / "config.json").is_file()]:
-        return f"{directory}: no weights here; did you mean {directory / inner[0]}?"
-    return f"{directory}: no {SINGLE} and no {INDEX}; expected a model directory"
-
-
-def _check_index(
-    directory: Path, weight_map: dict[str, str], tensors: dict[str, TensorInfo]
-) -> None:
-    for name, file in weight_map.items():
-        if name not in tensors or tensors[name].file.name != file:
-            found = f"in {tensors[name].file.name}" if name in tensors else "in no shard"
-            raise CheckpointError(
-                f"{directory / INDEX}: tensor {name} should be in {file}, found {found}"
-            )
-    if extra := next((name for name in tensors if name not in weight_map), None):
-        raise CheckpointError(
-            f"{tensors[extra].file}: tensor {extra} is not in {INDEX}; is it from another save?"
+            f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
+            f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
+            "averaged"
         )
 
 
@@ -409,6 +283,14 @@ def _tensor_digest(info: TensorInfo) -> bytes:
     for block in _blocks(info):
         digest.update(block)
     return digest.digest()
+
+
+def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.file, one.offset) == (other.file, other.offset):
+        return True  # one storage under two names
+    return one.dtype == other.dtype and all(
+        a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
+    )
 
 
 def _blocks(info: TensorInfo) -> Iterator[memoryview]:

@@ -11,6 +11,7 @@ from typing import Any
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import CheckpointError, PoolError, UsageError
 from soup.files import VOLATILE_CONFIG, chat_template, token_ids
+from soup.ties import fit_all, is_tied
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,14 @@ def inspect(
         CheckpointError: a directory is not a readable checkpoint.
     """
     directories = expand(paths)
-    opened = None if base is None else Checkpoint.open(base)
-    members = tuple(
-        Checkpoint.open(path, name, opened)
-        for path, name in zip(directories, unique_names(directories), strict=True)
-    )
-    reference, others = members[0], members[1:] + ((opened,) if opened else ())
+    named = zip(directories, unique_names(directories), strict=True)
+    parent = [] if base is None else [Checkpoint.open(base)]
+    opened = [Checkpoint.open(path, name, *parent) for path, name in named]
+    reference, *others = fit_all([*opened, *parent])
+    members = (reference, *others[: len(opened) - 1])
     problems: list[Problem] = []
-    warnings: list[str] = list(_batchnorm_warnings(reference))
+    warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
+    warnings += _batchnorm_warnings(reference)
     for member in others:
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
@@ -159,7 +160,13 @@ def inspect(
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
     duplicates = tuple(same_files(members))
-    return Report(members, tuple(problems), tuple(warnings), duplicates, opened)
+    return Report(
+        members,
+        tuple(problems),
+        tuple(warnings),
+        duplicates,
+        others[-1] if base is not None else None,
+    )
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -259,10 +266,8 @@ def _describe(info: TensorInfo) -> str:
 
 def _tying_hint(name: str, having: Checkpoint, lacking: Checkpoint) -> str:
     """Explain the commonest reason why one member stores a tensor that another does not."""
-    text_config = having.config.get("text_config")
-    nested = text_config.get("tie_word_embeddings") if isinstance(text_config, dict) else None
-    tied = having.config.get("tie_word_embeddings", nested)
-    if name.endswith(("lm_head.weight", "embed_tokens.weight")) and tied is not False:
+    tied = is_tied(having.config) is not False
+    if name.endswith(("lm_head.weight", "embed_tokens.weight")) and tied:
         return (
             f"it may be tied to the embedding and stored by {having.name} alone; "
             f"save {having.name} and {lacking.name} with the same transformers version"

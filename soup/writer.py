@@ -19,12 +19,13 @@ import torch
 from soup._version import __version__
 from soup.adapter import WEIGHTS
 from soup.blend import Blend, open_files, stream
-from soup.checkpoint import ADAPTER, DTYPES, INDEX, SINGLE, Checkpoint, TensorInfo
+from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
 from soup.methods import METHODS, describe
 from soup.stack import Stack, stack
+from soup.weights import ADAPTER, INDEX, SINGLE
 
 MANIFEST = "soup.json"
 PAGE = 4096  # bytes

@@ -43,6 +43,32 @@ def make_checkpoint(
     return path
 
 
+def make_torch_checkpoint(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    shards: int = 1,
+    config: Mapping[str, Any] = CONFIG,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a model directory with ``pytorch_model.bin``, in one file or in shards."""
+    make_checkpoint(path, {}, config=config, files=files)
+    (path / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(dict(tensors), path / "pytorch_model.bin")
+        return path
+    names = list(tensors)
+    weight_map = {}
+    for k in range(shards):
+        file = f"pytorch_model-{k + 1:05d}-of-{shards:05d}.bin"
+        # clones: a slice would take the whole storage with it
+        part = {name: tensors[name].clone() for name in names[k::shards]}
+        torch.save(part, path / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return path
+
+
 def make_adapter(
     path: Path,
     factors: Mapping[str, torch.Tensor],

@@ -288,7 +288,7 @@ def test_tensors_that_do_not_fit_the_base_are_named(
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("bin", "torch's format"),
+        ("bin", "not a complete torch file"),
         ("empty", "adapter_config.json without adapter_model.safetensors"),
         ("part", "expected 00002 parts of adapter_model, found 1"),
         ("not json", "cannot be read as JSON"),
@@ -332,6 +332,16 @@ def test_an_adapter_in_parts_is_one_adapter(tmp_path: Path) -> None:
     for k, (name, tensor) in enumerate(factors.items(), 1):
         file = path / f"adapter_model-0000{k}-of-00002.safetensors"
         save_file({f"base_model.model.{name}": tensor}, file)
+    assert Checkpoint.open(path).digest == whole
+
+
+def test_an_adapter_in_torchs_format_is_the_same_adapter(tmp_path: Path) -> None:
+    """adapter_model.bin, as older PEFT saved it."""
+    _, path, factors = small(tmp_path)
+    whole = Checkpoint.open(path).digest
+    (path / "adapter_model.safetensors").unlink()
+    renamed = {f"base_model.model.{name}": tensor for name, tensor in factors.items()}
+    torch.save(renamed, path / "adapter_model.bin")
     assert Checkpoint.open(path).digest == whole
 
 
@@ -428,7 +438,7 @@ def test_workers_open_adapters_again_on_the_same_base(tmp_path: Path) -> None:
     blend = Blend(pool.members, pool.reference)
     message = json.loads(json.dumps(encode_blend(blend)))
     worker = Worker(lambda message: None)
-    worker._reference = worker._checkpoint(*encode_checkpoint(pool.reference))
+    worker._refer_to(*encode_checkpoint(pool.reference))
     assert worker._blend(message).digest == message["digest"] == blend.digest
     assert companions_digest(pool.reference.home) == companions_digest(base)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from soup.checkpoint import Checkpoint, read_header
+from soup.checkpoint import Checkpoint
 from soup.errors import CheckpointError
+from soup.safetensors_format import read_header
 from tests.conftest import make_checkpoint, random_tensors
 
 
@@ -138,7 +139,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("lfs pointer", "git lfs pull"),
         ("missing shard", "missing, but the index lists it"),
         ("shards without index", "neither model.safetensors nor"),
-        ("torch only", "no safetensors; convert them"),
+        ("torch only", "not a complete torch file"),
         ("lora", "a LoRA adapter"),
         ("quantised", r"quantised \(gptq\)"),
         ("fp8", "tensor w is F8_E4M3"),

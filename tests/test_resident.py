@@ -219,6 +219,22 @@ def test_weights_that_the_model_needs_must_be_there(demo: Path, tmp_path: Path) 
         opened(path)
 
 
+def test_torch_weights_are_scored_as_safetensors_are(demo: Path, tmp_path: Path) -> None:
+    """A reference with pytorch_model.bin builds the same model; model.pt is named."""
+    path = changed(demo, tmp_path / "m")
+    expected = parameters(opened(path)._model)
+    tensors = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    torch.save(tensors, path / "pytorch_model.bin")
+    model = opened(path)
+    assert model._places is not None  # weights are swapped in place, too
+    found = parameters(model._model)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    (path / "pytorch_model.bin").rename(path / "model.pt")
+    with pytest.raises(ScoringError, match=r"model.pt: .* rename it to pytorch_model.bin"):
+        opened(path)
+
+
 def test_a_checkpoint_without_chat_template_is_named(demo: Path, tmp_path: Path) -> None:
     """Known when it is opened, before anything is generated."""
     path = changed(demo, tmp_path / "m")

@@ -1,0 +1,60 @@
+"""What is known of a stored tensor from headers alone, whatever the file's format."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Safetensors dtype names that can be blended or copied, and what they are in torch."""
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
+
+LFS_PREFIX = b"version "
+LFS_POINTER = "a git-lfs pointer, not the weights; run `git lfs pull` there"
+"""How a git-lfs pointer begins, and what to say when one stands where weights should be."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies on disk.
+
+    Attributes:
+        name: its name in the file, never a name in memory.
+        dtype: safetensors dtype name, a key of ``DTYPES``.
+        shape: its dimensions, ``()`` for a scalar.
+        file: the shard that holds it.
+        offset: first byte, from the start of the file.
+        nbytes: length in bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its values can be averaged."""
+        return self.dtype in FLOATS
