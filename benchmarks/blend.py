@@ -116,7 +116,7 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
 
     import torch  # noqa: F401 — the same process, the same memory
 
-    from soup.blend import CHUNK
+    from soup.streaming import CHUNK
 
     size = CHUNK * 2
     out.mkdir()
@@ -265,9 +265,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.child:
         if given.chunk:
-            from soup import blend
+            from soup import streaming
 
-            blend.stream.__kwdefaults__["chunk"] = given.chunk
+            streaming.stream.__kwdefaults__["chunk"] = given.chunk
         child(given.child, given.out, given.threads, given.paths)
         return
     with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=given.directory) as scratch:

@@ -11,7 +11,7 @@ print(board.to_markdown())
 """
 
 from soup._version import __version__
-from soup.blend import Blend, Sink, stream
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import SoupError
 from soup.events import Event, Note, Observer, Progress
@@ -21,6 +21,7 @@ from soup.pool import Pool, Problem, Report, inspect
 from soup.recipes import Decision
 from soup.run import Settings, make, score, show
 from soup.scoring import Benchmark, Result, Score, Scorer
+from soup.streaming import Sink, stream
 from soup.writer import Written, write
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The commonest merge in one pass over the bytes: a linear sum of bfloat16 or float32 tensors.
 
 The same operations on the same float64 values in the same order as ``soup.methods.linear`` and
-``soup.blend.round_once``, so the same bits (tested against them), at a fifth of the cost: torch
+``soup.rounding.round_once``, so the same bits (tested against them), at a fifth of the cost: torch
 makes a dozen passes over a chunk for what is one loop here. Compiled by numba on first use and
 kept in its cache.
 """

@@ -1,7 +1,7 @@
 """Ways to merge: each a small pure function over the same elements of every member.
 
 To add one, write its function and its row in ``METHODS``; reading, checking, rounding and
-writing are the engine's (``soup.blend``). A method sees float64 and returns float64, which is
+writing are the engine's (``soup.streaming``). A method sees float64 and returns float64, which is
 rounded once. One that needs statistics of a whole tensor says so, and then gets whole tensors:
 its memory is about ``(members + 6) · 8`` bytes per element of the largest tensor, in each thread.
 

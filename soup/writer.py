@@ -18,13 +18,14 @@ import torch
 
 from soup._version import __version__
 from soup.adapter import WEIGHTS
-from soup.blend import Blend, open_files, stream
+from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 from soup.files import companions, companions_digest
 from soup.methods import METHODS, describe
 from soup.stack import Stack, stack
+from soup.streaming import open_files, stream
 from soup.weights import ADAPTER, INDEX, SINGLE
 
 MANIFEST = "soup.json"
@@ -97,7 +98,7 @@ def write(
     Raises:
         OutputError: ``out`` holds something that is not a soup, or there is no room.
         UsageError, PoolError: no adapter can be made of this blend, see ``soup.stack.stack``.
-        BlendError, CheckpointError: see ``soup.blend.stream``; nothing is left behind.
+        BlendError, CheckpointError: see ``soup.streaming.stream``; nothing is left behind.
     """
     target = Path(os.path.abspath(out))
     check_target(target, blend)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soup.blend import CHUNK, Blend, stream
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
+from soup.streaming import CHUNK, stream
 
 CONFIG = {"model_type": "tiny", "architectures": ["Tiny"]}
 

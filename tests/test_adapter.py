@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evaluators.worker import Worker, encode_blend, encode_checkpoint
-from soup.blend import Blend, stream
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import CheckpointError, PoolError
 from soup.files import companions, companions_digest
 from soup.pool import Pool, inspect
 from soup.running import RunningSum
+from soup.streaming import stream
 from soup.writer import write
 from tests.conftest import CONFIG, collect, make_adapter, make_checkpoint
 
@@ -177,7 +178,7 @@ class Into:
         self.found = found
 
     def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
-        """See ``soup.blend.Sink``."""
+        """See ``soup.streaming.Sink``."""
         assert start == 0
         self.found[info.name] = values.clone()
 

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup import blend as blend_module
-from soup.blend import Blend, round_once
+from soup import streaming
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.kernel import BLOCK, OVERFLOW, Scratch
 from soup.methods import Slice, linear
+from soup.rounding import round_once
 from tests.conftest import make_checkpoint, random_tensors
-from tests.test_blend import collect
+from tests.test_streaming import collect
 
 TORCH = {"BF16": torch.bfloat16, "F32": torch.float32}
 RAW = {"BF16": torch.int16, "F32": torch.int32}
@@ -102,9 +103,9 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
     ]
     blend = Blend(tuple(members), members[0])
     plain = collect(blend, chunk=1000)  # too small for the kernel to be worth loading
-    monkeypatch.setattr(blend_module, "KERNEL_WORTH", 0)
+    monkeypatch.setattr(streaming, "KERNEL_WORTH", 0)
     taken = 0
-    merge = blend_module._Fast.merge
+    merge = streaming._Fast.merge
 
     def counted(*arguments: Any) -> Any:
         nonlocal taken
@@ -112,7 +113,7 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
         taken += found is not None
         return found
 
-    monkeypatch.setattr(blend_module._Fast, "merge", counted)
+    monkeypatch.setattr(streaming._Fast, "merge", counted)
     fast = collect(blend, chunk=1000, threads=1)
     assert taken == 500
     assert torch.equal(fast["x"], plain["x"])
@@ -123,4 +124,4 @@ def test_without_numba_there_is_no_kernel(tmp_path: Path, monkeypatch: pytest.Mo
     member = Checkpoint.open(make_checkpoint(tmp_path / "m", random_tensors(0)))
     monkeypatch.setitem(sys.modules, "soup.kernel", None)
     monkeypatch.delattr("soup.kernel")
-    assert blend_module._load_kernel(Blend((member,), member)) is None
+    assert streaming._load_kernel(Blend((member,), member)) is None

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soup.blend import Blend, stream
+from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.streaming import stream
 from tests.conftest import collect, make_adapter, make_checkpoint
 
 peft = pytest.importorskip("peft")

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup import blend as blend_module
-from soup.blend import Blend, stream
+from soup import streaming
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import BlendError
 from soup.events import Event, Progress
 from soup.running import RunningSum
+from soup.streaming import stream
 from tests.conftest import make_checkpoint, random_tensors
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -141,4 +142,4 @@ def test_a_blend_with_methods_of_its_own_is_left_alone(tmp_path: Path) -> None:
     a, b = members_of(tmp_path, 2, torch.bfloat16)
     running = RunningSum(1 << 20, tmp_path)
     blend = Blend((a, b), a, method="task-arithmetic", base=a)
-    assert blend_module._passes(blend, running) == [None]
+    assert streaming._passes(blend, running) == [None]

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from soup import writer
-from soup.blend import Blend, round_once
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import BlendError, OutputError
 from soup.events import Event, Note
 from soup.methods import METHODS, Slice
 from soup.pool import Pool
+from soup.rounding import round_once
 from soup.writer import write
 from tests.conftest import make_checkpoint, random_tensors
 

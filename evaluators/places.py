@@ -1,0 +1,159 @@
+"""Which file tensor is which in a model's memory, proven; and sinks that copy a blend there.
+
+Names in files and in memory may differ: transformers 5 renames and fuses on loading.
+"""
+
+import copy
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from soup.blend import Blend
+from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.errors import ScoringError
+from soup.events import Observer
+from soup.streaming import stream
+
+
+def find_places(
+    model: nn.Module, reference: Checkpoint, dtype: torch.dtype
+) -> dict[str, torch.Tensor] | None:
+    """Which tensor in memory is which in the files, proven; None where no one-to-one copy exists.
+
+    Two proofs. Of the names: every file tensor is loaded, by transformers itself, as a constant
+    of its own, and found again in memory as that constant (not needed where all names agree). Of
+    the content: the reference, which transformers loaded from its files, equals its file tensors
+    element by element at the places found, and no tensor in memory is left over.
+    """
+    memory = {name: t.detach() for name, t in model.state_dict(keep_vars=True).items()}
+    names = {name: name for name in reference.tensors if name in memory}
+    if len(names) < len(reference.tensors):
+        probed = _probe_names(model, reference, memory, dtype)
+        if probed is None:
+            return None
+        names = probed
+    places = {name: memory[target] for name, target in names.items()}
+    if any(place.shape != reference.tensors[name].shape for name, place in places.items()):
+        return None
+    if not all(place.is_contiguous() for place in places.values()):
+        return None
+    covered = {place.data_ptr() for place in places.values()}
+    if any(t.numel() and t.data_ptr() not in covered for t in memory.values()):
+        return None
+    equal = _Compare(places)
+    stream(Blend((reference,), reference), equal)
+    return places if equal.equal else None
+
+
+def _probe_names(
+    model: nn.Module, reference: Checkpoint, memory: dict[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, str] | None:
+    """File name to name in memory, by loading constants; None where tensors are mixed or split.
+
+    A tensor that lands nowhere (transformers ignores it on loading) is left out: it has no
+    effect on the model.
+    """
+    constants = _constants(dtype, len(reference.tensors))
+    if constants is None or any(not i.is_float for i in reference.tensors.values()):
+        return None
+    state = {
+        info.name: constants[k].expand(info.shape)  # one element in memory, whatever the shape
+        for k, info in enumerate(reference.tensors.values())
+    }
+    try:
+        probe: Any = type(model).from_pretrained(  # type: ignore[attr-defined]
+            None, config=copy.deepcopy(model.config), state_dict=state, dtype=dtype
+        )
+    except Exception:  # a conversion that cannot take constants: not provable, not fatal
+        return None
+    by_value = {constants[k].item(): name for k, name in enumerate(reference.tensors)}
+    found: dict[str, str] = {}
+    for target, tensor in probe.state_dict().items():
+        if not tensor.numel():
+            continue
+        first = tensor.flatten()[0]
+        source = by_value.get(first.to(dtype).item())
+        if source is None or not bool((tensor == first).all()) or target not in memory:
+            return None
+        found.setdefault(source, target)  # tied tensors show the same constant twice
+    return found
+
+
+def _constants(dtype: torch.dtype, count: int) -> torch.Tensor | None:
+    """Different finite, normal values of ``dtype``, as many as there are tensors."""
+    if dtype is torch.float16:
+        bits = torch.arange(0x0400, 0x7C00, dtype=torch.int16)
+        values = bits.view(torch.float16)
+    else:
+        bits = torch.arange(0x0080, 0x7F80, dtype=torch.int16)
+        values = bits.view(torch.bfloat16).to(dtype)
+    return values[:count] if count <= len(values) else None
+
+
+@dataclass
+class _Compare:
+    """A sink that only looks whether what comes is what is there."""
+
+    places: dict[str, torch.Tensor]
+    equal: bool = True
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        place = self.places.get(info.name)
+        if place is None or not self.equal:
+            return
+        there = place.view(-1)[start : start + len(values)].cpu()
+        if not torch.equal(values.to(place.dtype), there):
+            self.equal = False
+
+
+@dataclass
+class CopyIn:
+    """A sink that copies into the model's own tensors and keeps a checksum of what it sent."""
+
+    places: dict[str, torch.Tensor]
+    sums: dict[str, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        """See ``soup.streaming.Sink``."""
+        place = self.places.get(info.name)
+        if place is None:
+            return  # transformers ignores it on loading, too
+        sent = values.to(place.dtype)
+        with torch.no_grad():
+            place.view(-1)[start : start + len(values)].copy_(sent)
+        with self.lock:
+            self.sums[info.name] = self.sums.get(info.name, 0) + _checksum(sent)
+
+    def verify(self) -> None:
+        """Raises ScoringError where the model does not hold what was sent."""
+        for name, place in self.places.items():
+            if (_checksum(place.view(-1)) - self.sums.get(name, 0)) % (1 << 64):
+                raise ScoringError(
+                    f"tensor {name} did not arrive in the model as it was sent; where it is tied "
+                    "to another tensor, the checkpoint holds two different values for them"
+                )
+
+
+def _checksum(flat: torch.Tensor) -> int:
+    """Sum of the elements' bit patterns: order does not matter, every bit does."""
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize]
+    return int(flat.view(width).sum(dtype=torch.int64).item())
+
+
+def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:
+    """A whole blend in memory, by file names."""
+    state = {
+        name: torch.empty(info.shape, dtype=DTYPES[blend.dtype_of(info)])
+        for name, info in blend.reference.tensors.items()
+    }
+
+    class Fill:
+        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+            state[info.name].view(-1)[start : start + len(values)] = values
+
+    stream(blend, Fill(), task=task, observe=observe)
+    return state

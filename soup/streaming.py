@@ -1,0 +1,380 @@
+"""The one piece of code that reads, sums and rounds a blend, whether into a file or into a model.
+
+The result is the float64 value of the method (of the sum, in member order), rounded once to the
+output dtype; so it does not depend on threads, chunk size or how members are sharded.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from soup.blend import Blend, role
+from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
+from soup.errors import BlendError, CheckpointError
+from soup.events import Observer, Progress, ignore
+from soup.methods import METHODS, Slice
+from soup.rounding import all_finite, round_once
+from soup.running import Pass, RunningSum
+
+CHUNK = 1 << 16
+"""Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
+stays small (`benchmarks/blend.py --chunks` measures it)."""
+
+
+KERNEL_WORTH = 1 << 28
+"""Bytes to read from which on it pays to load the compiled kernel."""
+
+
+class Sink(Protocol):
+    """Where a streamed blend goes: a file at known offsets, or a resident model's parameters."""
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        """Take elements ``start`` onwards of the reference's tensor ``info``, flat.
+
+        ``values`` is 1-D, in the output dtype, and is reused after this returns. Called from
+        several threads at once, never twice for the same elements.
+        """
+        ...
+
+
+def stream(
+    blend: Blend,
+    sink: Sink,
+    *,
+    task: str = "blend",
+    observe: Observer = ignore,
+    threads: int | None = None,
+    chunk: int = CHUNK,
+    running: RunningSum | None = None,
+) -> None:
+    """Stream a blend into a sink: read a chunk of every member, sum, round, put.
+
+    Memory is a few chunks per thread, whatever the size of tensors and the number of members.
+
+    Args:
+        blend: what to stream.
+        sink: where it goes.
+        task: the name of the work, for progress (bytes read).
+        observe: told of progress.
+        threads: readers and summers; all cores by default.
+        chunk: elements per chunk.
+        running: sums of earlier averages, to start from where they fit; for equal averages.
+
+    Raises:
+        BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
+            output dtype; the message names the tensor and the member.
+        CheckpointError: a file cannot be read.
+    """
+    for sums in _passes(blend, running):
+        part = blend if sums is None else replace(blend, members=sums.members)
+        target = sink if len(part.members) == len(blend.members) else _Nowhere()
+        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk)
+        if running is not None and sums is not None:
+            running.end(sums)
+
+
+class _Nowhere:
+    """A sink for sums that are only remembered."""
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        pass
+
+
+def _stream(
+    blend: Blend,
+    sink: Sink,
+    sums: Pass | None,
+    task: str,
+    observe: Observer,
+    threads: int,
+    chunk: int,
+) -> None:
+    """One pass over a blend's chunks, by threads."""
+    total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
+    work = _chunks(blend, chunk)
+    lock = threading.Lock()
+    failed = threading.Event()
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        reader = _Reader(files)  # one per thread: it reuses its buffers
+        fast = _Fast(blend, files, chunk, sums, kernel)
+        torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
+        while not failed.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            try:
+                info, start, size = item
+                reader.recycle()
+                merged = fast.merge(info, start, size)
+                if merged is None:  # not for the kernel, or not finite: then this says why
+                    merged = _blend_chunk(blend, reader.read, info, start, size, sums)
+                count, values = merged
+                sink.put(info, start, values)
+            except BaseException:
+                failed.set()
+                raise
+            with lock:
+                done += count
+                observe(Progress(task, done, total, "B"))
+
+    with ExitStack() as stack:
+        files = _open_all(blend, stack)
+        stack.enter_context(_torch_threads_restored())
+        # Before the threads start: loading beside them was measured to be slower over all.
+        kernel = _load_kernel(blend) if total >= KERNEL_WORTH else None
+        executor = stack.enter_context(ThreadPoolExecutor(threads))
+        try:
+            for future in [executor.submit(run) for _ in range(threads)]:
+                future.result()
+        except BaseException:  # Ctrl-C, too: the others stop after their chunk
+            failed.set()
+            raise
+
+
+def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
+    whole = METHODS[blend.method].whole_tensor
+    for info in blend.reference.tensors.values():
+        step = max(info.numel, 1) if whole and role(info) == "blend" else size
+        for start in range(0, info.numel, step):
+            yield info, start, min(step, info.numel - start)
+
+
+@contextmanager
+def open_files(blend: Blend) -> Iterator[Read]:
+    """Read from the shards of all sources while the context lasts; into new tensors."""
+    with ExitStack() as stack:
+        files = _open_all(blend, stack)
+        yield lambda info, start, count: _Reader(files).read(info, start, count)
+
+
+def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
+    files: dict[Path, int] = {}
+    for member in (blend.reference, *blend.sources):
+        for shard in member.shards:
+            if shard not in files:
+                try:
+                    files[shard] = os.open(shard, os.O_RDONLY)
+                except OSError as error:
+                    raise CheckpointError(f"{shard}: cannot be read: {error.strerror}") from error
+                stack.callback(os.close, files[shard])
+    return files
+
+
+@contextmanager
+def _torch_threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _passes(blend: Blend, running: RunningSum | None) -> Sequence[Pass | None]:
+    """Earlier sums serve equal averages alone: there a trial is one more addition."""
+    if running is None or blend.method != "linear" or blend.coefficients is not None:
+        return [None]
+    averaged = [info for info in blend.reference.tensors.values() if role(info) == "blend"]
+    return running.begin(blend.members, averaged) or [None]
+
+
+def _unread(blend: Blend, info: TensorInfo, sums: Pass | None) -> tuple[Checkpoint, ...]:
+    """The sources that must be read: those whose sum is not known yet."""
+    known = sums.known if sums is not None and role(info) == "blend" else 0
+    return blend.sources[known:]
+
+
+def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None) -> int:
+    return sum(source.tensors[info.name].nbytes for source in _unread(blend, info, sums))
+
+
+def _blend_chunk(
+    blend: Blend, read: Read, info: TensorInfo, start: int, count: int, sums: Pass | None
+) -> tuple[int, torch.Tensor]:
+    """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
+    kind = role(info)
+    sources = _unread(blend, info, sums)
+    done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
+    if kind == "take":
+        return done, read(info, start, count)
+    parts = [source.values(read, info.name, start, count) for source in sources]
+    if kind == "copy":
+        return done, _equal_in_all(blend, info, parts[: len(blend.members)])
+    if sums is None:
+        total = _merge(blend, info, start, parts)
+    else:
+        total = _extend(parts, sums, info, start, count)
+        total.div_(len(blend.members))
+    rounded = round_once(total, DTYPES[blend.dtype_of(info)])
+    if not all_finite(rounded):
+        parts = [source.values(read, info.name, start, count) for source in blend.sources]
+        raise BlendError(_why_not_finite(blend, info, parts, total))
+    return done, rounded
+
+
+def _extend(
+    parts: Sequence[torch.Tensor], sums: Pass, info: TensorInfo, start: int, count: int
+) -> torch.Tensor:
+    """Float64 sum of the known members and ``parts``, in order; it is remembered, too."""
+    if sums.known:
+        total = torch.from_numpy(sums.before(info, start, count)).clone()
+        rest = parts
+    else:
+        total, rest = parts[0].to(torch.float64, copy=True), parts[1:]
+    for part in rest:
+        total.add_(part)
+    sums.after(info, start, count)[:] = total.numpy()
+    return total
+
+
+def _merge(
+    blend: Blend, info: TensorInfo, start: int, parts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The method's float64 result for the same elements of every source."""
+    method, base = METHODS[blend.method], None
+    if blend.method != "linear":  # which sums mixed dtypes itself, without a copy of each
+        parts = [part.to(torch.float64) for part in parts]
+    if method.needs_base:
+        *parts, base = parts
+    parameters = {**method.parameters, **dict(blend.parameters)}
+    return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
+
+
+class _Reader:
+    """Reads stored elements into buffers that it uses again for the next chunk."""
+
+    def __init__(self, files: dict[Path, int]) -> None:
+        self._files = files
+        self._buffers: list[bytearray] = []
+        self._used = 0
+
+    def recycle(self) -> None:
+        """Everything read so far may be overwritten."""
+        self._used = 0
+
+    def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
+        dtype = DTYPES[info.dtype]
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        size = count * dtype.itemsize
+        if self._used == len(self._buffers):
+            self._buffers.append(bytearray(size))
+        if len(self._buffers[self._used]) < size:
+            self._buffers[self._used] = bytearray(size)
+        buffer = self._buffers[self._used]
+        self._used += 1
+        _read_into(self._files, info, start, memoryview(buffer)[:size])
+        return torch.frombuffer(buffer, dtype=dtype, count=count)
+
+
+def _read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memoryview) -> None:
+    """Fill a byte buffer with a stored tensor's elements from ``start`` on."""
+    offset = info.offset + start * DTYPES[info.dtype].itemsize
+    while view:
+        try:
+            got = os.preadv(files[info.file], [view], offset)
+        except OSError as error:
+            raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error
+        if not got:
+            raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
+        view, offset = view[got:], offset + got
+
+
+def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
+    for member, part in zip(blend.members[1:], parts[1:], strict=True):
+        if not torch.equal(part, parts[0].to(part.dtype)):
+            raise BlendError(
+                f"tensor {info.name}: {member.name} differs from {blend.members[0].name}; "
+                f"{info.dtype} values like these are copied, and must be equal in all members"
+            )
+    return parts[0]
+
+
+def _load_kernel(blend: Blend) -> Any:
+    """``soup.kernel``, compiled for what the blend needs; None where it does not serve."""
+    if blend.method != "linear":
+        return None
+    try:
+        from soup import kernel
+    except (ImportError, RuntimeError):  # no numba here, or nowhere to keep what it compiles
+        return None
+    for dtype in {info.dtype for info in blend.reference.tensors.values()} & kernel.SUPPORTED:
+        for out in {blend.dtype or dtype} & kernel.SUPPORTED:
+            kernel.Scratch(1, dtype, out, 1).merge(0, None)
+    return kernel
+
+
+class _Fast:
+    """One thread's way through ``soup.kernel``, for chunks that it can merge."""
+
+    def __init__(
+        self,
+        blend: Blend,
+        files: dict[Path, int],
+        chunk: int,
+        sums: Pass | None,
+        kernel: Any,
+    ) -> None:
+        self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
+        self._scratches: dict[tuple[str, ...], Any] = {}
+        self._kernel = kernel
+
+    def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
+        """Bytes read and elements of the output, or None where the kernel does not serve."""
+        sums = self._sums
+        kernel = self._kernel
+        if kernel is None or not count or role(info) != "blend":
+            return None
+        sources = _unread(self._blend, info, sums)
+        dtypes = {source.tensors[info.name].dtype for source in sources}
+        out = self._blend.dtype_of(info)
+        if len(dtypes) > 1 or not {*dtypes, out} <= kernel.SUPPORTED:
+            return None
+        if any(info.name in source.updates for source in sources):
+            return None
+        key = (*dtypes, out)
+        if key not in self._scratches:
+            self._scratches[key] = kernel.Scratch(len(sources), *key, self._chunk)
+        scratch = self._scratches[key]
+        for row, source in zip(scratch.rows, sources, strict=True):
+            _read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
+        remembered = (
+            {}
+            if sums is None
+            else {
+                "before": sums.before(info, start, count),
+                "after": sums.after(info, start, count),
+            }
+        )
+        coefficients = self._blend.coefficients
+        divisor = len(self._blend.members) if coefficients is None else 1
+        values = scratch.merge(count, coefficients, divisor, **remembered)
+        return None if values is None else (scratch.rows[:, :count].nbytes, values)
+
+
+def _why_not_finite(
+    blend: Blend, info: TensorInfo, parts: Sequence[torch.Tensor], total: torch.Tensor
+) -> str:
+    """Which member holds a NaN or an Inf; else it is the output dtype that overflows."""
+    for source, part in zip(blend.sources, parts, strict=True):
+        if not torch.isfinite(part).all():
+            kind = "NaN" if torch.isnan(part).any() else "Inf"
+            return (
+                f"{source.name}: tensor {info.name} holds {kind}; "
+                "leave this checkpoint out, its training diverged or its file is damaged"
+            )
+    return (
+        f"tensor {info.name}: {total.abs().max().item():.4g} overflows {blend.dtype_of(info)}; "
+        "write a wider dtype, e.g. --dtype bfloat16 or float32"
+    )
