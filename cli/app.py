@@ -1,6 +1,7 @@
 """`soup`: options become one library call; errors become one line and an exit code."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -326,9 +327,10 @@ def demo(
         boards = run(directory, device, watch)
     if not quiet:
         render.leaderboard(boards[-1], out_console, others=boards[:-1])
-    out_console.print(
-        f"\nNext, in the same pool:  cd {directory} && soup greedy ckpts/*", highlight=False
-    )
+    # `make demo` leaves the user outside the environment: then only the whole path works.
+    command = "soup" if shutil.which("soup") else Path(sys.executable).with_name("soup")
+    text = f"\nNext, in the same pool:  cd {directory} && {command} greedy ckpts/*"
+    out_console.print(text, highlight=False, soft_wrap=True)
 
 
 def _make(kind: str, given: dict[str, Any]) -> None:
