@@ -95,10 +95,8 @@ def make(
         members = _without_duplicates(pool, observe)
     walk.score_members()
 
-    decision: Decision | None = None
     for decision in _decisions(kind, members, walk):
         walk.decide(decision)
-    assert decision is not None
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
     written = write(
@@ -229,10 +227,10 @@ class _Walk:
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
         self.decisions.append(decision)
-        if before is not None and decision.mean is not None:
+        if self.scorer is not None and before is not None and decision.mean is not None:
             verdict = "kept" if decision.kept else "not kept"
             text = f"+ {decision.tried}: {before:.2f} → {decision.mean:.2f}, {verdict}"
-            self.scorer.observe(Note(text)) if self.scorer else None
+            self.scorer.observe(Note(text))
         self.record(
             "decision",
             tried=decision.tried,

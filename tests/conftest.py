@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +13,10 @@ from safetensors.torch import save_file
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.streaming import CHUNK, stream
+
+# The same examples in every run, and no time limit: machines are shared.
+hypothesis.settings.register_profile("soup", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("soup")
 
 CONFIG = {"model_type": "tiny", "architectures": ["Tiny"]}
 

@@ -53,7 +53,7 @@ def test_digest_is_of_content_not_of_layout(tmp_path: Path) -> None:
     assert other.digest != one.digest
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=6),
     dtypes=st.lists(
@@ -79,7 +79,7 @@ def test_any_safetensors_file_reads_as_the_library_reads_it(
         assert infos[name].nbytes == tensor.nbytes
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_damaged_files_end_in_a_checkpoint_error_or_read_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

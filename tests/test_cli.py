@@ -1,5 +1,7 @@
 """cli: options become one call, errors one line, tables fit the terminal."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ from rich.console import Console
 
 import soup
 from cli import render
+from cli.app import main
 from cli.options import parameters
 from cli.progress import Watch
 from soup.checkpoint import Checkpoint
@@ -23,14 +26,27 @@ from tests.conftest import make_checkpoint, random_tensors
 
 
 def run(cwd: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user runs it, in a directory, piped."""
-    return subprocess.run(
-        [sys.executable, "-m", "soup", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "80", **environment},
-    )
+    """The command in a directory, piped; in this process, which has torch imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    before, argv, code = Path.cwd(), sys.argv, 0
+    variables = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = ["soup", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+        for name, value in variables.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -123,6 +139,15 @@ def test_mistakes_end_in_one_line(
     before = sorted(path for path in tmp_path.rglob("*") if ".soup" not in path.parts)
     assert message in fails(run(tmp_path, *arguments), code)
     assert sorted(path for path in tmp_path.rglob("*") if ".soup" not in path.parts) == before
+
+
+def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path]) -> None:
+    """`python -m soup`: output, exit code and error as the command's."""
+    module = [sys.executable, "-m", "soup"]
+    done = subprocess.run([*module, "--version"], capture_output=True, text=True)
+    assert done.stdout == f"soup {soup.__version__}\n"
+    done = subprocess.run([*module, "average", "nowhere"], capture_output=True, text=True)
+    assert "nowhere: expected a model directory" in fails(done, 1)
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

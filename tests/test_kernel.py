@@ -32,7 +32,7 @@ def merged(rows: list[torch.Tensor], out: str, factors: list[float] | None) -> t
     return scratch.merge(len(rows[0]), factors, 1 if factors else len(rows))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 6),

@@ -53,7 +53,7 @@ def members_of(root: Path, count: int, dtype: torch.dtype) -> list[Checkpoint]:
     return made
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     kept=st.lists(st.booleans(), min_size=5, max_size=5),
     dtype=st.sampled_from(DTYPES),

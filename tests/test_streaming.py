@@ -64,7 +64,7 @@ def nearest(value: Fraction, dtype: torch.dtype) -> Fraction:
     return round(value / step) * step  # Python rounds halves to even
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), dtype=st.sampled_from([torch.bfloat16, torch.float16]))
 def test_round_once_is_the_nearest_value_ties_to_even(
     data: st.DataObject, dtype: torch.dtype
@@ -87,7 +87,7 @@ def test_torch_alone_would_round_twice() -> None:
     assert round_once(value, torch.bfloat16).item() == 1 + 2.0**-7
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]))
 def test_average_is_the_float64_average_rounded_once(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, dtype: torch.dtype
@@ -116,7 +116,7 @@ def test_average_is_the_float64_average_rounded_once(
         assert Fraction(found["x"][element].double().item()) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(
         st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=5

@@ -56,7 +56,7 @@ def test_ranges_hold_what_torch_loads(tmp_path: Path) -> None:
     assert by_name["tied.weight"].offset == by_name["0.weight"].offset
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=6),
     dtypes=st.lists(
@@ -87,7 +87,7 @@ def test_any_state_dict_reads_as_torch_reads_it(
         assert raw == bytes(tensors[info.name].view(-1).view(torch.uint8).numpy())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damaged_files_end_in_a_checkpoint_error_or_read_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
