@@ -1,5 +1,6 @@
 """Our side of the worker: a scorer that asks VLMEvalKit in a process of its own."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -122,7 +123,9 @@ class VLMEvalKitScorer:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    # closing flushes what a worker that died did not take
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
             self._process = None
 
     def _start(self) -> None:
