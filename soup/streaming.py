@@ -25,7 +25,7 @@ from soup.running import Pass, RunningSum
 
 CHUNK = 1 << 16
 """Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
-stays small (`benchmarks/blend.py --chunks` measures it)."""
+stays small. `benchmarks/blend.py --chunks` times other sizes; this one was not tuned by it."""
 
 
 KERNEL_WORTH = 1 << 28
