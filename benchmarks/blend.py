@@ -8,15 +8,21 @@
 
 Rows, each the median of --repeats runs in fresh processes, inputs in the page cache:
     floor      reading all bytes and writing the output, same threads and chunks, no arithmetic
-    soup       soup.write of the average
+    soup       the blending and writing alone
+    soup average
+               the whole command: start, digests, blend, write, read back for the output's digest;
+               "first" where no digest of a member is known yet
     mergekit   `mergekit-yaml` with merge_method: linear, bfloat16 out
 
 Then memory for 2 and for 10 members and for one tensor of 1 GB, and time by members. Memory is the
-peak resident set above that of a process that has only imported torch.
+peak resident set above that of a process that has only imported torch; of whole commands, that of
+the whole process.
 """
 
 import argparse
+import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -58,6 +64,12 @@ CONFIG = {
 
 
 # --- checkpoints ---------------------------------------------------------------------------
+
+
+def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a process of its own: a command's peak memory starts at that of its parent."""
+    with multiprocessing.get_context("spawn").Pool(1) as one:
+        return one.apply(function, arguments)
 
 
 def make_pool(directory: Path, count: int, gigabytes: float) -> list[Path]:
@@ -216,6 +228,27 @@ def drop_from_cache(paths: list[Path]) -> None:
             os.close(handle)
 
 
+def measure_command(paths: list[Path], scratch: Path, repeats: int, first: bool) -> Any:
+    """Wall time of `soup average`; memory is that of the whole process."""
+    seconds, memory = [], 0.0
+    work, out = scratch / "work", scratch / "out-average"
+    command = [sys.executable, "-m", "soup", "average", *map(str, paths), "--quiet"]
+    command += ["--out", str(out), "--work", str(work)]
+    for k in range(repeats + (not first)):
+        if first:
+            shutil.rmtree(work, ignore_errors=True)
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"soup average ended with status {status}")
+        if k or first:  # the first run only learns the digests
+            seconds.append(time.perf_counter() - start)
+            memory = max(memory, usage.ru_maxrss / 1e3)
+        shutil.rmtree(out)
+    return statistics.median(seconds), memory, seconds
+
+
 def measure_mergekit(paths: list[Path], scratch: Path, repeats: int) -> Any:
     """Mergekit's linear in an environment that this installs; wall time of its command."""
     environment = scratch / "mergekit"
@@ -276,13 +309,11 @@ def main() -> None:
 
 def tables(given: argparse.Namespace, scratch: Path) -> None:
     """Print all rows."""
-    import torch
-
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-          f"Python {platform.python_version()}, torch {torch.__version__}, "
+          f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
           f"{given.members} checkpoints of {given.gigabytes} GB in bfloat16, "
           f"{given.threads} threads, median of {given.repeats}")  # fmt: skip
-    paths = make_pool(scratch / "pool", given.members, given.gigabytes)
+    paths = elsewhere(make_pool, scratch / "pool", given.members, given.gigabytes)
     if given.chunks:
         for bits in range(13, 21):
             extra = ["--chunk", str(1 << bits)]
@@ -302,13 +333,16 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
         rows[f"{job}, cold cache"] = measure(
             job, paths, scratch, given.repeats, given.threads, cold=True
         )
+    for name, first in (("soup average, first", True), ("soup average, again", False)):
+        rows[name] = measure_command(paths, scratch, given.repeats, first)
     if given.mergekit:
         rows["mergekit"] = measure_mergekit(paths, scratch, max(1, given.repeats // 2))
     print("\n| | seconds | to the floor | all runs | memory above `import torch` |")
     print("|---|---|---|---|---|")
     for job, (seconds, memory, runs) in rows.items():
         spread = " ".join(f"{run:.2f}" for run in runs)
-        floor = rows[job.replace("soup", "floor")][0] if "soup" in job else rows["floor"][0]
+        beside = job.replace("soup", "floor") if job.startswith("soup,") else "floor"
+        floor = rows[beside][0]
         print(f"| {job} | {seconds:.2f} | {seconds / floor:.2f} × | {spread} | {memory:.0f} MB |")
     if given.scaling:
         scaling(given, scratch, paths)
@@ -327,7 +361,7 @@ def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None
     large = []
     for k in range(2):
         large.append(scratch / "large" / str(k))
-        make_checkpoint(large[-1], {"w": (500_000_000,)}, k, shards=1, config=CONFIG)
+        elsewhere(make_checkpoint, large[-1], {"w": (500_000_000,)}, k, 1, CONFIG)
     seconds, memory, _ = measure("soup", large, scratch, 3, given.threads)
     print(f"| 2, one tensor of 1 GB | {seconds:.2f} | {seconds / 2:.2f} | {memory:.0f} MB |")
 

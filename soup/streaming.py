@@ -23,9 +23,9 @@ from soup.methods import METHODS, Slice
 from soup.rounding import all_finite, round_once
 from soup.running import Pass, RunningSum
 
-CHUNK = 1 << 16
-"""Elements per chunk: its float64 buffers stay in a core's cache, and Python's overhead per chunk
-stays small. `benchmarks/blend.py --chunks` times other sizes; this one was not tuned by it."""
+CHUNK = 1 << 17
+"""Elements per chunk, chosen by `benchmarks/blend.py --chunks`: smaller ones cost Python's overhead
+more often, larger ones leave a core's cache (see README's table)."""
 
 
 KERNEL_WORTH = 1 << 28
