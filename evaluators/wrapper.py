@@ -1,0 +1,84 @@
+"""How a model is asked: a question becomes inputs, tokens become an answer.
+
+A wrapper (VLMEvalKit's word) knows one kind of model: how it is built, in which words and at which
+resolution it is asked, how its tokens are read. It knows no weights but the reference's: the
+resident model swaps them under it, see ``evaluators.resident``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+Message = Sequence[dict[str, str]]
+"""One question as VLMEvalKit builds it: items ``{"type": "image" or "text", "value": ...}``."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One question as its model takes it, on the CPU; it does not depend on the weights.
+
+    Attributes:
+        inputs: tensors for ``generate``, of a batch of one: ``input_ids`` [1, L], others [1, L] that
+            go with it token by token, images in whatever shape the processor gives them.
+        generation: the other arguments of ``generate``: its settings for this question.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Wrapper(Protocol):
+    """One kind of model.
+
+    Attributes:
+        settings: what of the wrapper decides the answers, to read and to hash; known before
+            ``build``.
+        batched: whether ``prepare`` and ``decode`` work; else only ``answer``, one at a time.
+        pad_token: fills short rows of ``input_ids`` on the left; known after ``build``.
+    """
+
+    settings: Mapping[str, Any]
+    batched: bool
+    pad_token: int
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The reference's model, loaded from its files, in ``eval``; the wrapper keeps using it.
+
+        Raises:
+            ScoringError: it cannot be built; the message says why.
+        """
+        ...
+
+    def replace(self, state: dict[str, torch.Tensor]) -> nn.Module:
+        """A model from a state dict by file names, through transformers' own loading.
+
+        For models whose tensors are fused on loading, so that they cannot be swapped in place.
+        """
+        ...
+
+    def use_custom_prompt(self, dataset: str) -> bool:
+        """Whether ``build_prompt`` is to be used for a dataset, by its VLMEvalKit name."""
+        ...
+
+    def build_prompt(self, row: Any, dataset: str) -> Message:
+        """The question of one row of a dataset, in this wrapper's words."""
+        ...
+
+    def set_dump_image(self, dump_image: Any) -> None:
+        """Takes the dataset's function from a row to image paths, for ``build_prompt``."""
+        ...
+
+    def prepare(self, message: Message, dataset: str) -> Prepared:
+        """What the model gets for a question; called from one other thread while it generates."""
+        ...
+
+    def decode(self, tokens: torch.Tensor) -> str:
+        """The answer that new tokens [n] spell, as VLMEvalKit's wrapper would return it."""
+        ...
+
+    def answer(self, message: Message, dataset: str) -> str:
+        """The whole way at once, where it cannot be taken apart."""
+        ...
