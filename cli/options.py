@@ -55,10 +55,14 @@ ComputeDtype = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Questions per batch; halves by itself on OOM.")
+    int | None,
+    typer.Option("--batch-size", min=1, help="Most questions per batch (default: what fits)."),
 ]
 MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+    int | None,
+    typer.Option(
+        "--max-new-tokens", min=1, help="Longest answer (default: VLMEvalKit's for the model)."
+    ),
 ]
 MinGain = Annotated[
     float,

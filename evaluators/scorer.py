@@ -37,12 +37,12 @@ class VLMEvalKitScorer:
         work: str | os.PathLike[str] = ".soup",
         device: str = "auto",
         compute_dtype: str = "auto",
-        batch_size: int = 32,
-        max_new_tokens: int = 1024,
+        batch_size: int | None = None,
+        max_new_tokens: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Options as in ``evaluators.resident.Options``; ``work`` holds predictions and the log."""
-        if batch_size < 1 or max_new_tokens < 1:
+        """Options as in ``evaluators.wrapper.Options``; ``work`` holds predictions and the log."""
+        if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
         self._work = Path(os.path.abspath(work))
         self._options = {
@@ -84,11 +84,7 @@ class VLMEvalKitScorer:
                 "cache": str(self._work / "cache"),
             }
         )
-        common = model | {
-            "companions": companions_digest(reference.home),
-            "max_new_tokens": self._options["max_new_tokens"],
-            "decoding": "greedy",
-        }
+        common = model | {"companions": companions_digest(reference.home)}
         found = []
         for source in names:
             answer = self._ask({"do": "benchmark", "source": source})

@@ -13,9 +13,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evaluators.wrapper import Message, Wrapper
 from soup.errors import BenchmarkError, ScoringError
 
 CHANGES_SCORES = (
@@ -118,15 +120,28 @@ class Dataset:
             "data": self.data_digest,
             "dataset": type(self.kit).__name__,
             "dataset_name": self.kit.dataset_name,
-            "prompts": "dataset.build_prompt",
             "judge": JUDGE,
             "vlmeval": version(),
         }
 
-    def messages(self) -> list[list[dict[str, str]]]:
-        """The questions, in the order of the data; images as paths."""
+    @property
+    def kit_name(self) -> str:
+        """VLMEvalKit's name for it, on which prompts and image settings of wrappers depend."""
+        return str(self.kit.dataset_name)
+
+    def messages(self, wrapper: Wrapper | None = None) -> list[Message]:
+        """The questions, in the order of the data; images as paths.
+
+        Args:
+            wrapper: may have words of its own for this dataset; without one they are the dataset's.
+        """
+        build = self.kit.build_prompt
+        if wrapper is not None and not getattr(self.kit, "force_use_dataset_prompt", False):
+            wrapper.set_dump_image(self.kit.dump_image)
+            if wrapper.use_custom_prompt(self.kit_name):
+                build = partial(wrapper.build_prompt, dataset=self.kit_name)
         try:
-            return [self.kit.build_prompt(self._data.iloc[k]) for k in range(len(self))]
+            return [build(self._data.iloc[k]) for k in range(len(self))]
         except (AssertionError, KeyError, ValueError, OSError) as error:
             raise BenchmarkError(
                 f"{self.name}: a prompt cannot be built from {self.file} "

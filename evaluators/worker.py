@@ -6,7 +6,7 @@ to stderr, which the parent keeps in a log. It gets a blend as paths and coeffic
 checkpoints itself. When stdin closes, the parent is gone and so are we.
 
 Requests, by ``do``:
-    open        protocol, reference, options, cache → {"device", "compute_dtype"}
+    open        protocol, reference, options, cache → what of the model decides the answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), keep, task → a Result's fields
 """
@@ -82,11 +82,12 @@ class Worker:
             raise SoupError(f"worker protocol {PROTOCOL}, the command speaks {protocol}")
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import evaluators.vlmevalkit  # noqa: F401
-        from evaluators.resident import Options, Resident
+        from evaluators.resident import Resident
+        from evaluators.wrapper import Options
 
         self._cache = Path(cache)
         self._refer_to(*reference)
-        self._resident = Resident(self._reference, Options(**options))
+        self._resident = Resident(self._reference, Options(**options), self._cache)
         self._resident.running = RunningSum(memory_budget(), self._cache)
         import torch
         import transformers
@@ -96,6 +97,7 @@ class Worker:
             "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **self._resident.wrapper.settings,
         }
 
     def benchmark(self, source: str) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Worker:
         if running and running.note != noted:
             self._observe(Note(running.note))
         if benchmark not in self._messages:
-            self._messages[benchmark] = dataset.messages()
+            self._messages[benchmark] = dataset.messages(self._resident.wrapper)
         messages = self._messages[benchmark]
         done = 0
 
@@ -129,7 +131,7 @@ class Worker:
 
         progress(0)
         started = time.perf_counter()
-        answers = self._resident.answer(benchmark, messages, progress)
+        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress)
         seconds = time.perf_counter() - started
         outcome = dataset.evaluate(answers, Path(keep))
         return {

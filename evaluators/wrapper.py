@@ -5,15 +5,38 @@ resolution it is asked, how its tokens are read. It knows no weights but the ref
 resident model swaps them under it, see ``evaluators.resident``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from soup.errors import ScoringError
+
 Message = Sequence[dict[str, str]]
 """One question as VLMEvalKit builds it: items ``{"type": "image" or "text", "value": ...}``."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a resident model is built and asked.
+
+    Attributes:
+        device: a torch device; ``auto`` is the first GPU, else the CPU.
+        compute_dtype: a torch dtype's name; ``auto`` is the checkpoint's on a GPU, float32 on CPU.
+        batch_size: most questions in a batch; None finds it out, see ``evaluators.batches.Limit``.
+        max_new_tokens: longest answer; None is what the wrapper has for this kind of model.
+        trust_remote_code: whether Python code inside the checkpoint may run.
+    """
+
+    device: str = "auto"
+    compute_dtype: str = "auto"
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,8 +44,8 @@ class Prepared:
     """One question as its model takes it, on the CPU; it does not depend on the weights.
 
     Attributes:
-        inputs: tensors for ``generate``, of a batch of one: ``input_ids`` [1, L], others [1, L] that
-            go with it token by token, images in whatever shape the processor gives them.
+        inputs: tensors for ``generate``, of a batch of one: ``input_ids`` [1, L], others [1, L]
+            that go with it token by token, images in whatever shape the processor gives them.
         generation: the other arguments of ``generate``: its settings for this question.
     """
 
@@ -31,18 +54,22 @@ class Prepared:
 
 
 class Wrapper(Protocol):
-    """One kind of model.
+    """One kind of model."""
 
-    Attributes:
-        settings: what of the wrapper decides the answers, to read and to hash; known before
-            ``build``.
-        batched: whether ``prepare`` and ``decode`` work; else only ``answer``, one at a time.
-        pad_token: fills short rows of ``input_ids`` on the left; known after ``build``.
-    """
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What of the wrapper decides the answers, to read and to hash; known before ``build``."""
+        ...
 
-    settings: Mapping[str, Any]
-    batched: bool
-    pad_token: int
+    @property
+    def batched(self) -> bool:
+        """Whether ``prepare`` and ``decode`` work; else only ``answer``, one at a time."""
+        ...
+
+    @property
+    def pad_token(self) -> int:
+        """Fills short rows of ``input_ids`` on the left; known after ``build``."""
+        ...
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The reference's model, loaded from its files, in ``eval``; the wrapper keeps using it.
@@ -82,3 +109,18 @@ class Wrapper(Protocol):
     def answer(self, message: Message, dataset: str) -> str:
         """The whole way at once, where it cannot be taken apart."""
         ...
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turn what transformers raises for a user's checkpoint into one line."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ScoringError(
+                f"{path}: the checkpoint brings its own Python code; read it, then add "
+                "--trust-remote-code to let it run"
+            ) from error
+        raise ScoringError(f"{path}: {text[:400]}") from error

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from evaluators.batches import Store
+from evaluators.wrapper import Options
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
@@ -18,7 +20,7 @@ from soup.writer import write
 transformers = pytest.importorskip("transformers")
 resident = pytest.importorskip("evaluators.resident")
 
-OPTIONS = resident.Options(device="cpu", max_new_tokens=4)
+OPTIONS = Options(device="cpu", max_new_tokens=4)
 
 
 @pytest.fixture
@@ -146,11 +148,11 @@ def test_answers_do_not_depend_on_the_batch(
     answers = []
     for batch_size in (1, size):
         model = resident.Resident(
-            pool.reference, resident.Options("cpu", batch_size=batch_size, max_new_tokens=4)
+            pool.reference, Options("cpu", batch_size=batch_size, max_new_tokens=4)
         )
         model.load(blend, "x", "load")
         counted: list[int] = []
-        answers.append(model.answer("questions", messages, counted.append))
+        answers.append(model.answer("questions", "x", messages, counted.append))
         assert sum(counted) == 40
     assert answers[0] == answers[1]
     assert len(set(answers[0])) > 4
@@ -165,11 +167,25 @@ def test_prepared_questions_are_used_again_with_new_weights(
     found = []
     for k in (3, 5):
         model.load(Blend((pool.members[k],), pool.reference), str(k), "load")
-        found.append(model.answer("questions", messages, lambda count: None))
+        found.append(model.answer("questions", "x", messages))
     fresh = resident.Resident(pool.reference, OPTIONS)
     fresh.load(Blend((pool.members[5],), pool.reference), "5", "load")
-    assert found[1] == fresh.answer("questions", messages, lambda count: None)
+    assert found[1] == fresh.answer("questions", "x", messages)
     assert found[0] != found[1]
+
+
+def test_questions_spilled_to_disk_are_answered_the_same(
+    demo: Path, pool: Pool, tmp_path: Path
+) -> None:
+    """Without memory for them they are read back from a file, and not prepared again."""
+    messages = questions(demo, tmp_path, 20)
+    model = resident.Resident(pool.reference, OPTIONS, tmp_path / "cache")
+    model._store = Store(tmp_path / "cache", memory=0)
+    model.load(Blend((pool.reference,), pool.reference), "x", "load")
+    first = model.answer("questions", "x", messages)
+    assert model._store._end > 0
+    model.wrapper.prepare = None
+    assert model.answer("questions", "x", messages) == first
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_no_answer(
@@ -179,17 +195,23 @@ def test_running_out_of_memory_halves_the_batch_and_loses_no_answer(
     messages = questions(demo, tmp_path, 23)
     model = resident.Resident(pool.reference, OPTIONS)
     model.load(Blend((pool.reference,), pool.reference), "x", "load")
-    expected = model.answer("first", messages, lambda count: None)
+    expected = model.answer("first", "x", messages)
     generate = model._model.generate
 
+    sizes = []
+
     def limited(**inputs: Any) -> Any:
-        if len(inputs["input_ids"]) > 4:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(**inputs)
 
     monkeypatch.setattr(model._model, "generate", limited)
-    assert model.answer("second", messages, lambda count: None) == expected
-    assert model.batch_size <= 4
+    assert model.answer("second", "x", messages) == expected
+    assert max(sizes) > 4
+    sizes.clear()
+    assert model.answer("third", "x", messages) == expected
+    assert max(sizes) <= 5, "what did not fit once is not tried again"
 
 
 def changed(demo: Path, path: Path, **config: Any) -> Path:
@@ -260,9 +282,9 @@ def test_code_in_a_checkpoint_does_not_run_unasked(demo: Path, tmp_path: Path) -
 def test_devices_and_dtypes_are_checked(pool: Pool) -> None:
     """A device that is not there, a dtype that is none."""
     for options, message in (
-        (resident.Options(device="cuda:9"), "sees no CUDA GPU|expected"),
-        (resident.Options(device="abacus"), "--device abacus: expected auto, cpu or cuda"),
-        (resident.Options("cpu", compute_dtype="float7"), "expected float32, bfloat16 or float16"),
+        (Options(device="cuda:9"), "sees no CUDA GPU|expected"),
+        (Options(device="abacus"), "--device abacus: expected auto, cpu or cuda"),
+        (Options("cpu", compute_dtype="float7"), "expected float32, bfloat16 or float16"),
     ):
         if "cuda" in options.device and torch.cuda.is_available():
             continue
@@ -274,10 +296,10 @@ def test_devices_and_dtypes_are_checked(pool: Pool) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_the_swap_is_exact_too(pool: Pool) -> None:
     """The checkpoint's own dtype, on the device, bit for bit."""
-    model = resident.Resident(pool.reference, resident.Options(device="cuda"))
+    model = resident.Resident(pool.reference, Options(device="cuda"))
     blend = Blend(pool.members, pool.reference)
     model.load(blend, "average", "load")
-    host = resident.Resident(pool.reference, resident.Options("cpu", compute_dtype="bfloat16"))
+    host = resident.Resident(pool.reference, Options("cpu", compute_dtype="bfloat16"))
     host.load(blend, "average", "load")
     found = parameters(model._model)
     for name, tensor in parameters(host._model).items():
