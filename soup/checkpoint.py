@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from soup.errors import CheckpointError
+from soup.reading import Reader, open_shards
 from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
 from soup.tensors import TensorInfo as TensorInfo
 from soup.weights import check_index, find_weights, is_adapter, read_weights
@@ -35,7 +37,7 @@ PACKED = (
 )
 """How the names of tensors end that only packed, quantised weights have."""
 
-READ_BLOCK = 1 << 20  # bytes per read when digesting
+READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
 
 
 Read = Callable[[TensorInfo, int, int], torch.Tensor]
@@ -84,7 +86,8 @@ class Checkpoint:
         notes: what a user should know about how it was read.
         stored: what the files hold, where ``tensors`` was fitted to a pool (``soup.ties``); the
             digest is of it, so that it does not depend on the pool.
-        ties: pairs of stored tensors that must have equal values; proven before it is digested.
+        ties: pairs of stored (or computed) tensors that must have equal values; proven before it
+            is digested.
     """
 
     path: Path
@@ -215,12 +218,7 @@ class Checkpoint:
         """
         stored = self.tensors if self.stored is None else self.stored
         for one, other in self.ties:
-            if not _same_bytes(stored[one], stored[other]):
-                raise CheckpointError(
-                    f"{self.path}: {one} and {other} are tied (by its config.json, or because "
-                    "another member stores only one of them), but their values differ; save it "
-                    "again with them equal, or set tie_word_embeddings to false if they are not"
-                )
+            self._prove_tie(stored[one], stored[other])
 
         def hashed(name: str) -> bytes:
             update = self.updates.get(name)
@@ -237,6 +235,42 @@ class Checkpoint:
         found = total.hexdigest()
         self.remember_digest(found)
         return found
+
+    def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
+        changed = [info.name for info in (one, other) if info.name in self.updates]
+        if changed and self.base is not None:
+            if not self._same_values(one, other):
+                which = f"changes {changed[0]} alone" if len(changed) == 1 else "makes them differ"
+                raise CheckpointError(
+                    f"{self.path}: {one.name} and {other.name} are tied (by the config.json of "
+                    f"its base {self.base.path}, or because another member stores only one of "
+                    f"them), but the adapter {which}; if it was trained with the two apart, set "
+                    "tie_word_embeddings to false in that config.json, else merge it with the tool "
+                    "that trained it"
+                )
+        elif not _same_bytes(one, other):
+            raise CheckpointError(
+                f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or because "
+                "another member stores only one of them), but their values differ; save it "
+                "again with them equal, or set tie_word_embeddings to false if they are not"
+            )
+
+    def _same_values(self, one: TensorInfo, other: TensorInfo) -> bool:
+        """Whether two tensors, computed ones included, are equal in float64."""
+        with ExitStack() as stack:
+            reader = Reader(open_shards(self.shards, stack))
+
+            def values(info: TensorInfo, start: int) -> torch.Tensor:
+                count = min(READ_BLOCK, info.numel - start)
+                if (update := self.updates.get(info.name)) is not None:
+                    return update.values(reader.read, start, count)
+                return reader.read(info, start, count).to(torch.float64)
+
+            for start in range(0, one.numel, READ_BLOCK):
+                reader.recycle()
+                if not torch.equal(values(one, start), values(other, start)):
+                    return False
+        return True
 
     def remember_digest(self, digest: str) -> None:
         """Take a digest that is already known, so that nothing is read for it again."""

@@ -17,9 +17,10 @@ import torch
 
 from soup.blend import Blend, role
 from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
-from soup.errors import BlendError, CheckpointError
+from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
 from soup.methods import METHODS, Slice
+from soup.reading import Reader, open_shards, read_into
 from soup.rounding import all_finite, round_once
 from soup.running import Pass, RunningSum
 
@@ -105,7 +106,7 @@ def _stream(
 
     def run() -> None:
         nonlocal done
-        reader = _Reader(files)  # one per thread: it reuses its buffers
+        reader = Reader(files)  # one per thread: it reuses its buffers
         fast = _Fast(blend, files, chunk, sums, kernel)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         while not failed.is_set():
@@ -155,20 +156,12 @@ def open_files(blend: Blend) -> Iterator[Read]:
     """Read from the shards of all sources while the context lasts; into new tensors."""
     with ExitStack() as stack:
         files = _open_all(blend, stack)
-        yield lambda info, start, count: _Reader(files).read(info, start, count)
+        yield lambda info, start, count: Reader(files).read(info, start, count)
 
 
 def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
-    files: dict[Path, int] = {}
-    for member in (blend.reference, *blend.sources):
-        for shard in member.shards:
-            if shard not in files:
-                try:
-                    files[shard] = os.open(shard, os.O_RDONLY)
-                except OSError as error:
-                    raise CheckpointError(f"{shard}: cannot be read: {error.strerror}") from error
-                stack.callback(os.close, files[shard])
-    return files
+    sources = (blend.reference, *blend.sources)
+    return open_shards((shard for source in sources for shard in source.shards), stack)
 
 
 @contextmanager
@@ -250,47 +243,6 @@ def _merge(
     return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
 
 
-class _Reader:
-    """Reads stored elements into buffers that it uses again for the next chunk."""
-
-    def __init__(self, files: dict[Path, int]) -> None:
-        self._files = files
-        self._buffers: list[bytearray] = []
-        self._used = 0
-
-    def recycle(self) -> None:
-        """Everything read so far may be overwritten."""
-        self._used = 0
-
-    def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
-        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
-        dtype = DTYPES[info.dtype]
-        if not count:
-            return torch.empty(0, dtype=dtype)
-        size = count * dtype.itemsize
-        if self._used == len(self._buffers):
-            self._buffers.append(bytearray(size))
-        if len(self._buffers[self._used]) < size:
-            self._buffers[self._used] = bytearray(size)
-        buffer = self._buffers[self._used]
-        self._used += 1
-        _read_into(self._files, info, start, memoryview(buffer)[:size])
-        return torch.frombuffer(buffer, dtype=dtype, count=count)
-
-
-def _read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memoryview) -> None:
-    """Fill a byte buffer with a stored tensor's elements from ``start`` on."""
-    offset = info.offset + start * DTYPES[info.dtype].itemsize
-    while view:
-        try:
-            got = os.preadv(files[info.file], [view], offset)
-        except OSError as error:
-            raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error
-        if not got:
-            raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
-        view, offset = view[got:], offset + got
-
-
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
     for member, part in zip(blend.members[1:], parts[1:], strict=True):
         if not torch.equal(part, parts[0].to(part.dtype)):
@@ -348,7 +300,7 @@ class _Fast:
             self._scratches[key] = kernel.Scratch(len(sources), *key, self._chunk)
         scratch = self._scratches[key]
         for row, source in zip(scratch.rows, sources, strict=True):
-            _read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
+            read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
         remembered = (
             {}
             if sums is None

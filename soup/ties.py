@@ -100,8 +100,7 @@ def fit(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
                 updates[name] = updates[source]
     for name, info in member.tensors.items():
         if name not in reference.tensors and partner(name, tensors, info) in reference.tensors:
-            del tensors[name]
-            updates.pop(name, None)
+            del tensors[name]  # its update stays: the digest and the proof are of what is stored
     if tensors.keys() == member.tensors.keys():
         return member
     stored = member.tensors if member.stored is None else member.stored
@@ -120,8 +119,7 @@ def fit_all(members: Sequence[Checkpoint]) -> list[Checkpoint]:
         ties = tuple(
             (head, embedding)
             for head, embedding in pairs(member.tensors)
-            if not {head, embedding} & member.updates.keys()  # what is computed is not compared
-            and (said or (said is None and any(_has_one(m, head, embedding) for m in members)))
+            if said or (said is None and any(_has_one(m, head, embedding) for m in members))
         )
         fitted.append(fit(replace(member, ties=ties) if ties else member, members[0]))
     return fitted

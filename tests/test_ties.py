@@ -17,7 +17,7 @@ from soup.pool import Pool, inspect
 from soup.run import Settings, identify, make
 from soup.ties import is_tied, pairs
 from soup.writer import write
-from tests.conftest import CONFIG, make_checkpoint, make_torch_checkpoint
+from tests.conftest import CONFIG, make_adapter, make_checkpoint, make_torch_checkpoint
 from tests.test_writer import loaded
 
 HEAD = "language_model.lm_head.weight"
@@ -91,6 +91,71 @@ def test_tied_values_that_differ_are_an_error_before_anything_is_scored(
         with pytest.raises(CheckpointError, match=message):
             make("greedy", Pool.open(*paths), fake, settings)
     assert fake.calls == []
+
+
+def factors(seed: int, embedding: bool = False, head: bool = False) -> dict[str, torch.Tensor]:
+    """LoRA on the embedding, as PEFT names it, and the same change of the head."""
+    generator = torch.Generator().manual_seed(seed)
+    down, up = torch.randn(2, 4, generator=generator), torch.randn(7, 2, generator=generator)
+    found = {}
+    if embedding:
+        module = EMBEDDING.removesuffix(".weight")
+        found[f"{module}.lora_embedding_A"] = up.t().contiguous()
+        found[f"{module}.lora_embedding_B"] = down.t().contiguous()
+    if head:
+        module = HEAD.removesuffix(".weight")
+        found |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    return found
+
+
+@pytest.mark.parametrize("changed", ["embedding", "head", "stored head"])
+@pytest.mark.parametrize("other", [[EMBEDDING], [EMBEDDING, HEAD]])
+def test_an_adapter_that_changes_one_half_of_a_tied_pair_is_an_error(
+    tmp_path: Path, changed: str, other: list[str]
+) -> None:
+    """Merged, one weight would have two values (or lose its change): named before scoring."""
+    base = member(tmp_path, 0, EMBEDDING, HEAD)
+    if changed == "stored head":
+        new = {HEAD: torch.ones(7, 4)}
+    else:
+        new = factors(1, embedding=changed == "embedding", head=changed == "head")
+    adapter = make_adapter(tmp_path / "adapter", new, base, r=2)
+    fake = FakeScorer()
+    settings = Settings(benchmarks=["x"], out=tmp_path / "out", work=tmp_path / "work")
+    name = EMBEDDING if changed == "embedding" else HEAD
+    message = f"adapter: {HEAD} and {EMBEDDING} are tied .*changes {name} alone; .*config.json"
+    for paths in ([adapter, member(tmp_path, 2, *other)], [tmp_path / "m2", adapter]):
+        with pytest.raises(CheckpointError, match=message) as error:
+            make("greedy", Pool.open(*paths), fake, settings)
+        assert "\n" not in str(error.value)
+    assert fake.calls == []
+
+
+def test_an_adapter_that_changes_both_halves_alike_is_fine(tmp_path: Path) -> None:
+    """As PEFT's ensure_weight_tying leaves it; and any change, where the config ties nothing."""
+    base = member(tmp_path, 0, EMBEDDING, HEAD)
+    both = make_adapter(tmp_path / "both", factors(1, embedding=True, head=True), base)
+    pool = Pool.open(both, member(tmp_path, 2, EMBEDDING))
+    write_of(pool, tmp_path / "out")
+    found = loaded(tmp_path / "out")
+    assert torch.equal(found[HEAD], found[EMBEDDING])
+    uneven = factors(1, embedding=True) | factors(2, head=True)
+    with pytest.raises(CheckpointError, match="the adapter makes them differ"):
+        write_of(Pool.open(make_adapter(tmp_path / "uneven", uneven, base)), tmp_path / "no")
+    apart = member(tmp_path, 3, EMBEDDING, HEAD, config=UNTIED)
+    half = make_adapter(tmp_path / "half", factors(1, embedding=True), apart)
+    write_of(Pool.open(half), tmp_path / "untied")
+    found = loaded(tmp_path / "untied")
+    assert not torch.equal(found[HEAD], found[EMBEDDING])
+
+
+def test_an_adapters_digest_does_not_depend_on_the_pool(tmp_path: Path) -> None:
+    """What a reference that stores the embedding once drops of it is digested all the same."""
+    base = member(tmp_path, 0, EMBEDDING, HEAD)
+    both = make_adapter(tmp_path / "both", factors(1, embedding=True, head=True), base)
+    fitted = Pool.open(member(tmp_path, 2, EMBEDDING), both).members[1]
+    assert HEAD not in fitted.tensors
+    assert fitted.digest == Checkpoint.open(both).digest
 
 
 def test_a_silent_config_leaves_it_to_the_values(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Stored elements, read by their place in a file into buffers that are used again."""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from soup.errors import CheckpointError
+from soup.tensors import DTYPES, TensorInfo
+
+
+def open_shards(shards: Iterable[Path], stack: ExitStack) -> dict[Path, int]:
+    """A descriptor for each file, closed with ``stack``.
+
+    Raises:
+        CheckpointError: one cannot be opened.
+    """
+    files: dict[Path, int] = {}
+    for shard in shards:
+        if shard not in files:
+            try:
+                files[shard] = os.open(shard, os.O_RDONLY)
+            except OSError as error:
+                raise CheckpointError(f"{shard}: cannot be read: {error.strerror}") from error
+            stack.callback(os.close, files[shard])
+    return files
+
+
+def read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memoryview) -> None:
+    """Fill a byte buffer with a stored tensor's elements from ``start`` on.
+
+    Raises:
+        CheckpointError: the file cannot be read, or ends too early.
+    """
+    offset = info.offset + start * DTYPES[info.dtype].itemsize
+    while view:
+        try:
+            got = os.preadv(files[info.file], [view], offset)
+        except OSError as error:
+            raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error
+        if not got:
+            raise CheckpointError(f"{info.file}: ended inside tensor {info.name}; it was changed")
+        view, offset = view[got:], offset + got
+
+
+class Reader:
+    """One thread's way to stored elements; its buffers serve for the next chunk again."""
+
+    def __init__(self, files: dict[Path, int]) -> None:
+        self._files = files
+        self._buffers: list[bytearray] = []
+        self._used = 0
+
+    def recycle(self) -> None:
+        """Everything read so far may be overwritten."""
+        self._used = 0
+
+    def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
+        dtype = DTYPES[info.dtype]
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        size = count * dtype.itemsize
+        if self._used == len(self._buffers):
+            self._buffers.append(bytearray(size))
+        if len(self._buffers[self._used]) < size:
+            self._buffers[self._used] = bytearray(size)
+        buffer = self._buffers[self._used]
+        self._used += 1
+        read_into(self._files, info, start, memoryview(buffer)[:size])
+        return torch.frombuffer(buffer, dtype=dtype, count=count)
