@@ -7,12 +7,14 @@ scores and writes them.
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import BlendError, UsageError
 from soup.methods import METHODS, find
+from soup.ties import is_tied, pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,18 @@ class Blend:
         if self.base is not None and METHODS[self.method].needs_base:
             return (*self.members, self.base)
         return self.members
+
+    @cached_property
+    def shared_names(self) -> dict[str, str]:
+        """Of each stored copy of a tied embedding, the name that stands for both.
+
+        What depends on a name (a random mask) must be the same for both. It is told from the
+        reference alone, as a worker knows no other member of the pool; where its config says
+        nothing, the two share the name, too, which does no harm to tensors that are not tied.
+        """
+        if is_tied(self.reference.config) is False:
+            return {}
+        return dict(pairs(self.reference.tensors))
 
     @property
     def digest(self) -> str:

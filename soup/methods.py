@@ -24,7 +24,7 @@ class Slice:
     """What a method gets: the same elements of every member.
 
     Attributes:
-        name: the tensor's.
+        name: the tensor's; copies of a tied embedding have one name, the embedding's.
         start: the first element's position in the flat tensor.
         members: one flat float64 tensor each; a method may not change them.
         base: the same elements of the base, float64; None where the method needs none.

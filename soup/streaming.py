@@ -240,7 +240,8 @@ def _merge(
     if method.needs_base:
         *parts, base = parts
     parameters = {**method.parameters, **dict(blend.parameters)}
-    return method.merge(Slice(info.name, start, parts, base, blend.coefficients, parameters))
+    name = blend.shared_names.get(info.name, info.name)
+    return method.merge(Slice(name, start, parts, base, blend.coefficients, parameters))
 
 
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -210,6 +210,23 @@ def test_a_base_is_fitted_as_members_are(tmp_path: Path) -> None:
     assert torch.equal(found[HEAD], found[EMBEDDING])
 
 
+@pytest.mark.parametrize("config", [TIED, CONFIG])
+def test_both_copies_of_an_embedding_get_one_random_mask(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """DARE leaves them equal, and as they are where the reference stores the embedding alone."""
+    found = []
+    for k, stored in enumerate([[EMBEDDING, HEAD], [EMBEDDING]]):
+        at = tmp_path / str(k)
+        paths = [member(at, seed, *stored, config=config) for seed in range(3)]
+        pool = Pool.open(*paths[:2], base=paths[2])
+        blend = Blend(pool.members, pool.reference, method="dare", base=pool.base)
+        found.append(loaded(write(blend, at / "out").path))
+    assert torch.equal(found[0][HEAD], found[0][EMBEDDING])
+    assert torch.equal(found[0][EMBEDDING], found[1][EMBEDDING])
+    assert not torch.equal(found[0][EMBEDDING], tensors(2, EMBEDDING)[EMBEDDING])
+
+
 def test_the_worker_fits_members_to_its_reference(tmp_path: Path) -> None:
     """It gets paths, and must see what the parent sees."""
     pool = Pool.open(member(tmp_path, 0, EMBEDDING, HEAD), member(tmp_path, 1, EMBEDDING))
