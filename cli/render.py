@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
+from soup.methods import describe
 from soup.pool import Report
 
 NAME_WIDTH = 24  # longer names are folded
@@ -174,6 +175,8 @@ def _path(board: Leaderboard) -> Table:
 
 def _summary(board: Leaderboard, soup: SoupRow) -> str:
     share = f"{len(soup.members)} of {len(board.members)} members"
+    if soup.merging["method"] != "linear":
+        share += f" by {describe(soup.merging['method'], soup.merging['parameters'])}"
     text = f"[bold green]{soup.kind} soup[/]: {share}"
     if soup.mean is not None and board.best is not None:
         text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"

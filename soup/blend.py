@@ -85,6 +85,15 @@ class Blend:
         return dict(pairs(self.reference.tensors))
 
     @property
+    def merging(self) -> dict[str, Any]:
+        """How members are merged, as JSON: method, all of its parameters, base (or None)."""
+        method, base = METHODS[self.method], None
+        if self.base is not None and method.needs_base:
+            base = {"name": self.base.name, "digest": self.base.digest}
+        parameters = {**method.parameters, **dict(self.parameters)}
+        return {"method": self.method, "parameters": parameters, "base": base}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what determines its bytes: digests, order, coefficients, dtype, method."""
         recipe: dict[str, Any] = {

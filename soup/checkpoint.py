@@ -250,8 +250,8 @@ class Checkpoint:
                 )
         elif not _same_bytes(one, other):
             raise CheckpointError(
-                f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or because "
-                "another member stores only one of them), but their values differ; save it "
+                f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
+                "because another member stores only one of them), but their values differ; save it "
                 "again with them equal, or set tie_word_embeddings to false if they are not"
             )
 

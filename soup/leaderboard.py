@@ -10,6 +10,9 @@ from soup.scoring import Result, mean_of, recorded, result_key
 
 VERSION = 1
 
+LINEAR: Mapping[str, Any] = {"method": "linear", "parameters": {}, "base": None}
+"""How a soup was merged whose record says nothing of it."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class SoupRow:
-    """The soup that came out."""
+    """The soup that came out; ``merging`` is how, see ``soup.blend.Blend.merging``."""
 
     kind: str
     members: Mapping[str, float]
@@ -56,6 +59,7 @@ class SoupRow:
     mean: float | None
     out: str
     digest: str
+    merging: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Leaderboard:
             else {
                 "kind": self.soup.kind,
                 "members": dict(self.soup.members),
+                **self.soup.merging,
                 "scores": dict(self.soup.scores),
                 "holdouts": dict(self.soup.holdouts),
                 "unparsed": dict(self.soup.unparsed),
@@ -213,6 +218,7 @@ def _soup_row(
         _mean(scores, benchmarks),
         soup["out"],
         soup["digest"],
+        soup.get("merging", LINEAR),
     )
 
 

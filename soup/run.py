@@ -114,6 +114,7 @@ def make(
         soup=kind,
         blend=soup.digest,
         members=weights,
+        merging=soup.merging,
         out=str(written.path),
         digest=written.digest,
     )

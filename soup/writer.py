@@ -160,6 +160,9 @@ def check_target(target: Path, blend: Blend | None = None) -> None:
 
 
 def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    method = METHODS[blend.method]
+    # of the linear method the coefficients say it all
+    merging = {} if blend.method == "linear" else {**blend.merging, "paper": method.paper}
     return {
         "version": 1,
         "kind": kind,
@@ -169,27 +172,12 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "reference": blend.reference.name,
         "members": [
             {"name": member.name, "digest": member.digest}
-            | ({"coefficient": coefficient} if METHODS[blend.method].weighted else {})
+            | ({"coefficient": coefficient} if method.weighted else {})
             for member, coefficient in zip(blend.members, blend.weights, strict=True)
         ],
         "soup_version": __version__,
-        **_method(blend),
+        **merging,
         **facts,
-    }
-
-
-def _method(blend: Blend) -> dict[str, Any]:
-    """How members were merged; nothing for the linear method, whose coefficients say it all."""
-    if blend.method == "linear":
-        return {}
-    method = METHODS[blend.method]
-    return {
-        "method": blend.method,
-        "paper": method.paper,
-        "parameters": {**method.parameters, **dict(blend.parameters)},
-        "base": {"name": blend.base.name, "digest": blend.base.digest}
-        if blend.base is not None and method.needs_base
-        else None,
     }
 
 

@@ -222,6 +222,10 @@ def test_blend_merges_by_a_method(pool_paths: list[Path], base_path: Path, tmp_p
     assert (manifest["kind"], manifest["method"]) == ("blend", "ties")
     assert manifest["parameters"] == {"density": 0.5, "lambda": 0.7}
     assert [m["coefficient"] for m in manifest["members"]] == [1, 2, 3, 4]
+    shown = " ".join(run(tmp_path, "leaderboard").stdout.split())
+    assert "blend soup: 4 of 4 members by ties (density 0.5, lambda 0.7), written to" in shown
+    document = json.loads(run(tmp_path, "leaderboard", "--json", "-").stdout)
+    assert document["soup"]["method"] == "ties"
     done = run(tmp_path, "blend", "ckpts/*", *asked, "--dry-run")
     assert "plan: blend of 4 members by ties (density 0.5, lambda 0.7) on no" in done.stdout
 

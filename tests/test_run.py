@@ -198,6 +198,8 @@ def test_json_is_what_readme_promises(pool_paths: list[Path], tmp_path: Path) ->
     assert document["path"][0] == {"tried": "b", "mean": 70.0, "kept": True}
     assert document["soup"]["kind"] == "greedy"
     assert {"members", "scores", "holdouts", "mean", "out", "digest"} <= document["soup"].keys()
+    merging = {"method": "linear", "parameters": {}, "base": None}
+    assert merging.items() <= document["soup"].items()
     assert "| 1 | b | 70.00 | 70.00 | 70.00 | +0.00 | 1.00 | 0.0% |" in board.to_markdown()
     assert show(tmp_path / "work") == board
 
@@ -232,6 +234,10 @@ def test_greedy_tries_merges_by_the_method(
     assert manifest["parameters"] == {"density": 0.5, "lambda": 1.0}
     assert manifest["base"] == {"name": "base", "digest": Checkpoint.open(base_path).digest}
     assert [m["coefficient"] for m in manifest["members"]] == [1.0] * 4
+    document = json.loads(board.to_json())["soup"]
+    assert {key: document[key] for key in ("method", "parameters", "base")} == {
+        key: manifest[key] for key in ("method", "parameters", "base")
+    }
 
 
 def test_naming_a_default_is_the_same_blend(
