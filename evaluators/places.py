@@ -4,6 +4,7 @@ Names in files and in memory may differ: transformers 5 renames and fuses on loa
 """
 
 import copy
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from soup import device
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import ScoringError
-from soup.events import Observer
+from soup.events import Observer, ignore
+from soup.running import RunningSum
 from soup.streaming import stream
 
 
@@ -111,10 +114,10 @@ class _Compare:
 
 @dataclass
 class CopyIn:
-    """A sink that copies into the model's own tensors and keeps a checksum of what it sent."""
+    """A sink that copies into the model's own tensors and keeps checksums of what it sent."""
 
     places: dict[str, torch.Tensor]
-    sums: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
@@ -126,22 +129,75 @@ class CopyIn:
         with torch.no_grad():
             place.view(-1)[start : start + len(values)].copy_(sent)
         with self.lock:
-            self.sums[info.name] = self.sums.get(info.name, 0) + _checksum(sent)
+            self.sums.setdefault(info.name, []).append(_checksum(sent))
 
     def verify(self) -> None:
         """Raises ScoringError where the model does not hold what was sent."""
         for name, place in self.places.items():
-            if (_checksum(place.view(-1)) - self.sums.get(name, 0)) % (1 << 64):
+            sent = sum(int(part) for part in self.sums.get(name, ()))
+            if (int(_checksum(place.view(-1))) - sent) % (1 << 64):
                 raise ScoringError(
                     f"tensor {name} did not arrive in the model as it was sent; where it is tied "
                     "to another tensor, the checkpoint holds two different values for them"
                 )
 
 
-def _checksum(flat: torch.Tensor) -> int:
-    """Sum of the elements' bit patterns: order does not matter, every bit does."""
+def _checksum(flat: torch.Tensor) -> torch.Tensor:
+    """Sum of the elements' bit patterns: order does not matter, every bit does.
+
+    An int64 on the same device, which is not waited for.
+    """
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize]
-    return int(flat.view(width).sum(dtype=torch.int64).item())
+    return flat.view(width).sum(dtype=torch.int64)
+
+
+def swap_in(
+    blend: Blend,
+    places: dict[str, torch.Tensor],
+    task: str,
+    observe: Observer = ignore,
+    running: RunningSum | None = None,
+) -> None:
+    """Stream a blend into a model's own tensors and verify what arrived.
+
+    Args:
+        blend: what to stream; on a GPU it is summed there where ``soup.device`` can.
+        places: tensors in memory by names in files, see ``find_places``.
+        task: the name of the work, for progress.
+        observe: told of bytes streamed.
+        running: sums to start from, where it is the processor that sums.
+
+    Raises:
+        ScoringError: a tensor did not arrive as it was sent.
+    """
+    gpu = _gpu_of(places)
+    if gpu is not None and device.serves(blend):
+        copy_in = CopyIn(places)
+        try:
+            stream(
+                blend,
+                copy_in,
+                task=task,
+                observe=observe,
+                threads=min(device.LANES, os.cpu_count() or 1),
+                chunk=device.CHUNK,
+                device=gpu,
+            )
+            return copy_in.verify()
+        except torch.OutOfMemoryError:
+            pass  # the processor sums, then, as where there is no GPU
+        finally:
+            torch.cuda.empty_cache()  # a thread's buffers are of no use to another stream
+    copy_in = CopyIn(places)
+    stream(blend, copy_in, task=task, observe=observe, running=running)
+    return copy_in.verify()
+
+
+def _gpu_of(places: dict[str, torch.Tensor]) -> torch.device | None:
+    """The one GPU that all of a model's tensors are on."""
+    devices = {place.device for place in places.values()}
+    gpu = devices.pop() if len(devices) == 1 else None
+    return gpu if gpu is not None and gpu.type == "cuda" else None
 
 
 def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:

@@ -12,14 +12,13 @@ import torch
 
 from evaluators.batches import Limit, Question, Store, ahead, batches, by_length, collate
 from evaluators.chat import ChatTemplate
-from evaluators.places import CopyIn, collect, find_places
+from evaluators.places import collect, find_places, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 from soup.running import RunningSum
-from soup.streaming import stream
 
 AHEAD = 64
 """Questions prepared while earlier ones are answered."""
@@ -85,9 +84,7 @@ class Resident:
                 self._model = None  # make room first
                 self._model = self.wrapper.replace(collect(blend, task, observe))
             else:
-                copy_in = CopyIn(self._places)
-                stream(blend, copy_in, task=task, observe=observe, running=self.running)
-                copy_in.verify()
+                swap_in(blend, self._places, task, observe, self.running)
         self._loaded = digest
 
     def answer(

@@ -17,6 +17,7 @@ import torch
 
 from soup.blend import Blend, role
 from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
+from soup.device import Lane
 from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
 from soup.methods import METHODS, Slice
@@ -39,8 +40,9 @@ class Sink(Protocol):
     def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
         """Take elements ``start`` onwards of the reference's tensor ``info``, flat.
 
-        ``values`` is 1-D, in the output dtype, and is reused after this returns. Called from
-        several threads at once, never twice for the same elements.
+        ``values`` is 1-D, in the output dtype, and is reused after this returns (on a device:
+        after what the thread's stream then holds). Called from several threads at once, never
+        twice for the same elements.
         """
         ...
 
@@ -54,6 +56,7 @@ def stream(
     threads: int | None = None,
     chunk: int = CHUNK,
     running: RunningSum | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Stream a blend into a sink: read a chunk of every member, sum, round, put.
 
@@ -67,16 +70,19 @@ def stream(
         threads: readers and summers; all cores by default.
         chunk: elements per chunk.
         running: sums of earlier averages, to start from where they fit; for equal averages.
+        device: where to sum and round, if not on the processor: the sink gets values there, and
+            all members are read (a float64 sum is more bytes to move than a few of them). For
+            blends that ``soup.device.serves``.
 
     Raises:
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
             output dtype; the message names the tensor and the member.
         CheckpointError: a file cannot be read.
     """
-    for sums in _passes(blend, running):
+    for sums in _passes(blend, running if device is None else None):
         part = blend if sums is None else replace(blend, members=sums.members)
         target = sink if len(part.members) == len(blend.members) else _Nowhere()
-        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk)
+        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk, device)
         if running is not None and sums is not None:
             running.end(sums)
 
@@ -96,6 +102,7 @@ def _stream(
     observe: Observer,
     threads: int,
     chunk: int,
+    device: torch.device | None,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
     total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
@@ -107,33 +114,39 @@ def _stream(
     def run() -> None:
         nonlocal done
         reader = Reader(files)  # one per thread: it reuses its buffers
-        fast = _Fast(blend, files, chunk, sums, kernel)
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
-        while not failed.is_set():
-            with lock:
-                item = next(work, None)
-            if item is None:
-                return
-            try:
+        try:
+            lane: _Fast | Lane = _Fast(blend, files, chunk, sums, kernel)
+            if device is not None:
+                lane = Lane(blend, files, chunk, device)
+            while not failed.is_set():
+                with lock:
+                    item = next(work, None)
+                if item is None:
+                    break
                 info, start, size = item
                 reader.recycle()
-                merged = fast.merge(info, start, size)
-                if merged is None:  # not for the kernel, or not finite: then this says why
+                merged = lane.merge(info, start, size)
+                if merged is None:  # not for the lane, or not finite: then this says why
                     merged = _blend_chunk(blend, reader.read, info, start, size, sums)
                 count, values = merged
                 sink.put(info, start, values)
-            except BaseException:
-                failed.set()
-                raise
-            with lock:
-                done += count
-                observe(Progress(task, done, total, "B"))
+                with lock:
+                    done += count
+                    observe(Progress(task, done, total, "B"))
+            for info, start, size in lane.suspects():
+                reader.recycle()
+                _blend_chunk(blend, reader.read, info, start, size, sums)
+        except BaseException:
+            failed.set()
+            raise
 
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
         # Before the threads start: loading beside them was measured to be slower over all.
-        kernel = _load_kernel(blend) if total >= KERNEL_WORTH else None
+        worth = device is None and total >= KERNEL_WORTH
+        kernel = _load_kernel(blend) if worth else None
         executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
             for future in [executor.submit(run) for _ in range(threads)]:
@@ -314,6 +327,10 @@ class _Fast:
         divisor = len(self._blend.members) if coefficients is None else 1
         values = scratch.merge(count, coefficients, divisor, **remembered)
         return None if values is None else (scratch.rows[:, :count].nbytes, values)
+
+    def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:
+        """See ``soup.device.Lane``; here each chunk is known to be finite when it is merged."""
+        return ()
 
 
 def _why_not_finite(
