@@ -5,6 +5,7 @@
     python benchmarks/blend.py --mergekit         # also mergekit's linear, in its own environment
     python benchmarks/blend.py --scaling          # also memory, and time by members
     python benchmarks/blend.py --chunks           # only: seconds by elements per chunk
+    python benchmarks/blend.py --lora             # only: LoRA adapters against the same, merged
 
 Rows, each the median of --repeats runs in fresh processes, inputs in the page cache:
     floor      reading all bytes and writing the output, same threads and chunks, no arithmetic
@@ -49,6 +50,7 @@ LAYER = {
 }
 LAYER_BYTES = 2 * sum(a * (b[0] if b else 1) for a, *b in LAYER.values())
 VOCABULARY = 32000
+RANK = 16  # of LoRA adapters
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -117,6 +119,36 @@ def make_checkpoint(
         weight_map |= dict.fromkeys(tensors, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def make_adapters(base: Path, count: int) -> tuple[list[Path], list[Path]]:
+    """LoRA adapters of every projection, and each merged into its base."""
+    import torch
+    from safetensors.torch import save_file
+
+    from soup.blend import Blend
+    from soup.checkpoint import Checkpoint
+    from soup.writer import write
+
+    adapters, merged = [], []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name, info in Checkpoint.open(base).tensors.items():
+            if "_proj" in name:
+                module = f"base_model.model.{name.removesuffix('.weight')}"
+                for factor, shape in (("A", (RANK, info.shape[1])), ("B", (info.shape[0], RANK))):
+                    values = torch.randn(shape, generator=generator).mul_(0.02)
+                    tensors[f"{module}.lora_{factor}.weight"] = values
+        path = base.parent / f"adapter-{seed}"
+        path.mkdir()
+        settings = {"base_model_name_or_path": str(base), "r": RANK, "lora_alpha": RANK}
+        (path / "adapter_config.json").write_text(json.dumps(settings))
+        save_file(tensors, path / "adapter_model.safetensors")
+        member = Checkpoint.open(path)
+        adapters.append(path)
+        merged.append(write(Blend((member,), member), base.parent / f"merged-{seed}").path)
+    return adapters, merged
 
 
 # --- what is measured, each in a process of its own ----------------------------------------
@@ -290,6 +322,7 @@ def main() -> None:
     parser.add_argument("--mergekit", action="store_true")
     parser.add_argument("--chunks", action="store_true", help="only: seconds by chunk size")
     parser.add_argument("--chunk", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--lora", action="store_true", help="only: adapters against merged models")
     parser.add_argument("--scaling", action="store_true", help="also memory and time by members")
     parser.add_argument("--directory", type=Path, help="where to work [a temporary directory]")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -313,6 +346,9 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
           f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
           f"{given.members} checkpoints of {given.gigabytes} GB in bfloat16, "
           f"{given.threads} threads, median of {given.repeats}")  # fmt: skip
+    if given.lora:
+        lora(given, scratch)
+        return
     paths = elsewhere(make_pool, scratch / "pool", given.members, given.gigabytes)
     if given.chunks:
         for bits in range(13, 21):
@@ -346,6 +382,16 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
         print(f"| {job} | {seconds:.2f} | {seconds / floor:.2f} × | {spread} | {memory:.0f} MB |")
     if given.scaling:
         scaling(given, scratch, paths)
+
+
+def lora(given: argparse.Namespace, scratch: Path) -> None:
+    """Print time and memory for adapters of one base, and for the merged models of the same."""
+    (base,) = elsewhere(make_pool, scratch / "base", 1, given.gigabytes)
+    adapters, merged = elsewhere(make_adapters, base, given.members)
+    for name, paths in (("merged models", merged), (f"LoRA adapters, rank {RANK}", adapters)):
+        seconds, memory, runs = measure("soup", paths, scratch, given.repeats, given.threads)
+        spread = " ".join(f"{run:.2f}" for run in runs)
+        print(f"{len(paths)} {name}: {seconds:.2f} s ({spread}), {memory:.0f} MB")
 
 
 def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None:

@@ -62,8 +62,7 @@ class Scratch:
             element is not finite in it.
         """
         factors = NOTHING if coefficients is None else np.asarray(coefficients, np.float64)
-        loop = _to_bfloat16 if self.out == "BF16" else _to_float32
-        largest = loop(
+        largest = LOOPS[self.out](
             self.rows,
             self._lift,
             count,
@@ -79,6 +78,12 @@ class Scratch:
             return None
         values = torch.from_numpy(self.result[:count])
         return values.view(torch.bfloat16 if self.out == "BF16" else torch.float32)
+
+
+def round_once(values: torch.Tensor, out: str) -> torch.Tensor | None:
+    """Flat float64 values rounded once to ``out``; None where one is not finite in it."""
+    scratch = Scratch(0, "F32", out, len(values))
+    return scratch.merge(len(values), None, before=values.numpy())
 
 
 def _raw(dtype: str) -> Any:
@@ -202,3 +207,6 @@ def _to_bfloat16(
             broken = side if missed[j] != zero else even
             block[j] = np.uint16(broken if is_tie else even)
     return largest
+
+
+LOOPS = {"BF16": _to_bfloat16, "F32": _to_float32}

@@ -15,9 +15,10 @@ import torch
 
 from soup.checkpoint import Read, TensorInfo
 
-BLOCK = 1 << 15
-"""Elements per matrix product. Blocks lie on a grid that depends on the tensor alone: the last
-bits of a product may depend on its shape, and may not depend on how a tensor is read."""
+BLOCK = 1 << 17
+"""Elements per matrix product, as whole rows. Blocks lie on a grid that depends on the tensor
+alone: the last bits of a product may depend on its shape, and may not depend on how a tensor is
+read. As large as a chunk (``soup.streaming.CHUNK``), so that a chunk is one block."""
 
 
 class Recent:
@@ -82,7 +83,7 @@ class LoraUpdate:
     @cached_property
     def recipe(self) -> str:
         """See ``soup.checkpoint.Update``."""
-        kind = "lora-1" if self.magnitude is None else "dora-1"
+        kind = "lora-2" if self.magnitude is None else "dora-2"
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
         return json.dumps([kind, *target, self.scale.hex(), self.transposed])
 
@@ -90,28 +91,27 @@ class LoraUpdate:
         """See ``soup.checkpoint.Update``; float64, the same whatever ``start`` and ``count``."""
         rows, columns = self.target.shape
         right = self.recent.get(read, self.up if self.transposed else self.down, self.transposed)
-        block = max(1, BLOCK // columns)
-        out = torch.empty(count, dtype=torch.float64)
-        for row in range(start // columns // block * block, rows, block):
+        height = max(1, BLOCK // columns)
+        pieces = []
+        for row in range(start // columns // height * height, rows, height):
             first = row * columns
             if first >= start + count:
                 break
-            height = min(block, rows - row)
-            changed = self._left(read, row, height) @ right
-            changed.mul_(self.scale)
-            flat = changed.view(-1)
-            begin, end = max(start, first), min(start + count, first + height * columns)
-            if self.magnitude is None:
-                here = flat[begin - first : end - first]
-                here.add_(read(self.stored, begin, end - begin))
-            else:  # a row's length needs the whole row
-                flat.add_(read(self.stored, first, height * columns))
-                wanted = read(self.magnitude, row, height).to(torch.float64)
-                lengths = torch.linalg.vector_norm(changed, dim=1)
-                changed.mul_((wanted / lengths).unsqueeze(1))
-                here = flat[begin - first : end - first]
-            out[begin - start : end - start] = here
-        return out
+            block = self._block(read, right, row, min(height, rows - row))
+            pieces.append(block[max(start - first, 0) : start + count - first])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _block(self, read: Read, right: torch.Tensor, row: int, height: int) -> torch.Tensor:
+        """Whole rows, flat, in a tensor of its own."""
+        columns = self.target.shape[1]
+        stored = read(self.stored, row * columns, height * columns)
+        changed = stored.to(torch.float64, copy=True).view(height, columns)
+        changed.addmm_(self._left(read, row, height), right, alpha=self.scale)
+        if self.magnitude is not None:
+            wanted = read(self.magnitude, row, height).to(torch.float64)
+            lengths = torch.linalg.vector_norm(changed, dim=1)
+            changed.mul_((wanted / lengths).unsqueeze(1))
+        return changed.view(-1)
 
     def _left(self, read: Read, row: int, height: int) -> torch.Tensor:
         """Rows of the left factor, float64 ``[height, r]``."""

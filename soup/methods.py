@@ -76,7 +76,7 @@ def linear(elements: Slice) -> torch.Tensor:
     wide = torch.empty_like(total)  # converting apart is faster than adding mixed dtypes
     if weights is None:
         for member in members[1:]:
-            total.add_(wide.copy_(member))
+            total.add_(member if member.dtype is torch.float64 else wide.copy_(member))
         return total.div_(len(members)) if len(members) > 1 else total
     total.mul_(weights[0])
     for member, weight in zip(members[1:], weights[1:], strict=True):

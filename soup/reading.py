@@ -51,23 +51,27 @@ class Reader:
     def __init__(self, files: dict[Path, int]) -> None:
         self._files = files
         self._buffers: list[bytearray] = []
-        self._used = 0
+        self._read: dict[tuple[Path, int, int, str], torch.Tensor] = {}
 
     def recycle(self) -> None:
         """Everything read so far may be overwritten."""
-        self._used = 0
+        self._read.clear()
 
     def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
-        """See ``soup.checkpoint.Read``; valid until ``recycle``."""
+        """See ``soup.checkpoint.Read``; valid until ``recycle``, and the same when read again."""
         dtype = DTYPES[info.dtype]
         if not count:
             return torch.empty(0, dtype=dtype)
         size = count * dtype.itemsize
-        if self._used == len(self._buffers):
+        key = (info.file, info.offset + start * dtype.itemsize, size, info.dtype)
+        if key in self._read:  # adapters of one base each ask for the base's
+            return self._read[key]
+        used = len(self._read)
+        if used == len(self._buffers):
             self._buffers.append(bytearray(size))
-        if len(self._buffers[self._used]) < size:
-            self._buffers[self._used] = bytearray(size)
-        buffer = self._buffers[self._used]
-        self._used += 1
+        if len(self._buffers[used]) < size:
+            self._buffers[used] = bytearray(size)
+        buffer = self._buffers[used]
         read_into(self._files, info, start, memoryview(buffer)[:size])
-        return torch.frombuffer(buffer, dtype=dtype, count=count)
+        self._read[key] = torch.frombuffer(buffer, dtype=dtype, count=count)
+        return self._read[key]

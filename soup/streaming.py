@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -128,7 +128,7 @@ def _stream(
                 reader.recycle()
                 merged = lane.merge(info, start, size)
                 if merged is None:  # not for the lane, or not finite: then this says why
-                    merged = _blend_chunk(blend, reader.read, info, start, size, sums)
+                    merged = _blend_chunk(blend, reader.read, info, start, size, sums, kernel)
                 count, values = merged
                 sink.put(info, start, values)
                 with lock:
@@ -136,7 +136,7 @@ def _stream(
                     observe(Progress(task, done, total, "B"))
             for info, start, size in lane.suspects():
                 reader.recycle()
-                _blend_chunk(blend, reader.read, info, start, size, sums)
+                _blend_chunk(blend, reader.read, info, start, size, sums, kernel)
         except BaseException:
             failed.set()
             raise
@@ -160,6 +160,8 @@ def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
     whole = METHODS[blend.method].whole_tensor
     for info in blend.reference.tensors.values():
         step = max(info.numel, 1) if whole and role(info) == "blend" else size
+        if info.shape and 0 < info.shape[-1] <= step:
+            step -= step % info.shape[-1]  # whole rows, which LoRA's are computed by
         for start in range(0, info.numel, step):
             yield info, start, min(step, info.numel - start)
 
@@ -205,7 +207,13 @@ def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None) -> int:
 
 
 def _blend_chunk(
-    blend: Blend, read: Read, info: TensorInfo, start: int, count: int, sums: Pass | None
+    blend: Blend,
+    read: Read,
+    info: TensorInfo,
+    start: int,
+    count: int,
+    sums: Pass | None,
+    kernel: Any,
 ) -> tuple[int, torch.Tensor]:
     """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
     kind = role(info)
@@ -221,11 +229,19 @@ def _blend_chunk(
     else:
         total = _extend(parts, sums, info, start, count)
         total.div_(len(blend.members))
-    rounded = round_once(total, DTYPES[blend.dtype_of(info)])
-    if not all_finite(rounded):
+    rounded = _rounded(total, blend.dtype_of(info), kernel)
+    if rounded is None:
         parts = [source.values(read, info.name, start, count) for source in blend.sources]
         raise BlendError(_why_not_finite(blend, info, parts, total))
     return done, rounded
+
+
+def _rounded(total: torch.Tensor, dtype: str, kernel: Any) -> torch.Tensor | None:
+    """Float64 values rounded once, by the kernel where it is loaded; None if one is not finite."""
+    if kernel is not None and dtype in kernel.SUPPORTED:
+        return cast("torch.Tensor | None", kernel.round_once(total, dtype))
+    rounded = round_once(total, DTYPES[dtype])
+    return rounded if all_finite(rounded) else None
 
 
 def _extend(

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evaluators.worker import Worker, encode_blend, encode_checkpoint
+from soup import streaming
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import CheckpointError, PoolError
@@ -155,8 +156,12 @@ def test_the_average_is_of_merged_weights_not_of_factors(tmp_path: Path) -> None
     assert not torch.allclose(found.double(), wrong, atol=1e-2)
 
 
-def test_running_sums_of_adapters_are_the_sums(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worth", [0, streaming.KERNEL_WORTH])
+def test_running_sums_of_adapters_are_the_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int
+) -> None:
     """A greedy trial that reads the new member alone has the bits of one that reads all."""
+    monkeypatch.setattr(streaming, "KERNEL_WORTH", worth)
     base, first, factors = small(tmp_path)
     doubled = {name: 2 * tensor for name, tensor in factors.items()}
     second = make_adapter(tmp_path / "second", doubled, base)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup import streaming
+from soup import kernel, streaming
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.kernel import BLOCK, OVERFLOW, Scratch
@@ -76,6 +76,21 @@ def test_ties_that_float32_makes_are_not_taken_for_ties(upper: int, sign: float)
     found = merged(rows, "BF16", [1.0, 1.0])
     assert found is not None
     assert torch.equal(found, expected)
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**31), out=st.sampled_from(["BF16", "F32"]))
+def test_the_kernel_rounds_sums_made_elsewhere(seed: int, out: str) -> None:
+    """Those of LoRA members: the bits of the plain way, or None where one is not finite."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randn(3 * BLOCK + 5, generator=generator).to(torch.bfloat16).double()
+    values = low * (1 + 2.0**-8) * (1 + 2.0**-45 * torch.randint(-1, 2, low.shape))
+    values[:2] = torch.tensor([-0.0, 1e-44])
+    found = kernel.round_once(values, out)
+    assert found is not None
+    assert torch.equal(found.view(RAW[out]), round_once(values, TORCH[out]).view(RAW[out]))
+    values[-1] = 3.4028236e38
+    assert kernel.round_once(values, out) is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.lora import BLOCK, LoraUpdate
 from soup.streaming import stream
 from tests.conftest import collect, make_adapter, make_checkpoint
 
@@ -115,18 +116,18 @@ def test_values_do_not_depend_on_how_a_tensor_is_read(tmp_path: Path) -> None:
         return torch.randn(shape, generator=generator)
 
     tensors = {
-        "a.weight": normal(700, 90),
-        "b.weight": normal(700, 90),
-        "e.weight": normal(700, 90),
+        "a.weight": normal(2000, 90),
+        "b.weight": normal(2000, 90),
+        "e.weight": normal(2000, 90),
     }
     base = make_checkpoint(tmp_path / "base", tensors)
     factors = {
         "a.lora_A.weight": normal(8, 90),
-        "a.lora_B.weight": normal(700, 8),
+        "a.lora_B.weight": normal(2000, 8),
         "b.lora_A.weight": normal(8, 90),
-        "b.lora_B.weight": normal(700, 8),
-        "b.lora_magnitude_vector": normal(700),
-        "e.lora_embedding_A": normal(8, 700),
+        "b.lora_B.weight": normal(2000, 8),
+        "b.lora_magnitude_vector": normal(2000),
+        "e.lora_embedding_A": normal(8, 2000),
         "e.lora_embedding_B": normal(90, 8),
     }
     member = Checkpoint.open(make_adapter(tmp_path / "adapter", factors, base))
@@ -134,6 +135,24 @@ def test_values_do_not_depend_on_how_a_tensor_is_read(tmp_path: Path) -> None:
     for chunk, threads in ((89, 1), (5000, 4), (1 << 20, 1)):
         found = collect(member, chunk=chunk, threads=threads)
         assert all(torch.equal(found[name], expected[name]) for name in tensors)
+
+
+def test_a_chunk_is_one_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks and blocks have the same borders, so that no product is computed twice."""
+    base = make_checkpoint(tmp_path / "base", {"a.weight": torch.zeros(4000, 90)})
+    factors = {"a.lora_A.weight": torch.ones(1, 90), "a.lora_B.weight": torch.ones(4000, 1)}
+    member = Checkpoint.open(make_adapter(tmp_path / "adapter", factors, base))
+    products = 0
+    block = LoraUpdate._block
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        nonlocal products
+        products += 1
+        return block(*arguments)
+
+    monkeypatch.setattr(LoraUpdate, "_block", counted)
+    collect(member, threads=1)
+    assert products == -(-4000 // (BLOCK // 90))
 
 
 def test_stored_base_layers_replace_the_base_before_the_change(tmp_path: Path) -> None:
