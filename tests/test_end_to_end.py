@@ -137,6 +137,41 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
     assert found == expected
 
 
+def test_what_a_method_merged_scores_the_same_when_it_is_read_again(
+    demo: Path, workplace: Path
+) -> None:
+    """Greedy's candidates are merged by it, and what is scored is, to the bit, what is written."""
+    (workplace / "base").symlink_to(demo / "base")
+    members = ("ckpts/parity", "ckpts/compare", "ckpts/digit")
+    asked = {
+        "greedy": ("task-arithmetic", "lambda=0.5"),
+        "average": ("ties", "density=0.5"),
+    }
+    boards = {}
+    for kind, (method, setting) in asked.items():
+        options = ("--method", method, "--base", "base", "--set", setting, "-o", f"by-{kind}")
+        done = run(workplace, kind, *members, *TSV, *options, "--json", f"{kind}.json")
+        assert done.returncode == 0, done.stderr
+        boards[kind] = json.loads((workplace / f"{kind}.json").read_text())
+    assert len(boards["greedy"]["path"]) == 3
+    kept = boards["greedy"]["soup"]["members"]
+    alone = len(kept) == 1  # on this machine's models; then the soup is that member
+    assert boards["greedy"]["soup"]["method"] == ("linear" if alone else "task-arithmetic")
+    assert boards["average"]["soup"]["method"] == "ties"
+    assert len(boards["average"]["soup"]["members"]) == 3
+
+    before = set(Journal.open(workplace / ".soup").results)
+    again = ("ckpts/parity", *(f"by-{kind}" for kind in asked))
+    done = run(workplace, "score", *again, *TSV, "--json", "again.json")
+    assert done.returncode == 0, done.stderr
+    added = set(Journal.open(workplace / ".soup").results) - before
+    assert len(added) == (4 if alone else 8), "a member's results were not found"
+    rows = {r["name"]: r for r in json.loads((workplace / "again.json").read_text())["members"]}
+    for kind, board in boards.items():
+        for key in ("scores", "holdouts", "unparsed", "mean", "digest"):
+            assert rows[f"by-{kind}"][key] == board["soup"][key]
+
+
 def test_the_leaderboard_is_shown_again(greedy: Path) -> None:
     """From the journal alone, at 80 columns."""
     shown = run(greedy, "leaderboard").stdout
