@@ -9,9 +9,12 @@ import transformers
 from PIL import Image
 from torch import nn
 
+from evaluators.places import collect
 from evaluators.wrapper import Message, Options, Prepared, clear_errors
+from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
+from soup.events import ignore
 
 MAX_NEW_TOKENS = 1024
 
@@ -67,20 +70,23 @@ class ChatTemplate:
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
-        weights = self.reference.shards[0]
-        if weights.suffix == ".pt":
-            raise ScoringError(
-                f"{weights}: transformers does not load a file of this name; rename it to "
-                "pytorch_model.bin, or name a member with safetensors first"
-            )
         self._dtype, self._device = dtype, device
-        model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-            self.reference.path,
-            dtype=dtype,
-            trust_remote_code=self._trust,
-            output_loading_info=True,
-            use_safetensors=weights.suffix == ".safetensors",
-        )
+        weights = self.reference.shards[0]
+        if weights.suffix == ".pt":  # a name that transformers does not look for
+            state = collect(Blend((self.reference,), self.reference), "read", ignore)
+            model, info = self._from_state(state, output_loading_info=True)
+            if (self.reference.path / "generation_config.json").is_file():
+                model.generation_config = transformers.GenerationConfig.from_pretrained(
+                    self.reference.path
+                )
+        else:
+            model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+                self.reference.path,
+                dtype=dtype,
+                trust_remote_code=self._trust,
+                output_loading_info=True,
+                use_safetensors=weights.suffix == ".safetensors",
+            )
         missing = sorted(info["missing_keys"])
         if missing:
             raise ScoringError(
@@ -92,13 +98,18 @@ class ChatTemplate:
 
     def replace(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """See ``Wrapper``."""
+        return self._from_state(state).to(self._device).eval()  # type: ignore[no-any-return]
+
+    def _from_state(self, state: dict[str, torch.Tensor], **options: Any) -> Any:
+        """What transformers makes of a state dict by file names, and of no file."""
         with torch.device("meta"):  # only to learn the class; no weights
             skeleton = transformers.AutoModelForImageTextToText.from_config(
                 self.config, trust_remote_code=self._trust
             )
         kind: Any = type(skeleton)
-        model = kind.from_pretrained(None, config=self.config, state_dict=state, dtype=self._dtype)
-        return model.to(self._device).eval()  # type: ignore[no-any-return]
+        return kind.from_pretrained(
+            None, config=self.config, state_dict=state, dtype=self._dtype, **options
+        )
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """See ``Wrapper``: the dataset's own words are used."""

@@ -241,19 +241,24 @@ def test_weights_that_the_model_needs_must_be_there(demo: Path, tmp_path: Path) 
         opened(path)
 
 
-def test_torch_weights_are_scored_as_safetensors_are(demo: Path, tmp_path: Path) -> None:
-    """A reference with pytorch_model.bin builds the same model; model.pt is named."""
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_torch_weights_are_scored_as_safetensors_are(demo: Path, tmp_path: Path, name: str) -> None:
+    """The same model, also from a file that transformers would not find."""
     path = changed(demo, tmp_path / "m")
-    expected = parameters(opened(path)._model)
+    expected = opened(path)._model
     tensors = load_file(path / "model.safetensors")
     (path / "model.safetensors").unlink()
-    torch.save(tensors, path / "pytorch_model.bin")
+    torch.save(tensors if name.endswith("bin") else {"state_dict": tensors}, path / name)
     model = opened(path)
     assert model._places is not None  # weights are swapped in place, too
     found = parameters(model._model)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    (path / "pytorch_model.bin").rename(path / "model.pt")
-    with pytest.raises(ScoringError, match=r"model.pt: .* rename it to pytorch_model.bin"):
+    assert found.keys() == parameters(expected).keys()
+    assert all(torch.equal(found[name], t) for name, t in parameters(expected).items())
+    settings = model._model.generation_config.to_dict(), expected.generation_config.to_dict()
+    assert settings[0] == settings[1]
+    del tensors[next(iter(tensors))]
+    torch.save(tensors, path / name)
+    with pytest.raises(ScoringError, match="the weights lack"):
         opened(path)
 
 
