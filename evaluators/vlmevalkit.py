@@ -1,4 +1,6 @@
-"""VLMEvalKit: its datasets, prompts, metrics and headline numbers. The only file that knows it.
+"""VLMEvalKit: its datasets, prompts, metrics and headline numbers.
+
+Only this file and ``metrics.py``, which it runs metrics by, know it.
 
 Importing ``vlmeval`` turns gradients off, seeds torch, disables TLS checks, reconfigures logging
 and sets environment variables, so this module is imported in a worker process only.
@@ -17,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evaluators.judge import Judge
+from evaluators.suites import ADD_A_JUDGE, NEEDS_JUDGE
 from evaluators.wrapper import Message, Wrapper
-from soup.errors import BenchmarkError, ScoringError
+from soup.errors import BenchmarkError, ScoringError, SoupError
 
 CHANGES_SCORES = (
     "VERBOSE",
@@ -40,9 +44,12 @@ os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and
 import pandas as pd  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402
 from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
+from vlmeval.dataset.utils import mathvista  # noqa: E402
 from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402
 from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
-from vlmeval.smp import LMUDataRoot  # noqa: E402
+from vlmeval.smp import LMUDataRoot, md5  # noqa: E402
+
+from evaluators.metrics import ALIAS, EXACT, judge_arguments  # noqa: E402
 
 # ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
 # of a process that holds a model and threads can hang. Threads give the same results.
@@ -52,23 +59,23 @@ _read_csv = pd.read_csv
 
 
 def _read_csv_as_written(file: Any, *args: Any, **kwargs: Any) -> Any:
-    """``pd.read_csv`` that leaves predictions as they were written.
+    """``pd.read_csv`` that leaves predictions, and what a judge made of them, as they were written.
 
     Otherwise an answer "None" or "NA" comes back as NaN, and one empty answer turns a column of
     "7" into 7.0, all of them wrong. Where nothing is changed by it, nothing changes.
     """
     if kwargs.get("sep") == "\t":
-        kwargs.setdefault("converters", {"prediction": str})
+        kwargs.setdefault("converters", {"prediction": str, "res": str})
     return _read_csv(file, *args, **kwargs)
 
 
 pd.read_csv = _read_csv_as_written
 
-JUDGE = "exact_matching"
 METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 """Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
 
-NEEDS_JUDGE = ("MathVista", "MMVet", "LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
+JUDGED_OTHERWISE = ("LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
+"""Beginnings of names that need a judge and have no headline number that is known here."""
 
 Rule = Callable[[Any], float]
 
@@ -80,17 +87,19 @@ class Outcome:
     value: float
     unparsed: float
     outcomes: dict[str, float]
+    unjudged: int = 0
 
 
 class Dataset:
     """One VLMEvalKit dataset, its prompts and its headline number."""
 
-    def __init__(self, source: str, cache: Path) -> None:
+    def __init__(self, source: str, cache: Path, judge: Judge | None = None) -> None:
         """Find and build a dataset; nothing is generated.
 
         Args:
             source: a VLMEvalKit name, or the path of a TSV in its format.
             cache: where images are unpacked, by content.
+            judge: asked where VLMEvalKit's metric for this dataset can ask one.
 
         Raises:
             BenchmarkError: unknown, missing, not scorable; the message says what to do.
@@ -98,7 +107,9 @@ class Dataset:
         is_path = source.endswith(".tsv") or os.sep in source
         build = _from_file if is_path else _by_name
         self.name = Path(source).stem if is_path else source
+        _require_judge(self.name, judge)
         self.kit, self.file = build(source, self.name)
+        self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         _require_usable(self.kit, self.name, source)
         self.rule = _headline_rule(self.kit, self.name)
         self.data_digest = _file_digest(self.file)
@@ -120,7 +131,7 @@ class Dataset:
             "data": self.data_digest,
             "dataset": type(self.kit).__name__,
             "dataset_name": self.kit.dataset_name,
-            "judge": JUDGE,
+            "judge": self.judge.settings if self.judge else EXACT,
             "vlmeval": version(),
         }
 
@@ -156,7 +167,7 @@ class Dataset:
             keep: where to keep the predictions, as TSV.
 
         Raises:
-            ScoringError: an answer is missing, or the metric gave no number.
+            ScoringError: an answer is missing, the metric gave no number, or the judge is gone.
         """
         if len(answers) != len(self):
             raise ScoringError(f"{self.name}: {len(answers)} answers for {len(self)} questions")
@@ -164,11 +175,14 @@ class Dataset:
         frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
         self.kit.data = self._data.copy()  # evaluate may change it
         # A fresh directory with neutral names: evaluate reuses whatever lies beside its input.
+        arguments, case = judge_arguments(self.judge)
         with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
             file = Path(fresh) / "predictions.tsv"
             frame.to_csv(file, sep="\t", index=False)
             try:
-                report = self.kit.evaluate(str(file), model=JUDGE, nproc=1)
+                report = self.kit.evaluate(str(file), **arguments)
+            except SoupError:
+                raise
             except Exception as error:
                 raise ScoringError(
                     f"{self.name}: VLMEvalKit's evaluate failed "
@@ -180,7 +194,7 @@ class Dataset:
                 shutil.copyfile(file, keep)
             outcomes = _outcomes(Path(fresh))
         value = float(self.rule(report))
-        return Outcome(value, self._unparsed(frame), outcomes)
+        return Outcome(value, self._unparsed(frame), outcomes, case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
         rows = [frame.iloc[k] for k in range(len(frame))]
@@ -211,10 +225,10 @@ def _by_name(source: str, name: str) -> tuple[Any, Path]:
             f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
         )
     _require_kind(kit.DATASET_MODALITY(name), name)
-    _require_no_judge(name)
     file = _data_root() / f"{name}.tsv"
     if name not in kit.SUPPORTED_DATASETS:
         return _from_file(str(file), name)
+    _require_same_file(file, name)
     try:
         dataset = kit.build_dataset(name)
     except Exception as error:
@@ -244,12 +258,16 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
             )
     if not len(head):
         raise BenchmarkError(f"{source}: no question in it")
-    cls, kit_name = _class_for(head, name)
+    known = _kit_class(name)
+    _require_kind(getattr(known, "MODALITY", "IMAGE"), name)
+    cls, kit_name = (known, name) if known else _class_for(head, name)
     with tempfile.TemporaryDirectory(prefix="soup-lmu-") as root:
         # VLMEvalKit finds data by name in one directory: give it one with just this file.
         os.symlink(file, Path(root) / f"{kit_name}.tsv")
         before = os.environ.get("LMUData")
         os.environ["LMUData"] = root
+        # Of another file than the one it knows, VLMEvalKit would download its own in the place.
+        expected = cls.DATASET_MD5.pop(kit_name, None)
         try:
             dataset = cls(dataset=kit_name)
         except Exception as error:
@@ -257,14 +275,34 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
                 f"{source}: VLMEvalKit cannot read it ({type(error).__name__}: {error})"
             ) from error
         finally:
+            if expected is not None:
+                cls.DATASET_MD5[kit_name] = expected
             if before is None:
                 del os.environ["LMUData"]
             else:
                 os.environ["LMUData"] = before
-    if cls is image_vqa.ImageVQADataset:
+    if cls is image_vqa.ImageVQADataset and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
         dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
     return dataset, file
+
+
+def _kit_class(name: str) -> Any:
+    """VLMEvalKit's class for one of its own benchmarks; None for any other name."""
+    return next((cls for cls in kit.DATASET_CLASSES if name in cls.supported_datasets()), None)
+
+
+def _require_same_file(file: Path, name: str) -> None:
+    """Refuse a file that VLMEvalKit would overwrite, because it is not the one that it knows."""
+    expected = getattr(_kit_class(name), "DATASET_MD5", {}).get(name)
+    if expected is None or not file.is_file():
+        return
+    found = md5(str(file))
+    if found != expected:
+        raise BenchmarkError(
+            f"{name}: {file} is not the file that VLMEvalKit knows (md5 expected {expected}, found "
+            f"{found}); delete it to have that one downloaded, or use this one by its path"
+        )
 
 
 def _class_for(head: Any, name: str) -> tuple[Any, str]:
@@ -310,10 +348,12 @@ def _require_kind(modality: str, name: str) -> None:
         raise BenchmarkError(f"{name}: a {modality.lower()} benchmark; expected one of images")
 
 
-def _require_no_judge(name: str) -> None:
-    if name.startswith(NEEDS_JUDGE):
+def _require_judge(name: str, judge: Judge | None) -> None:
+    if name in NEEDS_JUDGE and judge is None:
+        raise BenchmarkError(f"{name}: scored by a judge model; {ADD_A_JUDGE}")
+    if name.startswith(JUDGED_OTHERWISE):
         raise BenchmarkError(
-            f"{name}: scored by a judge model, and none is configured; leave it out"
+            f"{name}: scored by a judge model, in a way that is not known here; leave it out"
         )
 
 
@@ -324,9 +364,8 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
     """How a benchmark's report becomes its one number, 0–100; scales differ, so none is guessed.
 
     Raises:
-        BenchmarkError: no rule is known, or it needs a judge.
+        BenchmarkError: no rule is known.
     """
-    _require_no_judge(name)
     kind = type(dataset)
     if name.startswith("OCRBench") and "v2" not in name:
         return lambda report: float(report["Final Score Norm"])
@@ -334,6 +373,10 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
         return _hallusion
     if name == "MMMU_DEV_VAL":
         return lambda report: 100 * _cell(report, "split", "validation", "Overall")
+    if kind is image_vqa.MathVista:
+        return lambda report: _cell(report, "Task&Skill", "Overall", "acc")
+    if kind is image_vqa.MMVet:
+        return lambda report: _cell(report, "Category", "Overall", "acc")
     if name.startswith("POPE"):
         return lambda report: _cell(report, "split", "Overall", "Overall")
     special = ("MMT", "MMSci", "MMVP", "MME", "AMBER", "VSR", "MMMU")
@@ -344,8 +387,18 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
             return lambda report: _overall(report, name)
     raise BenchmarkError(
         f"{name}: which of its numbers is the headline is not known here; expected a multiple "
-        "choice, yes/no or short-answer benchmark, OCRBench, HallusionBench, POPE or MMMU_DEV_VAL"
+        "choice, yes/no or short-answer benchmark, OCRBench, HallusionBench, POPE, MMMU_DEV_VAL, "
+        "MathVista or MMVet"
     )
+
+
+ASKS_A_JUDGE = (
+    image_mcq.ImageMCQDataset,
+    image_yorn.ImageYORNDataset,
+    image_vqa.MathVista,
+    image_vqa.MMVet,
+)
+"""Classes whose metric can ask a judge, or must."""
 
 
 def _plain(kind: Any) -> bool:
@@ -378,12 +431,17 @@ def _cell(report: Any, column: str, value: str, key: str) -> float:
 def _outcomes(directory: Path) -> dict[str, float]:
     """How right each sample was, 0–1, from the detail file that evaluate leaves, if it does."""
     for pattern, column in (
-        (f"*_{JUDGE}_result.tsv", "hit"),
+        (f"*_{EXACT}_result.tsv", "hit"),
+        (f"*_{ALIAS}_result.tsv", "hit"),
         ("*_auxmatch.tsv", "score"),
+        (f"*_{ALIAS}.tsv", "score"),
         ("*_results.tsv", "eval_score"),
     ):
         for file in directory.glob(pattern):
-            frame = _read_csv(file, sep="\t")
+            frame = pd.read_csv(file, sep="\t")
+            if column not in frame:  # MathVista's: it decides when it counts
+                lines = [frame.iloc[k] for k in range(len(frame))]
+                frame[column] = [mathvista.post_check(line) for line in lines]
             pairs: Mapping[Any, Any] = dict(zip(frame["index"], frame[column], strict=True))
             return {str(index): float(value) for index, value in pairs.items()}
     return {}

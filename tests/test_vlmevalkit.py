@@ -113,7 +113,9 @@ def test_the_users_environment_does_not_change_scores() -> None:
         ("columns", "no column 'answer'; expected index, image, question"),
         ("empty", "no question in it"),
         ("twice", "index 0 stands twice"),
-        ("MMVet", "scored by a judge model, and none is configured"),
+        ("MMVet", "scored by a judge model; add --judge MODEL --judge-url URL"),
+        ("LLaVABench", "scored by a judge model, in a way that is not known here"),
+        ("another file", "AI2D_TEST.tsv is not the file that VLMEvalKit knows .md5 expected 0f5"),
         ("MMStar", "no usable .*MMStar.tsv, and it could not be downloaded"),
     ],
 )
@@ -132,11 +134,30 @@ def test_what_cannot_be_scored_is_named(
         rows = [{**row, "index": 0} for row in rows]
     if source in ("columns", "twice"):
         source = str(tsv(tmp_path / "set.tsv", rows))
+    elif source == "another file":
+        tsv(tmp_path / "lmu" / "AI2D_TEST.tsv", rows)
+        source = "AI2D_TEST"
     elif source == "empty":
         (tmp_path / "set.tsv").write_text("index\timage\tquestion\tanswer\n")
         source = str(tmp_path / "set.tsv")
     with pytest.raises(BenchmarkError, match=message):
         vlmevalkit.Dataset(source, tmp_path / "cache")
+
+
+def test_a_file_of_ones_own_is_used_as_it_is_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a name of VLMEvalKit's, by its path: that class, and no download over it."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    file = tsv(tmp_path / "HallusionBench.tsv", YES_NO)
+    before = file.read_bytes()
+    dataset = vlmevalkit.Dataset(str(file), tmp_path / "cache")
+    assert type(dataset.kit).__name__ == "ImageYORNDataset"
+    assert dataset.rule is vlmevalkit._hallusion
+    assert file.read_bytes() == before
+    with pytest.raises(BenchmarkError, match="or use this one by its path"):
+        vlmevalkit.Dataset("HallusionBench", tmp_path / "cache")
+    assert file.read_bytes() == before
 
 
 def test_a_data_directory_that_is_not_there_is_an_error(
@@ -177,10 +198,10 @@ def test_headline_numbers_are_those_of_the_table(name: str) -> None:
         assert rule(report.iloc[::-1]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["MME", "AMBER", "MathVista_MINI", "MMVet"])
+@pytest.mark.parametrize("name", ["MME", "AMBER", "MathVerse_MINI", "LLaVABench"])
 def test_numbers_without_a_rule_are_not_guessed(name: str) -> None:
-    """Another scale, or a judge that is not there: an error."""
+    """Another scale, or another number: an error."""
     kit = vlmevalkit.kit
     cls = next(c for c in kit.DATASET_CLASSES if name in c.supported_datasets())
-    with pytest.raises(BenchmarkError, match="headline is not known|judge model"):
+    with pytest.raises(BenchmarkError, match="headline is not known"):
         vlmevalkit._headline_rule(cls.__new__(cls), name)

@@ -1,0 +1,43 @@
+"""Benchmarks that are known by name, without VLMEvalKit: suites, and which of them need a judge."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from soup.errors import UsageError
+
+SUITES = {
+    "points": (
+        "MMBench_DEV_EN",
+        "MMStar",
+        "AI2D_TEST",
+        "MMMU_DEV_VAL",
+        "HallusionBench",
+        "MathVista_MINI",
+        "MMVet",
+        "OCRBench",
+    ),
+}
+"""By name, the benchmarks in the order of their columns. ``points``: those of the POINTS paper."""
+
+NEEDS_JUDGE = ("MathVista_MINI", "MMVet", "MMVet_Hard")
+"""Benchmarks whose headline is known here, and which have none without a judge's verdicts."""
+
+ADD_A_JUDGE = "add --judge MODEL --judge-url URL (any OpenAI-compatible endpoint)"
+
+
+def with_suite(suite: str | None, names: Iterable[str]) -> tuple[str, ...]:
+    """A suite's benchmarks, then those of ``names`` that it does not have already.
+
+    Raises:
+        UsageError: no such suite.
+    """
+    if suite is None:
+        return tuple(names)
+    if suite not in SUITES:
+        raise UsageError(f"--suite {suite}: no such suite; expected one of {', '.join(SUITES)}")
+    return SUITES[suite] + tuple(name for name in names if name not in SUITES[suite])
+
+
+def judged_only(sources: Iterable[str]) -> list[str]:
+    """Those of names or paths that cannot be scored without a judge."""
+    return [source for source in sources if Path(source).name.removesuffix(".tsv") in NEEDS_JUDGE]
