@@ -125,6 +125,9 @@ def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Col
         yield _Column(f"{name} (h)", [number(row.holdouts.get(name)) for row in rows], "magenta")
     worst = [percent(max(row.unparsed.values(), default=None)) for row in rows]
     yield _Column("unparsed", worst, "dim")
+    missing = [sum(row.unjudged.values()) for row in rows]
+    if any(missing):
+        yield _Column("unjudged", [str(count) for count in missing], "yellow")
 
 
 def _blocks(

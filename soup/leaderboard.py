@@ -25,6 +25,7 @@ class Row:
         scores: headline number by benchmark, 0–100; a benchmark not scored yet is missing.
         holdouts: the same for hold-outs.
         unparsed: rate by benchmark and hold-out, 0–1.
+        unjudged: questions without a judge's verdict, by benchmark and hold-out.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Row:
 
     mean: float | None
     """The mean of the benchmarks; None until all of them are scored."""
+
+    unjudged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class SoupRow:
     out: str
     digest: str
     merging: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
+    unjudged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,12 @@ class Leaderboard:
         """The mean of the best single member."""
         return self.members[0].mean if self.members else None
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether a judge has left any answer without a verdict: a column of its own."""
+        rows: list[Row | SoupRow] = [*self.members, *([self.soup] if self.soup else [])]
+        return any(sum(row.unjudged.values()) for row in rows)
+
     def to_json(self) -> str:
         """The versioned document that README describes."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
@@ -109,6 +119,7 @@ class Leaderboard:
                     "scores": dict(row.scores),
                     "holdouts": dict(row.holdouts),
                     "unparsed": dict(row.unparsed),
+                    "unjudged": dict(row.unjudged),
                     "mean": row.mean,
                 }
                 for row in self.members
@@ -123,6 +134,7 @@ class Leaderboard:
                 "scores": dict(self.soup.scores),
                 "holdouts": dict(self.soup.holdouts),
                 "unparsed": dict(self.soup.unparsed),
+                "unjudged": dict(self.soup.unjudged),
                 "mean": self.soup.mean,
                 "out": self.soup.out,
                 "digest": self.soup.digest,
@@ -133,6 +145,7 @@ class Leaderboard:
         """Two GitHub tables: the members with the soup, then the path."""
         heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
         heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
+        heads += ["unjudged"] if self.unjudged else []
         lines = [_row(heads), _row(["---"] * len(heads))]
         for rank, row in enumerate(self.members, 1):
             lines.append(_row([str(rank), row.name, *self.cells(row)]))
@@ -144,7 +157,7 @@ class Leaderboard:
         return "\n".join(lines) + "\n"
 
     def cells(self, row: Row | SoupRow) -> list[str]:
-        """One row's numbers: benchmarks, mean, difference to best, hold-outs, unparsed."""
+        """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
         difference = ""
         if row.mean is not None and self.best is not None:
             difference = f"{row.mean - self.best:+.2f}"
@@ -154,6 +167,7 @@ class Leaderboard:
             difference,
             *(number(row.holdouts.get(name)) for name in self.holdouts),
             percent(max(row.unparsed.values(), default=None)),
+            *([str(sum(row.unjudged.values()))] if self.unjudged else []),
         ]
 
 
@@ -188,6 +202,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _values(held),
                 _unparsed(scores | held),
                 _mean(scores, benchmarks),
+                _unjudged(scores | held),
             )
         )
     rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
@@ -219,6 +234,7 @@ def _soup_row(
         soup["out"],
         soup["digest"],
         soup.get("merging", LINEAR),
+        _unjudged(scores | held),
     )
 
 
@@ -237,6 +253,10 @@ def _values(results: dict[str, Result]) -> dict[str, float]:
 
 def _unparsed(results: dict[str, Result]) -> dict[str, float]:
     return {name: result.unparsed for name, result in results.items()}
+
+
+def _unjudged(results: dict[str, Result]) -> dict[str, int]:
+    return {name: result.unjudged for name, result in results.items()}
 
 
 def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | None:

@@ -43,6 +43,7 @@ class Result:
         unparsed: share of answers, 0–1, in which the metric found none of the allowed ones.
         outcomes: per sample index, how right it was, 0–1; empty where the metric has none.
         settings: what it was measured with.
+        unjudged: questions on which the judge gave no verdict; they count as wrong.
     """
 
     benchmark: str
@@ -51,6 +52,7 @@ class Result:
     unparsed: float
     outcomes: Mapping[str, float] = field(default_factory=dict, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    unjudged: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.value <= 100:  # NaN, too, fails this

@@ -8,6 +8,7 @@ import pytest
 from soup.checkpoint import Checkpoint
 from soup.errors import JournalError
 from soup.journal import Journal
+from soup.scoring import recorded
 from tests.conftest import make_checkpoint, random_tensors
 
 
@@ -23,6 +24,16 @@ def test_records_are_there_again_when_opened(tmp_path: Path) -> None:
     assert records is not None
     assert [record["kind"] for record in records] == ["run", "decision"]
     assert again.damaged == 0
+
+
+def test_results_from_before_judges_are_read(tmp_path: Path) -> None:
+    """A field that came later has its default."""
+    journal = Journal.open(tmp_path)
+    old = {"benchmark": "MMStar", "value": 50.0, "samples": 4, "unparsed": 0.25}
+    journal.append("result", key="k", result={**old, "outcomes": {}, "settings": {}})
+    found = recorded(Journal.open(tmp_path), "k")
+    assert found is not None
+    assert (found.value, found.unjudged) == (50.0, 0)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
