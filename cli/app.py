@@ -26,6 +26,8 @@ from cli.options import (
     Dtype,
     Holdout,
     Json,
+    Judge,
+    JudgeUrl,
     Markdown,
     MaxNewTokens,
     MethodName,
@@ -34,6 +36,7 @@ from cli.options import (
     Overwrite,
     Quiet,
     Set,
+    Suite,
     Trust,
     Weight,
     Work,
@@ -41,6 +44,7 @@ from cli.options import (
 )
 from cli.progress import Watch
 from evaluators import VLMEvalKitScorer
+from evaluators.suites import with_suite
 from soup.errors import OutputError, PoolError, SoupError, UsageError
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard
@@ -98,6 +102,7 @@ def options(
       soup check ckpts/*
       soup greedy ckpts/* --bench MMStar --bench AI2D_TEST -o my-soup
       soup greedy ckpts/* --bench questions.tsv --holdout exam.tsv
+      soup greedy ckpts/* --suite points --judge MODEL --judge-url http://localhost:8000/v1
       soup average ckpts/run-1 ckpts/run-2 -o averaged
       soup blend ckpts/* --method ties --base base
 
@@ -120,6 +125,7 @@ def options(
 def max_(
     ckpts: Ckpts,
     bench: Bench = None,
+    suite: Suite = None,
     holdout: Holdout = None,
     out: Out = None,
     work: Work = WORK,
@@ -129,6 +135,8 @@ def max_(
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -148,6 +156,7 @@ def max_(
 def average(
     ckpts: Ckpts,
     bench: Bench = None,
+    suite: Suite = None,
     holdout: Holdout = None,
     out: Out = None,
     work: Work = WORK,
@@ -159,6 +168,8 @@ def average(
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -178,6 +189,7 @@ def average(
 def greedy(
     ckpts: Ckpts,
     bench: Bench = None,
+    suite: Suite = None,
     holdout: Holdout = None,
     out: Out = None,
     work: Work = WORK,
@@ -189,6 +201,8 @@ def greedy(
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
     min_gain: MinGain = 0.0,
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
@@ -215,6 +229,7 @@ def blend(
     weight: Weight = None,
     set: Set = None,
     bench: Bench = None,
+    suite: Suite = None,
     holdout: Holdout = None,
     out: Out = None,
     work: Work = WORK,
@@ -223,6 +238,8 @@ def blend(
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -239,6 +256,7 @@ def blend(
 def score(
     ckpts: Ckpts,
     bench: Bench = None,
+    suite: Suite = None,
     holdout: Holdout = None,
     work: Work = WORK,
     dtype: Dtype = None,
@@ -247,6 +265,8 @@ def score(
     compute_dtype: ComputeDtype = "auto",
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
+    judge: Judge = None,
+    judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -372,7 +392,7 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
 
 def _settings(given: dict[str, Any]) -> Settings:
     return Settings(
-        benchmarks=tuple(given["bench"] or ()),
+        benchmarks=with_suite(given["suite"], given["bench"] or ()),
         holdouts=tuple(given["holdout"] or ()),
         out=given.get("out"),
         work=given["work"],
@@ -394,6 +414,8 @@ def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
         batch_size=given["batch_size"],
         max_new_tokens=given["max_new_tokens"],
         trust_remote_code=given["trust_remote_code"],
+        judge=given["judge"],
+        judge_url=given["judge_url"],
     )
 
 

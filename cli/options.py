@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from evaluators.suites import SUITES
 from soup.errors import UsageError
 from soup.methods import METHODS, Method
 
@@ -21,6 +22,28 @@ Holdout = Annotated[
     list[str] | None,
     typer.Option(
         "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
+    ),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME",
+        help=f"Several benchmarks at once, before those of --bench: {', '.join(SUITES)}.",
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", metavar="MODEL", help="Reads answers that no rule can, as VLMEvalKit's does."
+    ),
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-url",
+        metavar="URL",
+        help="OpenAI-compatible endpoint, …/v1; its key is in the environment: OPENAI_API_KEY.",
     ),
 ]
 Out = Annotated[

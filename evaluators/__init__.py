@@ -1,6 +1,7 @@
-"""Scorers: VLMEvalKit on a resident model, and a deterministic fake."""
+"""Scorers: VLMEvalKit on a resident model, and a deterministic fake; suites of benchmarks."""
 
 from evaluators.fake import FakeScorer
 from evaluators.scorer import VLMEvalKitScorer
+from evaluators.suites import SUITES
 
-__all__ = ["FakeScorer", "VLMEvalKitScorer"]
+__all__ = ["SUITES", "FakeScorer", "VLMEvalKitScorer"]

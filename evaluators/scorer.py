@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evaluators.judge import endpoint
+from evaluators.suites import ADD_A_JUDGE, judged_only
 from evaluators.worker import PROTOCOL, encode_blend, encode_checkpoint
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -40,8 +42,24 @@ class VLMEvalKitScorer:
         batch_size: int | None = None,
         max_new_tokens: int | None = None,
         trust_remote_code: bool = False,
+        judge: str | None = None,
+        judge_url: str | None = None,
     ) -> None:
-        """Options as in ``evaluators.wrapper.Options``; ``work`` holds predictions and the log."""
+        """Options as in ``evaluators.wrapper.Options``; ``work`` holds predictions and the log.
+
+        ``judge`` is the model that VLMEvalKit's metrics ask, where they can, as its server names
+        it; ``judge_url`` its OpenAI-compatible endpoint, ``…/v1``. Its key is in the environment:
+        OPENAI_API_KEY.
+
+        Raises:
+            UsageError: a number below 1, or a judge without an address or the other way round.
+        """
+        if (judge is None) != (judge_url is None):
+            raise UsageError(
+                "a judge is a model and an address: give both --judge MODEL and --judge-url URL, "
+                "e.g. --judge-url http://localhost:8000/v1"
+            )
+        self._judge = {"model": judge, "url": endpoint(judge_url)} if judge and judge_url else None
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
         self._work = Path(os.path.abspath(work))
@@ -73,6 +91,9 @@ class VLMEvalKitScorer:
 
     def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
         """See ``soup.scoring.Scorer``."""
+        lacking = [] if self._judge else judged_only(names)
+        if lacking:
+            raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
         if self._process is None:
             self._start()
         model = self._ask(
@@ -82,6 +103,7 @@ class VLMEvalKitScorer:
                 "reference": encode_checkpoint(reference),
                 "options": self._options,
                 "cache": str(self._work / "cache"),
+                "judge": self._judge,
             }
         )
         common = model | {"companions": companions_digest(reference.home)}
@@ -161,7 +183,7 @@ class VLMEvalKitScorer:
                 if "progress" in message:
                     observe(Progress(*message["progress"]))
                 elif "note" in message:
-                    observe(Note(message["note"]))
+                    observe(Note(message["note"], message.get("warning", False)))
                 elif "error" in message:
                     self._fail(message["error"])
                 else:

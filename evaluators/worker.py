@@ -6,7 +6,7 @@ to stderr, which the parent keeps in a log. It gets a blend as paths and coeffic
 checkpoints itself. When stdin closes, the parent is gone and so are we.
 
 Requests, by ``do``:
-    open        protocol, reference, options, cache → what of the model decides the answers
+    open        protocol, reference, options, cache, judge → what of the model decides answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), keep, task → a Result's fields
 """
@@ -75,17 +75,24 @@ class Worker:
         return action[request.pop("do")](**request)
 
     def open(
-        self, protocol: int, reference: list[Any], options: dict[str, Any], cache: str
+        self,
+        protocol: int,
+        reference: list[Any],
+        options: dict[str, Any],
+        cache: str,
+        judge: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         if protocol != PROTOCOL:
             raise SoupError(f"worker protocol {PROTOCOL}, the command speaks {protocol}")
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import evaluators.vlmevalkit  # noqa: F401
+        from evaluators.judge import Judge
         from evaluators.resident import Resident
         from evaluators.wrapper import Options
 
         self._cache = Path(cache)
+        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
         self._refer_to(*reference)
         self._resident = Resident(self._reference, Options(**options), self._cache)
         self._resident.running = RunningSum(memory_budget(), self._cache)
@@ -101,10 +108,12 @@ class Worker:
         }
 
     def benchmark(self, source: str) -> dict[str, Any]:
-        """Look a benchmark up."""
+        """Look a benchmark up; if it asks a judge, see that there is one."""
         from evaluators.vlmevalkit import Dataset
 
-        dataset = Dataset(source, self._cache)
+        dataset = Dataset(source, self._cache, self._judge)
+        if dataset.judge is not None:
+            dataset.judge.probe()
         self._datasets[source] = dataset
         return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
 
@@ -134,11 +143,16 @@ class Worker:
         answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress)
         seconds = time.perf_counter() - started
         outcome = dataset.evaluate(answers, Path(keep))
+        if outcome.unjudged:
+            text = f"{task}: no verdict on {outcome.unjudged} of {len(messages)} answers, because "
+            text += "the judge's replies could not be read; they count as wrong"
+            self._observe(Note(text, warning=True))
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
             "samples": len(messages),
             "unparsed": outcome.unparsed,
+            "unjudged": outcome.unjudged,
             "outcomes": outcome.outcomes,
             "seconds": seconds,
         }
@@ -166,7 +180,7 @@ class Worker:
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Note):
-            self._send({"note": event.text})
+            self._send({"note": event.text, "warning": event.warning})
         now = time.monotonic()
         if isinstance(event, Progress) and (
             event.done in (0, event.total) or now - self._last_progress >= INTERVAL

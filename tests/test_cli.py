@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,15 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
         (["blend", "ckpts/*", "--set", "t"], 2, "--set t: expected NAME=VALUE"),
         (["blend", "ckpts/a", "ckpts/b", "--method", "slerp", "--set", "t=2"], 2, "in [0, 1]"),
         (["greedy", "ckpts/*", "--bench", "b", "--method", "slerp"], 2, "exactly 2 members"),
+        (["score", "ckpts/*", "--suite", "soups"], 2, "no such suite; expected one of points"),
+        (["score", "ckpts/*", "--suite", "points"], 1, "MathVista_MINI, MMVet: scored by a judge"),
+        (["score", "ckpts/*", "--suite", "points"], 1, "add --judge MODEL --judge-url URL"),
+        (["score", "ckpts/*", "--bench", "b", "--judge", "m"], 2, "both --judge MODEL and --judge"),
+        (
+            ["score", "ckpts/*", "--bench", "b", "--judge", "m", "--judge-url", "host:80"],
+            2,
+            "--judge-url host:80: expected an address like http://localhost:8000/v1",
+        ),
         (["stew"], 2, "No such command"),
     ],
 )
@@ -186,6 +196,16 @@ def test_soup_toml_is_checked(
     """A misspelt key is not silently ignored."""
     (tmp_path / "soup.toml").write_text(text)
     assert message in fails(run(tmp_path, "greedy", "ckpts/*"), 2)
+
+
+def test_a_suite_is_short_for_its_benchmarks(pool_paths: list[Path], tmp_path: Path) -> None:
+    """In the order of the table, before other benchmarks, none twice; also from soup.toml."""
+    (tmp_path / "soup.toml").write_text('suite = "points"\nbench = ["MMStar", "more"]\n')
+    done = run(tmp_path, "greedy", "ckpts/*", "--dry-run")
+    points = (
+        "MMBench_DEV_EN, MMStar, AI2D_TEST, MMMU_DEV_VAL, HallusionBench, MathVista_MINI, MMVet"
+    )
+    assert f"plan: greedy of 4 members on {points}, OCRBench, more\n" in done.stdout, done.stderr
 
 
 def test_dry_run_shows_the_plan_and_leaves_nothing(pool_paths: list[Path], tmp_path: Path) -> None:
@@ -314,6 +334,21 @@ def test_leaderboard_fits_its_width(width: int) -> None:
     for number in ("60.00", "59.00", "+1.50", "71.00", "72.00", "1.0%"):
         assert number in text
     assert "…" not in text
+
+
+def test_missing_verdicts_are_a_column_only_where_there_are_some() -> None:
+    """In the terminal, in Markdown, and by benchmark in JSON."""
+    whole, console = board(), Console(width=200, record=True, file=open(os.devnull, "w"))
+    assert "unjudged" not in whole.to_markdown()
+    members = (replace(whole.members[0], unjudged={"MMStar": 3, "OCRBench": 4}), *whole.members[1:])
+    part = replace(whole, members=members)
+    head, _, first, second, *_ = part.to_markdown().splitlines()
+    assert head.endswith("| unparsed | unjudged |")
+    assert (first.split()[-2], second.split()[-2]) == ("7", "0")
+    render.leaderboard(part, console)
+    assert "unjudged" in console.export_text()
+    assert part.to_dict()["members"][0]["unjudged"] == {"MMStar": 3, "OCRBench": 4}
+    assert part.to_dict()["soup"]["unjudged"] == {}
 
 
 def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:

@@ -186,7 +186,7 @@ def test_the_leaderboard_is_shown_again(greedy: Path) -> None:
     [
         ("MMStarr", "did you mean MMStar"),
         ("MMStar", "could not be downloaded"),
-        ("MMVet", "scored by a judge model, and none is configured"),
+        ("MMVet", "MMVet: scored by a judge model; add --judge MODEL"),
         ("absent.tsv", "absent.tsv: no such file"),
         ("columns.tsv", "no column 'answer'"),
     ],
