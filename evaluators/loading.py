@@ -1,0 +1,152 @@
+"""How transformers builds a model, whoever asks it to: on our terms, and with all of its weights.
+
+Works with transformers 4.4x and 5.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from soup.checkpoint import Checkpoint
+from soup.errors import ScoringError
+
+NEW = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
+DTYPE = "dtype" if NEW else "torch_dtype"
+"""What ``from_pretrained`` calls the dtype."""
+
+MOVES = ("to", "cuda", "half", "bfloat16", "float")
+"""Methods with which a wrapper would move or cast a model that is already as it should be."""
+
+OTHERS = ("device_map", "torch_dtype", "dtype", "quantization_config", "load_in_8bit")
+"""What wrappers ask ``from_pretrained`` for, and what is for us to say."""
+
+
+@contextmanager
+def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """While inside, ``from_pretrained`` gives the reference's model as we want it.
+
+    On ``device``, in ``dtype``, unquantised, with an attention that works there, in ``eval``; and
+    the model stays so, whatever its new owner does, until the context ends.
+
+    Raises:
+        ScoringError: the weights lack a tensor that the model needs, or are in a file that
+            transformers does not read.
+    """
+    kept = transformers.PreTrainedModel.__dict__["from_pretrained"]
+    loaded: list[Any] = []
+    inside = False
+
+    def from_pretrained(cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        if inside:  # a model that loads its parts
+            return kept.__func__(cls, path, *args, **kwargs)
+        for name in OTHERS:
+            kwargs.pop(name, None)
+        if kwargs.get("attn_implementation") == "flash_attention_2":
+            kwargs["attn_implementation"] = _attention(cls, device)
+        inside = True
+        try:
+            model, info = kept.__func__(
+                cls,
+                path,
+                *args,
+                **kwargs,
+                **{DTYPE: dtype},
+                use_safetensors=_is_safetensors(reference),
+                output_loading_info=True,
+            )
+        finally:
+            inside = False
+        require_all(info, reference.path)
+        model = model.to(device).eval()
+        for name in MOVES:
+            setattr(model, name, lambda *args, model=model, **kwargs: model)
+        loaded.append(model)
+        return model
+
+    transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    try:
+        with _no_gpu(device):
+            yield
+    finally:
+        transformers.PreTrainedModel.from_pretrained = kept
+        for model in loaded:
+            for name in MOVES:
+                delattr(model, name)
+
+
+def from_state(
+    kind: Any, config: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, **more: Any
+) -> Any:
+    """A model of class ``kind`` from a state dict by file names, as transformers would load it."""
+    config = copy.deepcopy(config)
+    return kind.from_pretrained(None, config=config, state_dict=state, **{DTYPE: dtype}, **more)
+
+
+def rebuilt(
+    kind: Any,
+    config: Any,
+    state: dict[str, torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    path: Path,
+) -> nn.Module:
+    """A model from a blend in memory, for those whose weights cannot be swapped in place.
+
+    Raises:
+        ScoringError: the blend lacks a tensor that the model needs.
+    """
+    model, info = from_state(kind, config, state, dtype, output_loading_info=True)
+    require_all(info, path)
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def require_all(info: Any, path: Path) -> None:
+    """Raises ScoringError where a model that was just loaded lacks weights."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ScoringError(
+            f"{path}: the weights lack {missing[0]} ({len(missing)} tensor(s) that the model "
+            "needs); it would answer at random"
+        )
+
+
+def _is_safetensors(reference: Checkpoint) -> bool:
+    weights = reference.shards[0]
+    if weights.suffix == ".pt":
+        raise ScoringError(
+            f"{weights}: transformers does not load a file of this name; rename it to "
+            "pytorch_model.bin, or name a member with safetensors first"
+        )
+    return weights.suffix == ".safetensors"
+
+
+def _attention(kind: Any, device: torch.device) -> str:
+    """What to use where a wrapper insists on flash attention."""
+    if device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attention_2"
+    return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
+
+
+@contextmanager
+def _no_gpu(device: torch.device) -> Iterator[None]:
+    """The current GPU, for those who ask for one at all costs, is our device."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+        return
+    kept = torch.cuda.current_device
+    torch.cuda.current_device = lambda: device  # type: ignore[assignment,return-value]
+    try:
+        yield
+    finally:
+        torch.cuda.current_device = kept
