@@ -61,7 +61,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
                 *args,
                 **kwargs,
                 **{DTYPE: dtype},
-                use_safetensors=_is_safetensors(reference),
+                use_safetensors=is_safetensors(reference),
                 output_loading_info=True,
             )
         finally:
@@ -120,7 +120,12 @@ def require_all(info: Any, path: Path) -> None:
         )
 
 
-def _is_safetensors(reference: Checkpoint) -> bool:
+def is_safetensors(reference: Checkpoint) -> bool:
+    """Which of transformers' two formats to read.
+
+    Raises:
+        ScoringError: the weights are in a file that transformers does not look for.
+    """
     weights = reference.shards[0]
     if weights.suffix == ".pt":
         raise ScoringError(

@@ -12,7 +12,8 @@ import torch
 
 from evaluators.batches import Limit, Question, Store, ahead, batches, by_length, collate
 from evaluators.chat import ChatTemplate
-from evaluators.places import collect, find_places, swap_in
+from evaluators.families import GENERIC, family_of, named, read_config
+from evaluators.places import Unplaced, collect, find_places, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint
@@ -30,7 +31,19 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
     Raises:
         ScoringError: its directory cannot be used; the message says why.
     """
-    return ChatTemplate(reference, options)
+    name = options.family or family_of(read_config(reference.path)) or GENERIC
+    family = named(name)
+    if family is None:
+        return ChatTemplate(reference, options)
+    from evaluators.kit_wrapper import KitWrapper  # VLMEvalKit's wrappers take seconds to import
+
+    return KitWrapper(
+        family,
+        reference,
+        trust_remote_code=options.trust_remote_code,
+        max_new_tokens=options.max_new_tokens,
+        given=options.families.get(name),
+    )
 
 
 class Resident:
@@ -59,6 +72,7 @@ class Resident:
         self._loaded: str | None = None
         self._model: Any = None
         self._places: dict[str, torch.Tensor] | None = None
+        self._unplaced = ""
         self._store = Store(cache)
 
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
@@ -79,13 +93,26 @@ class Resident:
         with clear_errors(self.reference.path):
             if self._model is None:
                 self._model = self.wrapper.build(self.device, self.dtype)
-                self._places = find_places(self._model, self.reference, self.dtype)
+                try:
+                    self._places = find_places(self._model, self.reference, self.dtype)
+                except Unplaced as reason:
+                    self._unplaced = str(reason)
             if self._places is None:
                 self._model = None  # make room first
-                self._model = self.wrapper.replace(collect(blend, task, observe))
+                self._model = self._replaced(collect(blend, task, observe))
             else:
                 swap_in(blend, self._places, task, observe, self.running)
         self._loaded = digest
+
+    def _replaced(self, state: dict[str, torch.Tensor]) -> Any:
+        """A model from a blend in memory, where no copy in place is proven."""
+        try:
+            return self.wrapper.replace(state)
+        except (ScoringError, ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+            raise ScoringError(
+                f"{self.reference.path}: a blend cannot be put into this model: {self._unplaced}; "
+                f"and it cannot be loaded from memory ({' '.join(str(error).split())[:300]})"
+            ) from error
 
     def answer(
         self,

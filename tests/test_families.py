@@ -109,7 +109,7 @@ def test_weights_are_swapped_under_the_wrapper(
     asked = wrapper(name, reference)
     model = asked.build(torch.device("cpu"), torch.float32)
     places = find_places(model, reference, torch.float32)
-    assert places is not None and set(places) == set(reference.tensors)
+    assert set(places) == set(reference.tensors)
     before = together(model, asked, messages)
     copy_in = CopyIn(places)
     stream(Blend((other,), reference), copy_in)
