@@ -1,16 +1,27 @@
 """The process that holds one model resident on one device.
 
-It speaks JSON lines: a request on stdin, then any number of ``{"progress": ...}`` and one
-``{"result": ...}`` or ``{"error": ...}`` on what was stdout. Everything that libraries print goes
-to stderr, which the parent keeps in a log. It gets a blend as paths and coefficients and opens the
-checkpoints itself. When stdin closes, the parent is gone and so are we.
+It may run under another interpreter than the command, with another transformers: it finds our code
+by path (see ``evaluators.process``) and needs torch, transformers, VLMEvalKit and what the model's
+own code needs; nothing of the command line.
 
-Requests, by ``do``:
-    open        protocol, reference, options, cache → what of the model decides the answers
+Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
+it gets one request at a time on stdin, and writes, on what was stdout, any number of
+``{"progress": [task, done, total, unit]}`` and ``{"note": text}``, and at last one
+``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
+whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
+a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
+closes, the parent is gone and so are we.
+
+Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
+that died, so the same must come of it:
+    open        reference, options, cache → what of the model decides the answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), keep, task → a Result's fields
+
+A change of any of these is a new number in ``PROTOCOL``.
 """
 
+import faulthandler
 import json
 import os
 import queue
@@ -30,7 +41,7 @@ from soup.events import Event, Note, Progress
 from soup.running import RunningSum, memory_budget
 from soup.ties import fit
 
-PROTOCOL = 1
+PROTOCOL = 2
 INTERVAL = 0.2  # seconds between progress lines
 
 Send = Callable[[dict[str, Any]], None]
@@ -74,12 +85,8 @@ class Worker:
         }
         return action[request.pop("do")](**request)
 
-    def open(
-        self, protocol: int, reference: list[Any], options: dict[str, Any], cache: str
-    ) -> dict[str, Any]:
+    def open(self, reference: list[Any], options: dict[str, Any], cache: str) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
-        if protocol != PROTOCOL:
-            raise SoupError(f"worker protocol {PROTOCOL}, the command speaks {protocol}")
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import evaluators.vlmevalkit  # noqa: F401
         from evaluators.resident import Resident
@@ -186,16 +193,16 @@ def _respond(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"type": "", "message": text}}
 
 
-def main() -> None:
-    """Answer requests until stdin closes."""
+def main(out: int) -> None:
+    """Answer requests, on the file descriptor ``out``, until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever libraries print must not stand between our lines
+    faulthandler.enable()  # a crash in native code says where, in the log
+    lines = os.fdopen(out, "w", buffering=1)
     lock = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
         with lock:
-            out.write(json.dumps(message) + "\n")
+            lines.write(json.dumps(message) + "\n")
 
     requests: queue.Queue[str] = queue.Queue()
 
@@ -206,5 +213,6 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(send)
+    send({"protocol": PROTOCOL})
     while True:
         send(_respond(worker, json.loads(requests.get())))

@@ -2,20 +2,22 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from evaluators import VLMEvalKitScorer
-from evaluators import scorer as scorer_module
-from evaluators.worker import Worker, encode_blend
+from evaluators import process as process_module
+from evaluators.process import Died, Process
+from evaluators.worker import PROTOCOL, Worker, encode_blend
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
+from soup.errors import BenchmarkError, ScoringError, UsageError
+from soup.events import Event, Note
 from soup.pool import Pool
 from soup.writer import write
 from tests.conftest import make_adapter
@@ -82,21 +84,75 @@ def test_settings_are_part_of_a_benchmarks_identity(
     assert len(digests) == 4
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_worker_that_dies_is_one_line_with_its_last_words(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path, gone: bool
+class Killer:
+    """An observer that kills the worker when it begins to answer, and keeps the warnings that it is told."""
+
+    def __init__(self, scorer: VLMEvalKitScorer, times: int) -> None:
+        self.scorer, self.times = scorer, times
+        self.notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Note):
+            self.notes += [event.text] if event.warning else []
+        elif event.unit == "samples" and event.done == 0 and self.times:
+            self.times -= 1
+            assert self.scorer._process is not None
+            os.kill(self.scorer._process.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_followed_by_one_that_repeats_only_its_unfinished_work(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
 ) -> None:
-    """Killed from outside: an error that says so, and no process left."""
-    with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
+    """Killed while it answers the second benchmark: same results, a note, the first is kept."""
+    found = []
+    for times in (0, 1):
+        with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+            names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
+            first, second = scorer.benchmarks(pool.reference, names)
+            blend = Blend(pool.members[:2], pool.reference)
+            killer = Killer(scorer, times)
+            results = [scorer.measure(blend, first, "first")]
+            results.append(scorer.measure(blend, second, "second", killer))
+            found.append(results)
+    assert found[0] == found[1]
+    assert len(killer.notes) == 1
+    assert killer.notes[0].startswith("the worker was killed (signal 9), perhaps for using too")
+    assert killer.notes[0].endswith("(at: second); another one goes on from there (restart 1 of 2)")
+
+
+def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """After two restarts: how it ended, how often, at what, where the log is; no process left."""
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
         (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
-        assert scorer._process is not None
-        process = scorer._process
-        process.kill()
-        if gone:  # its end of the pipe is closed before we write, or perhaps after
-            process.wait()
-        with pytest.raises(ScoringError, match="was killed .signal 9.*worker.log"):
-            scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
-        assert process.poll() is not None
+        killer = Killer(scorer, 9)
+        with pytest.raises(ScoringError) as error:
+            scorer.measure(Blend(pool.members, pool.reference), benchmark, "the task", killer)
+        assert scorer._process is None
+    assert killer.times == 6
+    assert len(killer.notes) == 2
+    line, *words = str(error.value).splitlines()
+    assert "was killed (signal 9)" in line
+    assert "(at: the task) 3 times at the same work" in line
+    assert str(tmp_path / "worker.log") in line
+    assert words
+    assert all(word.startswith("    ") for word in words)
+
+
+def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
+    """The end of the log is the interpreter's own report, from its first line on."""
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="KeyError"):
+        process.ask({"do": "nothing"})
+    os.kill(process.pid, signal.SIGSEGV)
+    with pytest.raises(Died) as died:
+        process.ask({"do": "nothing"})
+    process.close()
+    assert died.value.how == "was ended by signal 11 (Segmentation fault)"
+    assert died.value.words.startswith("    Fatal Python error: Segmentation fault")
+    assert "evaluators/worker.py" in died.value.words
 
 
 def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) -> None:
@@ -106,7 +162,7 @@ def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) ->
             with pytest.raises(BenchmarkError, match="no such file"):
                 scorer.benchmarks(pool.reference, ["no/such.tsv"])
         assert scorer._process is not None
-        assert scorer._process.poll() is None
+        os.kill(scorer._process.pid, 0)
 
 
 def test_the_worker_ends_with_its_parent(pool: Pool, tmp_path: Path) -> None:
@@ -130,50 +186,75 @@ os.kill(os.getpid(), signal.SIGKILL)
         pytest.fail(f"worker {worker.name} is still running")
 
 
-def test_protocols_must_match(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocols_must_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of ourselves on the other side is one clear line."""
-    monkeypatch.setattr(scorer_module, "PROTOCOL", 99)
-    with (
-        VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer,
-        pytest.raises(SoupError, match="worker protocol 1, the command speaks 99"),
-    ):
-        scorer.benchmarks(pool.reference, [])
+    monkeypatch.setattr(process_module, "PROTOCOL", 99)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match=f"speaks protocol {PROTOCOL}, this command 99; .*updat"):
+        process.ask({"do": "open"})
+    process.close()
 
 
-def test_what_is_not_installed_is_named(
+def test_a_worker_that_cannot_start_is_not_started_again(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without VLMEvalKit: the command that installs it (the import system is faked here)."""
-    find = scorer_module.importlib.util.find_spec
-
-    def absent(name: str, *rest: Any) -> Any:
-        return None if name == "vlmeval" else find(name, *rest)
-
-    monkeypatch.setattr(scorer_module.importlib.util, "find_spec", absent)
+    """Its environment is at fault: one error, with the last lines of its traceback."""
+    (tmp_path / "evaluators").mkdir()
+    (tmp_path / "evaluators" / "__init__.py").write_text("import no_such_module")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path)
     with (
-        VLMEvalKitScorer(work=tmp_path) as scorer,
-        pytest.raises(BenchmarkError, match=r"pip install 'vlm-soup\[vlmeval\]'"),
+        VLMEvalKitScorer(work=tmp_path / "work") as scorer,
+        pytest.raises(ScoringError, match=r"exit code 1 \(at: open\); (?s:.*)ModuleNotFoundError"),
     ):
         scorer.benchmarks(pool.reference, [])
+
+
+def test_nothing_but_our_packages_is_taken_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what is installed beside us, nor what lies in the working directory."""
+    (tmp_path / "site").mkdir()
+    for package in ("soup", "evaluators"):
+        (tmp_path / "site" / package).symlink_to(process_module.ROOT / package)
+        (tmp_path / package).mkdir()
+    poisoned = ["site/torch.py", "torch.py", "soup/__init__.py", "evaluators/__init__.py"]
+    for file in poisoned:
+        (tmp_path / file).write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="the worker failed: KeyError"):
+        process.ask({"do": "nothing"})
+    process.close()
+
+
+def test_what_runs_in_the_worker_needs_nothing_of_the_command_line() -> None:
+    """All that it imports of ours, without typer, rich, numba and tomli."""
+    code = """
+import importlib, pathlib, sys
+absent = {"typer", "click", "rich", "numba", "llvmlite", "tomli"}
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+import evaluators.worker, evaluators.resident, soup
+for package in (evaluators, soup):
+    for file in pathlib.Path(package.__file__).parent.glob("*.py"):
+        # the demo and VLMEvalKit's side import what is not ours; the kernel is optional
+        if file.stem not in {"__main__", "demo", "kernel", "vlmevalkit"}:
+            importlib.import_module(f"{package.__name__}.{file.stem}")
+print(sorted(absent & {name.partition(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_options_are_checked_at_once() -> None:
     """Before a process is started."""
     with pytest.raises(UsageError):
         VLMEvalKitScorer(batch_size=0)
-
-
-def test_a_directory_named_like_our_package_does_not_shadow_it(pool: Pool, tmp_path: Path) -> None:
-    """The worker finds our code by path, whatever lies in the working directory."""
-    (tmp_path / "evaluators").mkdir()
-    (tmp_path / "evaluators" / "__init__.py").write_text("raise SystemExit('shadowed')\n")
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        with VLMEvalKitScorer(work=tmp_path / "work", device="cpu") as scorer:
-            assert scorer.benchmarks(pool.reference, []) == []
-    finally:
-        os.chdir(before)
 
 
 def test_an_adapter_is_scored_as_its_merged_model_is(
