@@ -37,6 +37,7 @@ from cli.options import (
     Trust,
     Weight,
     Work,
+    WorkerPython,
     parameters,
 )
 from cli.progress import Watch
@@ -118,6 +119,7 @@ def options(
 
 @app.command("max")
 def max_(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     holdout: Holdout = None,
@@ -130,6 +132,7 @@ def max_(
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -146,6 +149,7 @@ def max_(
 
 @app.command()
 def average(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     holdout: Holdout = None,
@@ -160,6 +164,7 @@ def average(
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -176,6 +181,7 @@ def average(
 
 @app.command()
 def greedy(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     holdout: Holdout = None,
@@ -191,6 +197,7 @@ def greedy(
     max_new_tokens: MaxNewTokens = None,
     min_gain: MinGain = 0.0,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -209,6 +216,7 @@ def greedy(
 
 @app.command(help=BLEND_HELP)
 def blend(
+    context: typer.Context,
     ckpts: Ckpts,
     method: MethodName = "linear",
     base: Base = None,
@@ -224,6 +232,7 @@ def blend(
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -237,6 +246,7 @@ def blend(
 
 @app.command()
 def score(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     holdout: Holdout = None,
@@ -248,6 +258,7 @@ def score(
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     json: Json = None,
@@ -387,6 +398,10 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
+    families = config.families()
+    if given["context"].get_parameter_source("worker_python").name == "COMMANDLINE":
+        for options in families.values():
+            options.pop("worker_python", None)  # the command line wins
     return VLMEvalKitScorer(
         work=given["work"],
         device=given["device"],
@@ -394,6 +409,8 @@ def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
         batch_size=given["batch_size"],
         max_new_tokens=given["max_new_tokens"],
         trust_remote_code=given["trust_remote_code"],
+        worker_python=given["worker_python"],
+        families=families,
     )
 
 

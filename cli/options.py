@@ -72,6 +72,14 @@ Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
 ]
+WorkerPython = Annotated[
+    Path | None,
+    typer.Option(
+        "--worker-python",
+        metavar="PATH",
+        help="Python that loads and asks the models, where another transformers is needed.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
 ]

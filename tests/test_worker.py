@@ -85,7 +85,7 @@ def test_settings_are_part_of_a_benchmarks_identity(
 
 
 class Killer:
-    """An observer that kills the worker when it begins to answer, and keeps the warnings that it is told."""
+    """An observer that kills the worker when it begins to answer, and keeps what it warns of."""
 
     def __init__(self, scorer: VLMEvalKitScorer, times: int) -> None:
         self.scorer, self.times = scorer, times
