@@ -179,6 +179,7 @@ FAMILIES: tuple[Family, ...] = (
         wrapper="LLaVA_OneVision_HF",
         transformers=("4.45", None),
         decode="plain",
+        workarounds=("empty-images",),
         verified=IN_TESTS,
     ),
     Family(
@@ -190,6 +191,7 @@ FAMILIES: tuple[Family, ...] = (
         transformers=("4.46", None),
         accepts=GENERATION,
         decode="stripped",
+        workarounds=("empty-images",),
         verified=IN_TESTS,
     ),
     Family(
@@ -201,6 +203,7 @@ FAMILIES: tuple[Family, ...] = (
         accepts=GENERATION,
         decode="stripped",
         packages={"num2words": "num2words"},
+        workarounds=("empty-images",),
         verified=IN_TESTS,
     ),
     Family(

@@ -8,9 +8,11 @@ the tokens are read as the wrapper reads them (``decode``). Words, images and se
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,12 +138,13 @@ class KitWrapper:
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
         making = Making(self._kind, str(self.reference.path), self.config)
-        for name in self.family.workarounds:
-            mend = WORKAROUNDS[name].mend
-            if mend is not None:
-                mend(making)
+        workarounds = [WORKAROUNDS[name] for name in self.family.workarounds]
+        for each in workarounds:
+            each.mend(making)
         with self._clear("cannot be built"), our_loading(self.reference, device, dtype):
             self._kit = making.kind(model_path=making.path, **self._options)
+        for each in workarounds:
+            each.finish(self._kit)
         self._device, self._dtype = device, dtype
         self._use(self._kit.model)
         for name, value in (("device", device), ("dtype", dtype)):
@@ -178,7 +181,7 @@ class KitWrapper:
 
     def prepare(self, message: Message, dataset: str) -> Prepared:
         """See ``Wrapper``."""
-        with self._clear("cannot put a question"), _on(CPU):
+        with self._clear("cannot put a question"), _quiet(), _on(CPU):
             try:
                 self._kit.generate_inner([dict(item) for item in message], dataset)
             except _Captured as captured:
@@ -203,7 +206,12 @@ class KitWrapper:
     def answer(self, message: Message, dataset: str) -> str:
         """See ``Wrapper``."""
         copied = [dict(item) for item in message]
-        with self._clear("cannot answer"), _on(self._device), _greedily(self._max_new_tokens):
+        with (
+            self._clear("cannot answer"),
+            _quiet(),
+            _on(self._device),
+            _greedily(self._max_new_tokens),
+        ):
             return str(self._kit.generate_inner(copied, dataset))
 
     @contextmanager
@@ -359,6 +367,13 @@ def _find(wrapper: str) -> Any:
     importlib.import_module("evaluators.vlmevalkit")
     module, _, name = wrapper.rpartition(":")
     return getattr(importlib.import_module(module or "vlmeval.vlm"), name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what wrappers print for every question, prompts and all."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _tokenizer(kit: Any) -> Any:

@@ -51,7 +51,11 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             return kept.__func__(cls, path, *args, **kwargs)
         for name in OTHERS:
             kwargs.pop(name, None)
-        if kwargs.get("attn_implementation") == "flash_attention_2":
+        if "flash_attention_2" in (
+            kwargs.get("attn_implementation"),
+            # an Auto class has put it there already
+            getattr(kwargs.get("config"), "_attn_implementation", None),
+        ):
             kwargs["attn_implementation"] = _attention(cls, device)
         inside = True
         try:

@@ -40,12 +40,15 @@ class Workaround:
 
     Attributes:
         reason: what goes wrong without it.
-        mend: called before each construction; None where ``evaluators.kit_wrapper`` does it for
-            every family.
+        mend: called before each construction.
+        finish: called with the wrapper, once constructed.
+
+    Those with neither are mended by ``evaluators.kit_wrapper`` for every family, or in the table.
     """
 
     reason: str
-    mend: Callable[[Making], None] | None = None
+    mend: Callable[[Making], None] = lambda making: None
+    finish: Callable[[Any], None] = lambda kit: None
 
 
 class Spelled(str):
@@ -133,6 +136,23 @@ def _no_image(making: Making) -> None:
     kind.set_max_num, kind._mended = set_max_num, True
 
 
+class _Processor:
+    """A processor for which no images are None, not an empty list."""
+
+    def __init__(self, behind: Any) -> None:
+        self._behind = behind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
+
+    def __call__(self, *args: Any, images: Any = None, **kwargs: Any) -> Any:
+        return self._behind(*args, images=images or None, **kwargs)
+
+
+def _empty_images(kit: Any) -> None:
+    kit.processor = _Processor(kit.processor)
+
+
 WORKAROUNDS: Mapping[str, Workaround] = {
     "cuda": Workaround(
         "inputs go to 'cuda' by name, also where the model is on a CPU or on another GPU; while a "
@@ -157,6 +177,10 @@ WORKAROUNDS: Mapping[str, Workaround] = {
         "the constructor's own default version raises when asked; the table names the version"
     ),
     "no-image": Workaround("a question without an image divides by zero", _no_image),
+    "empty-images": Workaround(
+        "a question without an image gives the processor an empty list, which it refuses",
+        finish=_empty_images,
+    ),
     "missing-names": Workaround(
         "its module uses string, pd and Image without importing them", _missing_names
     ),

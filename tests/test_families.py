@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import evaluators.vlmevalkit  # noqa: F401 - before transformers, as in a worker
+from evaluators.batches import collate
 from evaluators.families import family_of, named, read_config
 from evaluators.kit_wrapper import KitWrapper
 from evaluators.places import CopyIn, find_places
@@ -24,6 +25,7 @@ DATASET = "MMStar"
 SMALL = {
     "qwen2-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
     "qwen2.5-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
+    "qwen3-vl": {"min_pixels": 64 * 64, "max_pixels": 128 * 128},
 }
 """Options that keep images as small as these models."""
 
@@ -45,10 +47,12 @@ def messages(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, st
         "Question: Is the lazy dog even or odd?\nOptions:\nA. yes\nB. no\n",
         "Answer with a single word",
     ]
-    return [
+    asked = [
         [{"type": "image", "value": path}, {"type": "text", "value": question}]
         for path, question in zip(paths, texts, strict=True)
     ]
+    two = {"type": "image", "value": paths[0]}
+    return [*asked, [*asked[1], two, *asked[0]]]
 
 
 @pytest.fixture(scope="module", params=NATIVE)
@@ -68,23 +72,14 @@ def wrapper(name: str, reference: Checkpoint, **given: Any) -> KitWrapper:
     """The wrapper of a family, for small images and short answers."""
     family = named(name)
     assert family is not None
-    return KitWrapper(family, reference, max_new_tokens=8, given=SMALL[name] | given)
+    return KitWrapper(family, reference, max_new_tokens=8, given=SMALL.get(name, {}) | given)
 
 
 def together(model: Any, wrapper: KitWrapper, messages: list[Any]) -> list[str]:
     """Answers to all questions in one batch."""
     made = [wrapper.prepare(message, DATASET) for message in messages]
-    width = max(one.inputs["input_ids"].shape[1] for one in made)
-    inputs: dict[str, torch.Tensor] = {}
-    for name, first in made[0].inputs.items():
-        rows = [one.inputs[name] for one in made]
-        if first.shape == made[0].inputs["input_ids"].shape:
-            fill = wrapper.pad_token if name == "input_ids" else 0
-            rows = [
-                torch.nn.functional.pad(row, (width - row.shape[1], 0), value=fill) for row in rows
-            ]
-        inputs[name] = torch.cat(rows)
-    tokens = model.generate(**inputs, **made[0].generation)[:, width:]
+    inputs = collate(made, wrapper.pad_token)
+    tokens = model.generate(**inputs, **made[0].generation)[:, inputs["input_ids"].shape[1] :]
     return [wrapper.decode(row) for row in tokens]
 
 
@@ -118,6 +113,18 @@ def test_weights_are_swapped_under_the_wrapper(
     fresh = wrapper(name, other)
     assert swapped == together(fresh.build(torch.device("cpu"), torch.float32), fresh, messages)
     assert swapped != before
+
+
+def test_a_question_needs_no_image(
+    pair: tuple[str, Checkpoint, Checkpoint],
+) -> None:
+    """Benchmarks have questions without an image; they are answered, too."""
+    name, reference, _ = pair
+    asked, alone = wrapper(name, reference), wrapper(name, reference, batched=False)
+    question = [{"type": "text", "value": "What is a fox?"}]
+    model = asked.build(torch.device("cpu"), torch.float32)
+    alone.build(torch.device("cpu"), torch.float32)
+    assert together(model, asked, [question, question]) == [alone.answer(question, DATASET)] * 2
 
 
 @pytest.mark.parametrize("name", NATIVE)

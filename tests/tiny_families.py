@@ -28,11 +28,12 @@ def write(family: str, directory: Path, seed: int = 0) -> Path:
     return directory
 
 
-def tokenizer(specials: list[str], **named: str) -> Any:
+def tokenizer(specials: list[str], extra: dict[str, str] | None = None, **named: str) -> Any:
     """A byte-level tokenizer whose ordinary tokens are all ASCII, so that answers can be read.
 
     Args:
         specials: special tokens, besides those named.
+        extra: special tokens under names of their own, such as ``video_token``.
         named: ``eos_token``, ``pad_token`` and so on.
     """
     made = Tokenizer(models.BPE())
@@ -41,7 +42,7 @@ def tokenizer(specials: list[str], **named: str) -> Any:
     ascii_bytes = [c for c in pre_tokenizers.ByteLevel.alphabet() if ord(c) < 128]
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=[*dict.fromkeys([*named.values(), *specials])],
+        special_tokens=[*dict.fromkeys([*named.values(), *specials, *(extra or {}).values()])],
         initial_alphabet=[*sorted(ascii_bytes), "Ġ", "Ċ"],
         show_progress=False,
     )
@@ -49,12 +50,13 @@ def tokenizer(specials: list[str], **named: str) -> Any:
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
         additional_special_tokens=specials,
+        extra_special_tokens=extra or {},
         model_input_names=["input_ids", "attention_mask"],
         **named,
     )
 
 
-def seeded(kind: Any, config: Any, seed: int, **ends: Any) -> Any:
+def seeded(kind: Any, config: Any, seed: int, made: Any) -> Any:
     """A model with random weights, large ones, that stops at nothing but its end token."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -62,7 +64,9 @@ def seeded(kind: Any, config: Any, seed: int, **ends: Any) -> Any:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=SPREAD)
-    model.generation_config = transformers.GenerationConfig(do_sample=True, **ends)
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=True, eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id
+    )
     return model.eval()
 
 
@@ -117,10 +121,7 @@ def _qwen2_vl(seed: int) -> tuple[Any, Any]:
         vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
         **ids,
     )
-    model = seeded(
-        transformers.Qwen2VLForConditionalGeneration, config, seed,
-        eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id,
-    )  # fmt: skip
+    model = seeded(transformers.Qwen2VLForConditionalGeneration, config, seed, made)
     return model, _qwen_processor(transformers.Qwen2VLProcessor, made)
 
 
@@ -136,10 +137,7 @@ def _qwen2_5_vl(seed: int) -> tuple[Any, Any]:
         },
         **ids,
     )  # fmt: skip
-    model = seeded(
-        transformers.Qwen2_5_VLForConditionalGeneration, config, seed,
-        eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id,
-    )  # fmt: skip
+    model = seeded(transformers.Qwen2_5_VLForConditionalGeneration, config, seed, made)
     return model, _qwen_processor(transformers.Qwen2_5_VLProcessor, made)
 
 
@@ -152,8 +150,147 @@ def _qwen_processor(kind: Any, made: Any) -> Any:
     )
 
 
+def _qwen3_vl(seed: int) -> tuple[Any, Any]:
+    made, ids = _qwen_tokens()
+    config = transformers.Qwen3VLConfig(
+        text_config=text(
+            made,
+            head_dim=8,
+            rope_scaling={"rope_type": "default", "mrope_section": [2, 1, 1]},
+            rope_theta=1e4,
+        ),
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+            "out_hidden_size": 32, "deepstack_visual_indexes": [0], "num_position_embeddings": 64,
+        },
+        **ids,
+    )  # fmt: skip
+    model = seeded(transformers.Qwen3VLForConditionalGeneration, config, seed, made)
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(patch_size=16),
+        tokenizer=made,
+        video_processor=transformers.Qwen3VLVideoProcessor(),
+        chat_template=QWEN_TEMPLATE,
+    )
+    return model, processor
+
+
+# --- InternVL ------------------------------------------------------------------------------
+
+
+def _internvl(seed: int) -> tuple[Any, Any]:
+    named = {
+        "start_image_token": "<img>", "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>",
+    }  # fmt: skip
+    made = tokenizer(
+        ["<|im_start|>"], eos_token="<|im_end|>", pad_token="<|endoftext|>", extra=named
+    )
+    # The wrapper cuts images into tiles of 448 pixels; large patches keep them few.
+    config = transformers.InternVLConfig(
+        text_config={"model_type": "qwen2", **text(made)},
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 448, "patch_size": 112,
+        },
+        image_token_id=made.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = seeded(transformers.InternVLForConditionalGeneration, config, seed, made)
+    processor = transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448}),
+        tokenizer=made,
+        video_processor=transformers.InternVLVideoProcessor(),
+        image_seq_length=4,
+        chat_template=QWEN_TEMPLATE,
+    )
+    return model, processor
+
+
+# --- LLaVA-OneVision -----------------------------------------------------------------------
+
+
+def _llava_onevision(seed: int) -> tuple[Any, Any]:
+    made = tokenizer(
+        ["<|im_start|>", "<image>", "<video>"], eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    pinpoints = [[28, 28], [28, 56], [56, 28]]
+    config = transformers.LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **text(made)},
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+            "vision_use_head": False,
+        },
+        image_token_index=made.convert_tokens_to_ids("<image>"),
+        video_token_index=made.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    model = seeded(transformers.LlavaOnevisionForConditionalGeneration, config, seed, made)
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints
+        ),
+        tokenizer=made,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=QWEN_TEMPLATE,
+    )
+    return model, processor
+
+
+# --- SmolVLM -------------------------------------------------------------------------------
+
+SMOL_SPECIALS = [
+    "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)),
+]  # fmt: skip
+
+
+def _smolvlm(seed: int) -> tuple[Any, Any]:
+    return _smol(seed, "Idefics3")
+
+
+def _smolvlm2(seed: int) -> tuple[Any, Any]:
+    return _smol(seed, "SmolVLM")
+
+
+def _smol(seed: int, kind: str) -> tuple[Any, Any]:
+    made = tokenizer(
+        SMOL_SPECIALS, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<pad>"
+    )
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={"model_type": "llama", **text(made)},
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+        },
+        image_token_id=made.convert_tokens_to_ids("<image>"),
+        pad_token_id=made.pad_token_id,
+        scale_factor=2,
+    )  # fmt: skip
+    model = seeded(getattr(transformers, f"{kind}ForConditionalGeneration"), config, seed, made)
+    images = getattr(transformers, f"{kind}ImageProcessor")(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
+    )
+    more = {}
+    if kind == "SmolVLM":
+        more["video_processor"] = transformers.SmolVLMVideoProcessor()
+    processor = getattr(transformers, f"{kind}Processor")(
+        image_processor=images, tokenizer=made, image_seq_len=1, chat_template=QWEN_TEMPLATE, **more
+    )
+    return model, processor
+
+
 MAKERS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "qwen2-vl": _qwen2_vl,
     "qwen2.5-vl": _qwen2_5_vl,
+    "qwen3-vl": _qwen3_vl,
+    "internvl": _internvl,
+    "llava-onevision": _llava_onevision,
+    "smolvlm": _smolvlm,
+    "smolvlm2": _smolvlm2,
 }
 """Model and processor of a family, for a seed."""
