@@ -33,6 +33,11 @@ class Making:
         """Where the wrapper looks names up."""
         return importlib.import_module(self.kind.__module__)
 
+    def overrule(self, **methods: Any) -> None:
+        """Put methods before the wrapper's own; its class stays as it is."""
+        own = {"__module__": self.kind.__module__}
+        self.kind = type(self.kind.__name__, (self.kind,), own | methods)
+
 
 @dataclass(frozen=True)
 class Workaround:
@@ -101,19 +106,16 @@ def _missing_names(making: Making) -> None:
 
 def _dataset_name(making: Making) -> None:
     kind = making.kind
-    if hasattr(kind, "_mended"):
-        return
-    generate, build = kind.generate_inner, kind.build_prompt
 
     def generate_inner(self: Any, message: Any, dataset: Any = None) -> Any:
-        return generate(self, message, dataset or "")
+        return kind.generate_inner(self, message, dataset or "")
 
     def build_prompt(self: Any, line: Any, dataset: Any = None, **more: Any) -> Any:
         if isinstance(dataset, str):
             dataset = types.SimpleNamespace(dataset_name=dataset, MODALITY="IMAGE")
-        return build(self, line, dataset, **more)
+        return kind.build_prompt(self, line, dataset, **more)
 
-    kind.generate_inner, kind.build_prompt, kind._mended = generate_inner, build_prompt, True
+    making.overrule(generate_inner=generate_inner, build_prompt=build_prompt)
 
 
 class _Total(int):
@@ -125,15 +127,12 @@ class _Total(int):
 
 def _no_image(making: Making) -> None:
     kind = making.kind
-    if hasattr(kind, "_mended"):
-        return
-    choose = kind.set_max_num
 
     def set_max_num(self: Any, dataset: Any) -> None:
-        choose(self, dataset)
+        kind.set_max_num(self, dataset)
         self.total_max_num = _Total(self.total_max_num)
 
-    kind.set_max_num, kind._mended = set_max_num, True
+    making.overrule(set_max_num=set_max_num)
 
 
 class _Processor:

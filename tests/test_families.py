@@ -1,5 +1,10 @@
 """The families that transformers ships, each through its real wrapper, on tiny random models."""
 
+import base64
+import io
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +14,25 @@ pytest.importorskip("vlmeval")
 
 import numpy as np
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from PIL import Image
 
 import evaluators.vlmevalkit  # noqa: F401 - before transformers, as in a worker
 from evaluators.batches import collate
 from evaluators.families import family_of, named, read_config
-from evaluators.kit_wrapper import KitWrapper
+from evaluators import VLMEvalKitScorer
+from evaluators.kit_wrapper import KitWrapper, greedy
 from evaluators.places import CopyIn, find_places
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
+from soup.errors import ScoringError
+from soup.events import ignore
 from soup.streaming import stream
 from tests import tiny_families
 
 DATASET = "MMStar"
+PACKAGE = str(Path(evaluators.vlmevalkit.__file__).parent)
 SMALL = {
     "qwen2-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
     "qwen2.5-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
@@ -127,8 +138,162 @@ def test_a_question_needs_no_image(
     assert together(model, asked, [question, question]) == [alone.answer(question, DATASET)] * 2
 
 
+# --- which family it is --------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_family_is_known_by_its_config(name: str, tmp_path: Path) -> None:
     """What the family's own config class writes is enough to recognise it."""
     tiny_families.write(name, tmp_path)
     assert family_of(read_config(tmp_path)) == name
+
+
+def internvl(template: str, language: str) -> dict[str, Any]:
+    """A config.json of InternVL with its own code."""
+    return {
+        "model_type": "internvl_chat",
+        "architectures": ["InternVLChatModel"],
+        "template": template,
+        "llm_config": {"architectures": [language]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"model_type": "points_chat", "architectures": ["POINTSChatModel"]}, "points"),
+        ({"auto_map": {"AutoConfig": "configuration_points_chat.POINTSChatConfig"}}, "points"),
+        ({"model_type": "pointsv1.5_chat"}, "points-1.5"),
+        (internvl("internlm2-chat", "InternLM2ForCausalLM"), "internvl-1.5"),
+        (internvl("phi3-chat", "Phi3ForCausalLM"), "internvl-1.5"),
+        (internvl("Hermes-2", "Qwen2ForCausalLM"), "internvl-2"),
+        (internvl("internvl2_5", "InternLM2ForCausalLM"), "internvl-2"),
+        (
+            {
+                "model_type": "ovis",
+                "disable_tie_weight": False,
+                "visual_tokenizer_config": {"model_type": "siglip_visual_tokenizer"},
+            },
+            "ovis1.6",
+        ),
+        (
+            {
+                "model_type": "ovis",
+                "disable_tie_weight": False,
+                "visual_tokenizer_config": {"model_type": "aimv2_visual_tokenizer"},
+            },
+            None,
+        ),
+        ({"model_type": "mplug-owl"}, "mplug-owl"),
+        ({"model_type": "mplug_owl2"}, "mplug-owl2"),
+        ({"model_type": "mplugowl3"}, "mplug-owl3"),
+        ({"model_type": "idefics3", "text_config": {"vocab_size": 128259}}, None),
+        ({"model_type": "llava"}, None),
+        ({"architectures": None, "auto_map": []}, None),
+        ({}, None),
+    ],
+)
+def test_custom_code_is_known_by_its_config(config: dict[str, Any], name: str | None) -> None:
+    """Names of types and classes tell the family, and what versions of one family differ in."""
+    assert family_of(config) == name
+
+
+def test_the_table_needs_nothing_installed() -> None:
+    """The command line asks for families without importing torch, transformers or VLMEvalKit."""
+    program = (
+        "import sys, evaluators.families as f\n"
+        "assert f.family_of({'model_type': 'qwen2_vl'}) == 'qwen2-vl'\n"
+        "assert not {'torch', 'transformers', 'vlmeval'} & set(sys.modules)\n"
+    )
+    # as a package on its own: `evaluators` itself brings the scorers
+    stub = f"import sys, types; p = types.ModuleType('evaluators'); p.__path__ = [{PACKAGE!r}]\n"
+    register = "sys.modules['evaluators'] = p\n"
+    subprocess.run([sys.executable, "-c", stub + register + program], check=True)
+
+
+# --- what it needs -------------------------------------------------------------------------
+
+
+def refused(name: str, reference: Checkpoint, *expected: str, **given: Any) -> None:
+    """The wrapper says in one line what is missing."""
+    with pytest.raises(ScoringError) as error:
+        wrapper(name, reference, **given)
+    for text in expected:
+        assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny Qwen2-VL."""
+    path = tiny_families.write("qwen2-vl", tmp_path_factory.mktemp("one") / "m")
+    return Checkpoint.open(path, "m", None)
+
+
+def test_what_is_missing_is_said_in_one_line(
+    qwen: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option that is none, a transformers out of range, a package, trust: each by name."""
+    refused("qwen2-vl", qwen, "[family.qwen2-vl] min_pixel", "min_pixels", min_pixel=1)
+    refused("qwen2-vl", qwen, "batched = false", post_process=True)
+    refused("ovis1.6", qwen, "4.44 – 4.46", transformers.__version__)
+    monkeypatch.setattr(transformers, "__version__", "4.46.3")
+    refused("mplug-owl", qwen, "mplug_owl", "X-PLUG/mPLUG-Owl")
+    refused("ovis1.6", qwen, "--trust-remote-code")
+
+
+def test_a_model_without_its_weights_is_refused(qwen: Checkpoint, tmp_path: Path) -> None:
+    """A tensor that is missing would be random: it is named instead."""
+    name = "visual.merger.mlp.0.weight"
+    weights = load_file(qwen.path / "model.safetensors")
+    del weights[name]
+    shutil.copytree(qwen.path, tmp_path / "m")
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    lacking = wrapper("qwen2-vl", Checkpoint.open(tmp_path / "m", "m", None))
+    with pytest.raises(ScoringError, match="mlp.0.weight"):
+        lacking.build(torch.device("cpu"), torch.float32)
+
+
+def test_generation_is_greedy_and_no_longer_than_asked() -> None:
+    """Sampling goes, what else the wrapper wants stays, the shorter of two lengths counts."""
+    wanted = {"do_sample": True, "top_k": 1, "min_p": 0.1, "max_new_tokens": 2048, "num_beams": 3}
+    made = greedy(wanted, None)
+    assert made["do_sample"] is False
+    assert made["top_k"] is None
+    assert "min_p" not in made
+    assert (made["max_new_tokens"], made["num_beams"]) == (2048, 3)
+    assert greedy(wanted, 16)["max_new_tokens"] == 16
+    assert greedy({"max_new_tokens": 10}, 16)["max_new_tokens"] == 10
+    assert greedy({}, 16)["max_new_tokens"] == 16
+
+
+def test_custom_code_that_samples_is_made_greedy(
+    pair: tuple[str, Checkpoint, Checkpoint], messages: list[Any]
+) -> None:
+    """Asked one by one, too, the same weights give the same answers: these models sample."""
+    name, reference, _ = pair
+    alone = wrapper(name, reference, batched=False)
+    alone.build(torch.device("cpu"), torch.float32)
+    assert len({alone.answer(messages[0], DATASET) for _ in range(3)}) == 1
+
+
+# --- the whole way -------------------------------------------------------------------------
+
+
+def test_a_pool_is_scored_through_its_wrapper(qwen: Checkpoint, tmp_path: Path) -> None:
+    """The worker finds the family, says so in what it measured with, and forgets it when told."""
+    picture = io.BytesIO()
+    Image.new("RGB", (48, 48), "red").save(picture, "PNG")
+    row = ["0", base64.b64encode(picture.getvalue()).decode(), "Which?", "this", "that", "A"]
+    head = ["index", "image", "question", "A", "B", "answer"]
+    table = tmp_path / "one.tsv"
+    table.write_text("\t".join(head) + "\n" + "\t".join(row) + "\n")
+    options = {"qwen2-vl": {"min_pixels": 3136, "max_pixels": 3136}}
+    blend = Blend((qwen,), qwen)
+    for family, expected in ((None, "Qwen2VLChat"), ("chat-template", "chat template")):
+        with VLMEvalKitScorer(
+            work=tmp_path / "work", max_new_tokens=2, family=family, families=options
+        ) as scorer:
+            (benchmark,) = scorer.benchmarks(qwen, [str(table)])
+            assert benchmark.settings["wrapper"] == expected
+            assert scorer.measure(blend, benchmark, "test", ignore).samples == 1
