@@ -1,5 +1,6 @@
 """`soup`: options become one library call; errors become one line and an exit code."""
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from cli.options import (
     Device,
     DryRun,
     Dtype,
+    FamilyName,
     Holdout,
     Json,
     Markdown,
@@ -42,6 +44,7 @@ from cli.options import (
 )
 from cli.progress import Watch
 from evaluators import VLMEvalKitScorer
+from evaluators.families import FAMILIES
 from soup.errors import OutputError, PoolError, SoupError, UsageError
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard
@@ -133,6 +136,7 @@ def max_(
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -165,6 +169,7 @@ def average(
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -198,6 +203,7 @@ def greedy(
     min_gain: MinGain = 0.0,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -233,6 +239,7 @@ def blend(
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -259,6 +266,7 @@ def score(
     max_new_tokens: MaxNewTokens = None,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     json: Json = None,
@@ -318,6 +326,17 @@ def leaderboard(
     Example: soup leaderboard --json board.json --markdown board.md
     """
     _show(soup.show(work), locals())
+
+
+@app.command()
+def families() -> None:
+    """List the families of models that are asked as VLMEvalKit asks them, and what they need.
+
+    Options of a family's wrapper stand in soup.toml, in a table named family.NAME.
+
+    Example: soup families
+    """
+    render.families(FAMILIES, _installed("transformers"), out_console)
 
 
 @app.command()
@@ -410,8 +429,16 @@ def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
         max_new_tokens=given["max_new_tokens"],
         trust_remote_code=given["trust_remote_code"],
         worker_python=given["worker_python"],
+        family=given["family"],
         families=families,
     )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _dtype(name: str | None) -> str | None:

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from evaluators.families import Family
 from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
 from soup.methods import describe
 from soup.pool import Report
@@ -83,6 +84,37 @@ def check(report: Report, console: Console) -> None:
     _line(console, f"ok: these {len(report.members)} can be blended", "green")
     for line in cost(report):
         _line(console, line)
+
+
+def families(table: Sequence[Family], transformers: str | None, console: Console) -> None:
+    """Print the families of models; those that the transformers here cannot run are dim.
+
+    Args:
+        table: what to show.
+        transformers: the version installed, None where there is none.
+        console: where to.
+    """
+    shown = _plain_table()
+    for head in ("family", "wrapper", "transformers", "batched", "trust", "last run"):
+        shown.add_column(head, overflow="fold", no_wrap=head != "last run")
+    for family in table:
+        fits = transformers is not None and family.runs_under(transformers)
+        module, _, wrapper = family.wrapper.rpartition(":")
+        shown.add_row(
+            escape(family.name),
+            escape(f"{wrapper} (ours)" if module else wrapper),
+            f"{family.range}{'' if fits else ' [red]✗[/]'}",
+            "yes" if family.batched else "no",
+            "yes" if family.custom_code else "no",
+            escape(family.verified),
+            style="" if fits else "dim",
+        )
+    console.print(shown)
+    here = f"transformers {transformers} is" if transformers else "transformers is not"
+    _line(console, f"{here} installed here; ✗ needs another: name its Python, --worker-python")
+    _line(console, "trust: brings its own code, add --trust-remote-code")
+    _line(console, "last run: under which transformers; of all models the weights were random")
+    _line(console, "a model of none of these is asked through its chat template")
 
 
 def cost(report: Report) -> Iterator[str]:

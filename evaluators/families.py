@@ -1,17 +1,20 @@
 """The families of models that VLMEvalKit has a wrapper for: one table, an entry each.
 
-Nothing here imports torch, transformers or VLMEvalKit, so that the command line may ask, too. To
+Nothing here imports transformers or VLMEvalKit, so that the command line may ask, too. To
 add a family, add an entry to ``FAMILIES``; what is wrong with its wrapper goes to
 ``evaluators.workarounds``.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from soup.errors import UsageError
 
 GENERIC = "chat-template"
 """What a checkpoint of no family is asked through, and how ``--family`` calls that."""
@@ -118,7 +121,7 @@ def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 QWEN_UTILS = {"qwen_vl_utils": "qwen-vl-utils"}
 INTERNVL_CODE = {"timm": "timm", "einops": "einops", "sentencepiece": "sentencepiece"}
 GENERATION = ("max_new_tokens", "repetition_penalty", "num_beams", "length_penalty")
-IN_TESTS = "in the tests: transformers 5.17, tiny random models"
+IN_TESTS = "5.17 (tests)"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -162,7 +165,7 @@ FAMILIES: tuple[Family, ...] = (
         verified=IN_TESTS,
     ),
     Family(
-        name="internvl",
+        name="internvl-hf",
         title="InternVL 2.5 and 3, converted for transformers (-hf)",
         marks=frozenset({"internvl"}),
         wrapper="evaluators.adapters:InternVL",
@@ -316,6 +319,16 @@ def _marks(config: Mapping[str, Any]) -> Iterator[str]:
 def named(name: str) -> Family | None:
     """A family by its name; None where there is none of that name."""
     return next((family for family in FAMILIES if family.name == name), None)
+
+
+def require_named(name: str, where: str, generic: bool = False) -> None:
+    """Raises UsageError where there is no family of that name; ``where`` it was given."""
+    names = [family.name for family in FAMILIES] + [GENERIC] * generic
+    if name in names or (generic and name == "generic"):
+        return
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+    raise UsageError(f"{where}: no such family of models; {hint}")
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from evaluators.environment import find_python, look, require
+from evaluators.families import require_named
 from evaluators.process import Died, Process
 from evaluators.worker import encode_blend, encode_checkpoint
 from soup.blend import Blend
@@ -38,6 +39,7 @@ class VLMEvalKitScorer:
         max_new_tokens: int | None = None,
         trust_remote_code: bool = False,
         worker_python: str | os.PathLike[str] | None = None,
+        family: str | None = None,
         families: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Options as in ``evaluators.wrapper.Options``, and more.
@@ -50,11 +52,16 @@ class VLMEvalKitScorer:
             max_new_tokens: see Options.
             trust_remote_code: see Options.
             worker_python: the interpreter that loads and asks the model; None is ours.
-            families: per family, ``worker_python`` for its models alone.
+            family: see Options.
+            families: per family, ``worker_python`` for its models alone; the rest as in Options.
 
         Raises:
-            UsageError: a number that cannot be.
+            UsageError: a number that cannot be, or a family that is none.
         """
+        if family is not None:
+            require_named(family, f"--family {family}", generic=True)
+        for name in families or ():
+            require_named(name, f"[family.{name}]")
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
         self._work = Path(os.path.abspath(work))
@@ -64,6 +71,11 @@ class VLMEvalKitScorer:
             "batch_size": batch_size,
             "max_new_tokens": max_new_tokens,
             "trust_remote_code": trust_remote_code,
+            "family": family,
+            "families": {
+                name: {key: value for key, value in options.items() if key != "worker_python"}
+                for name, options in (families or {}).items()
+            },
         }
         self._worker_python = worker_python
         self._families = families or {}

@@ -288,7 +288,7 @@ MAKERS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "qwen2-vl": _qwen2_vl,
     "qwen2.5-vl": _qwen2_5_vl,
     "qwen3-vl": _qwen3_vl,
-    "internvl": _internvl,
+    "internvl-hf": _internvl,
     "llava-onevision": _llava_onevision,
     "smolvlm": _smolvlm,
     "smolvlm2": _smolvlm2,
