@@ -10,11 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.families import GENERIC, Family
 from soup.errors import ScoringError
 
 OLDEST = (3, 10)
@@ -28,6 +29,15 @@ PACKAGES = {
     "ms-vlmeval": "vlmeval",
 }
 """What every worker imports: what pip calls it, and its module."""
+
+ANY = Family(
+    name=GENERIC,
+    title="a model of no known family",
+    marks=frozenset(),
+    wrapper="",
+    transformers=("4.46", None),
+)
+"""What is needed where the table of families has no entry."""
 
 PATIENCE = 60  # seconds for an interpreter to answer: a cold network file system is slow
 
@@ -77,13 +87,38 @@ class Environment:
     version: tuple[int, ...]
     packages: Mapping[str, str]
 
-    def missing(self, packages: Sequence[str] = tuple(PACKAGES)) -> list[str]:
-        """Which of these are not there."""
-        return [name for name in packages if name not in self.packages]
+    def missing(self, family: Family = ANY) -> list[str]:
+        """Which packages are not there: those that every worker needs, and a family's."""
+        return [name for name in needed(family) if name not in self.packages]
 
-    def install(self, requirements: Sequence[str]) -> str:
-        """The command that adds packages to it."""
-        return shlex.join([self.python, "-m", "pip", "install", *requirements])
+    def in_range(self, family: Family = ANY) -> bool:
+        """Whether a family's models run under its transformers."""
+        version = self.packages.get("transformers")
+        if version == "":  # from a source tree: who knows
+            return True
+        return version is not None and family.runs_under(version)
+
+
+def needed(family: Family) -> dict[str, str]:
+    """What a worker for a family's models imports: what pip calls it, and its module."""
+    return PACKAGES | {text: module for module, text in family.packages.items()}
+
+
+def requirement(family: Family) -> str:
+    """Which transformers a family needs, as pip takes it."""
+    first, last = family.transformers
+    if last is None:
+        return f"transformers>={first}"
+    major, _, minor = last.partition(".")
+    return f"transformers>={first},<{major}.{int(minor) + 1}"
+
+
+def install(python: str, packages: list[str], family: Family = ANY) -> str:
+    """The command that installs packages; those that pip cannot are named behind it."""
+    wanted = [requirement(family) if name == "transformers" else name for name in packages]
+    plain = [name for name in wanted if " " not in name]
+    commands = [shlex.join([python, "-m", "pip", "install", *plain])] if plain else []
+    return ", then install ".join([*commands, *(name for name in wanted if " " in name)])
 
 
 def find_python(given: str | os.PathLike[str] | None) -> str:
@@ -113,18 +148,13 @@ def find_python(given: str | os.PathLike[str] | None) -> str:
     return os.path.abspath(on_path)
 
 
-def look(python: str, packages: Sequence[str] = ()) -> Environment:
-    """Ask an interpreter what it has.
-
-    Args:
-        python: its path.
-        packages: names to look for besides ``PACKAGES``, as pip knows them.
+def look(python: str, family: Family = ANY) -> Environment:
+    """Ask an interpreter what it has of what a family's models need.
 
     Raises:
         ScoringError: it does not start, is not Python, or is older than ``OLDEST``.
     """
-    asked = {name: name for name in packages} | PACKAGES
-    version, found = _ask(python, _LOOK, json.dumps(asked))
+    version, found = _ask(python, _LOOK, json.dumps(needed(family)))
     if tuple(version) < OLDEST:
         raise ScoringError(
             f"{python}: Python {'.'.join(map(str, version))}; expected "
@@ -144,20 +174,28 @@ def look_at_torch(python: str) -> tuple[str | None, list[str]]:
     return cuda, names
 
 
-def require(environment: Environment) -> None:
-    """Raises ScoringError where a package that every worker needs is missing, with the command."""
-    missing = environment.missing()
-    if not missing:
-        return
-    if environment.python == sys.executable:
+def require(environment: Environment, family: Family = ANY) -> None:
+    """Raises ScoringError where something is missing or out of range, with what to do."""
+    python = environment.python
+    missing = environment.missing(family)
+    if python == sys.executable and set(missing) & PACKAGES.keys():
         raise ScoringError(
             f"scoring needs {', '.join(missing)}, not installed here; "
             "run: pip install 'vlm-soup[vlmeval]'"
         )
-    raise ScoringError(
-        f"{environment.python} lacks {', '.join(missing)}, which scoring needs; "
-        f"run: {environment.install(missing)}"
-    )
+    if missing:
+        raise ScoringError(
+            f"{python} lacks {', '.join(missing)}, which {family.title} needs; "
+            f"run: {install(python, missing, family)}"
+        )
+    if not environment.in_range(family):
+        found = f"{python} has {environment.packages['transformers']}"
+        hint = f"run: {install(python, ['transformers'], family)}"
+        if python == sys.executable:  # where it may be needed as it is
+            hint = (
+                "make another environment, as soup doctor CKPT says, and name its --worker-python"
+            )
+        raise ScoringError(f"{family.title} needs {requirement(family)}, {found}; {hint}")
 
 
 def _ask(python: str, script: str, *arguments: str) -> Any:

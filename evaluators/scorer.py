@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evaluators.environment import find_python, look, require
-from evaluators.families import require_named
+from evaluators.environment import ANY, find_python, look, require
+from evaluators.families import family_of, named, require_named
 from evaluators.process import Died, Process
 from evaluators.worker import encode_blend, encode_checkpoint
 from soup.blend import Blend
@@ -78,6 +78,7 @@ class VLMEvalKitScorer:
             },
         }
         self._worker_python = worker_python
+        self._family = family
         self._families = families or {}
         self._python = ""
         self._process: Process | None = None
@@ -149,9 +150,12 @@ class VLMEvalKitScorer:
 
     def _choose_python(self, reference: Checkpoint) -> None:
         """Settle which interpreter this model needs; end a worker that runs under another."""
-        python = find_python(self._worker_python)
+        name = self._family or family_of(reference.config) or ""
+        own = self._families.get(name, {}).get("worker_python")
+        python = find_python(own or self._worker_python)
         if python != self._python:
-            require(look(python))
+            family = named(name) or ANY
+            require(look(python, family), family)
             self.close()
             self._python = python
             self.log.unlink(missing_ok=True)

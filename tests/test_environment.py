@@ -3,12 +3,22 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluators import environment
-from evaluators.environment import Environment, find_python, look, require
+from evaluators.environment import (
+    ANY,
+    PACKAGES,
+    Environment,
+    find_python,
+    look,
+    require,
+    requirement,
+)
+from evaluators.families import Family
 from soup.errors import ScoringError
 
 
@@ -56,19 +66,52 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(bare: Path) 
         require(look(python))
     packages = "torch torchvision transformers pillow ms-vlmeval"
     assert str(error.value) == (
-        f"{python} lacks {packages.replace(' ', ', ')}, which scoring needs; "
-        f"run: {python} -m pip install {packages}"
+        f"{python} lacks {packages.replace(' ', ', ')}, which a model of no known family needs; "
+        f"run: {python} -m pip install torch torchvision 'transformers>=4.46' pillow ms-vlmeval"
     )
     ours = Environment(sys.executable, (3, 11, 0), dict.fromkeys(packages.split()[:-1], "1"))
     with pytest.raises(ScoringError, match=r"needs ms-vlmeval, .* pip install 'vlm-soup\[vlmeval"):
         require(ours)
 
 
-def test_further_packages_are_looked_for_by_name() -> None:
-    """Those that a family's code needs."""
-    found = look(sys.executable, ["pytest", "no-such-package"])
-    assert found.missing(["pytest", "no-such-package"]) == ["no-such-package"]
-    assert found.install(["timm>=0.9"]) == f"{sys.executable} -m pip install 'timm>=0.9'"
+def family(**changed: object) -> Family:
+    """A family whose models need what nobody has."""
+    base = Family(
+        name="odd",
+        title="Odd",
+        marks=frozenset({"odd"}),
+        wrapper="Odd",
+        transformers=("4.37", "4.49"),
+        packages={"pytest": "pytest", "no_such": "no-such", "odd": "the odd package, by hand"},
+    )
+    return replace(base, **changed)
+
+
+def test_a_family_needs_more() -> None:
+    """Its packages, found by name or module; those that pip cannot install are told in words."""
+    found = look(sys.executable, family())
+    assert found.missing(family()) == ["no-such", "the odd package, by hand"]
+    with pytest.raises(ScoringError) as error:
+        require(found, family())
+    assert str(error.value) == (
+        f"{sys.executable} lacks no-such, the odd package, by hand, which Odd needs; run: "
+        f"{sys.executable} -m pip install no-such, then install the odd package, by hand"
+    )
+
+
+def test_a_family_needs_its_transformers(bare: Path) -> None:
+    """Out of range: which one, and how to get it."""
+    odd = family(packages={})
+    assert requirement(odd) == "transformers>=4.37,<4.50"
+    assert requirement(ANY) == "transformers>=4.46"
+    for version, fits in (("4.36.9", 0), ("4.37.0", 1), ("4.49.9", 1), ("4.50.0", 0), ("5.1", 0)):
+        packages = {name: version for name in PACKAGES}
+        assert Environment("python", (3, 11, 0), packages).in_range(odd) == fits
+    ours = Environment(sys.executable, (3, 11, 0), packages)
+    with pytest.raises(ScoringError, match=r"Odd needs transformers>=4.37,<4.50, .*has 5.1; make"):
+        require(ours, odd)
+    with pytest.raises(ScoringError, match=r"run: other -m pip install 'transformers>=4.37,<4.50'"):
+        require(replace(ours, python="other"), odd)
 
 
 def test_what_is_no_interpreter_is_one_clear_line(bare: Path, tmp_path: Path) -> None:
