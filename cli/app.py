@@ -44,8 +44,10 @@ from cli.options import (
 )
 from cli.progress import Watch
 from evaluators import VLMEvalKitScorer
+from evaluators.doctor import ask_once, examine
 from evaluators.families import FAMILIES
-from soup.errors import OutputError, PoolError, SoupError, UsageError
+from soup.checkpoint import Checkpoint
+from soup.errors import OutputError, PoolError, ScoringError, SoupError, UsageError
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard
 from soup.methods import describe
@@ -337,6 +339,45 @@ def families() -> None:
     Example: soup families
     """
     render.families(FAMILIES, _installed("transformers"), out_console)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    ckpt: Annotated[
+        Path | None, typer.Argument(metavar="[CKPT]", help="A model directory, or an adapter's.")
+    ] = None,
+    base: Base = None,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
+    trust_remote_code: Trust = False,
+    try_: Annotated[
+        bool, typer.Option("--try", help="Load the model and put one made-up question to it.")
+    ] = False,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    max_new_tokens: MaxNewTokens = 64,
+    work: Work = WORK,
+) -> None:
+    """Say what scoring a checkpoint needs, what of it is there, and how to set up the rest.
+
+    Looks at the Python that would load it. Exit code 1 when something is missing. Without CKPT:
+    about that Python alone.
+
+    Example: soup doctor ckpts/run-1 --try
+    """
+    given = locals() | {"work": work / "doctor", "batch_size": None}
+    if try_ and ckpt is None:
+        raise UsageError("--try: name the checkpoint to load")
+    with Watch(err_console) as watch, _scorer(given) as scorer:
+        model = None if ckpt is None else Checkpoint.open(ckpt, base=base)
+        python, kind = scorer.python_for(model)
+        found = examine(python, model, kind, trust_remote_code)
+        render.diagnosis(found, out_console)
+        if not found.healthy:
+            raise ScoringError("something is missing: see above")
+        if try_ and model is not None:
+            render.trial(ask_once(scorer, model, given["work"], watch), out_console)
 
 
 @app.command()

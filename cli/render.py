@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from evaluators.doctor import Diagnosis, Trial
 from evaluators.families import Family
 from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
 from soup.methods import describe
@@ -115,6 +116,27 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
     _line(console, "trust: brings its own code, add --trust-remote-code")
     _line(console, "last run: under which transformers; of all models the weights were random")
     _line(console, "a model of none of these is asked through its chat template")
+
+
+def diagnosis(found: Diagnosis, console: Console) -> None:
+    """Print what was looked at, what is wrong with it, and what to type."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for finding in found.findings:
+        mark = "[yellow]![/]" if finding.note else "[green]✓[/]"
+        mark = "[red]✗[/]" if finding.problem else mark
+        text = f"{finding.problem}: {finding.found}" if finding.problem else finding.found
+        table.add_row(mark, escape(finding.what), escape(text))
+    console.print(table)
+    if found.commands:
+        _line(console, "\nTo set it up:\n")
+    for command in found.commands:
+        _line(console, f"    {command}")
+
+
+def trial(made: Trial, console: Console) -> None:
+    """Print what a model was asked and what it said."""
+    _line(console, f"\nasked about a red square: {made.question}")
+    _line(console, f"answered: {made.answer!r}, {made.seconds:.1f} s with loading", "green")
 
 
 def cost(report: Report) -> Iterator[str]:

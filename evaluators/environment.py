@@ -66,7 +66,7 @@ print("soup: " + json.dumps([list(sys.version_info[:3]), found]))
 """Must run in any Python, to say how old that is."""
 
 _LOOK_AT_TORCH = """
-import json, torch
+import json, torch, torchvision  # the latter fails beside a torch of another build
 cuda = torch.cuda.is_available()
 names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if cuda else []
 print("soup: " + json.dumps([torch.version.cuda, names]))
@@ -168,9 +168,10 @@ def look_at_torch(python: str) -> tuple[str | None, list[str]]:
     """The CUDA version that an interpreter's torch was built for, and the GPUs that it sees.
 
     Raises:
-        ScoringError: torch cannot be imported there; the message ends with its last words.
+        ScoringError: torch or torchvision cannot be imported there; the message ends with the
+            last words.
     """
-    cuda, names = _ask(python, _LOOK_AT_TORCH)
+    cuda, names = _ask(python, _LOOK_AT_TORCH, failure="torch cannot be used")
     return cuda, names
 
 
@@ -198,7 +199,12 @@ def require(environment: Environment, family: Family = ANY) -> None:
         raise ScoringError(f"{family.title} needs {requirement(family)}, {found}; {hint}")
 
 
-def _ask(python: str, script: str, *arguments: str) -> Any:
+def _ask(
+    python: str,
+    script: str,
+    *arguments: str,
+    failure: str = "does not answer as a Python interpreter does",
+) -> Any:
     """What a script that prints one line of JSON says; all scripts here mark theirs."""
     command = [python, "-c", script, *arguments]
     try:
@@ -218,7 +224,4 @@ def _ask(python: str, script: str, *arguments: str) -> Any:
             return json.loads(line[6:])
     words = (done.stderr or done.stdout).strip().splitlines()
     said = f": {words[-1].strip()[:200]}" if words else ""
-    raise ScoringError(
-        f"{python}: does not answer as a Python interpreter does "
-        f"(exit code {done.returncode}){said}"
-    )
+    raise ScoringError(f"{python}: {failure} (exit code {done.returncode}){said}")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from evaluators.environment import ANY, find_python, look, require
-from evaluators.families import family_of, named, require_named
+from evaluators.families import Family, family_of, named, require_named
 from evaluators.process import Died, Process
 from evaluators.worker import encode_blend, encode_checkpoint
 from soup.blend import Blend
@@ -80,7 +80,7 @@ class VLMEvalKitScorer:
         self._worker_python = worker_python
         self._family = family
         self._families = families or {}
-        self._python = ""
+        self._checked: tuple[str, Family] | None = None
         self._process: Process | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
@@ -148,17 +148,26 @@ class VLMEvalKitScorer:
             self._process.close()
             self._process = None
 
-    def _choose_python(self, reference: Checkpoint) -> None:
-        """Settle which interpreter this model needs; end a worker that runs under another."""
-        name = self._family or family_of(reference.config) or ""
+    def python_for(self, reference: Checkpoint | None) -> tuple[str, Family]:
+        """The interpreter that asks a model (or one of no family), and the model's family.
+
+        Raises:
+            ScoringError: there is no such interpreter.
+        """
+        name = self._family or (family_of(reference.config) if reference else None) or ""
         own = self._families.get(name, {}).get("worker_python")
-        python = find_python(own or self._worker_python)
-        if python != self._python:
-            family = named(name) or ANY
-            require(look(python, family), family)
+        return find_python(own or self._worker_python), named(name) or ANY
+
+    def _choose_python(self, reference: Checkpoint) -> None:
+        """Check what this model needs; end a worker that runs under another interpreter."""
+        python, family = self.python_for(reference)
+        if (python, family) == self._checked:
+            return
+        require(look(python, family), family)
+        if self._checked is None or python != self._checked[0]:
             self.close()
-            self._python = python
             self.log.unlink(missing_ok=True)
+        self._checked = python, family
 
     def _tell(self, request: dict[str, Any]) -> dict[str, Any]:
         """Ask what every worker must have been asked before it can measure."""
@@ -188,7 +197,8 @@ class VLMEvalKitScorer:
     def _ready(self) -> Process:
         """The worker; one that is new has been told everything."""
         if self._process is None:
-            self._process = Process(self._python, self.log)
+            assert self._checked is not None, "benchmarks come first"
+            self._process = Process(self._checked[0], self.log)
             for request, known in self._told.values():
                 found = self._process.ask(request)
                 if found != known:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,6 +180,14 @@ def old_python() -> str:
     if not Path(python).is_file():
         pytest.skip(f"{python}: not there; make test makes it, SOUP_OLD_PYTHON names another")
     return python
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with nothing in it."""
+    directory = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,17 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
 def test_help_shows_examples(tmp_path: Path) -> None:
     """For the whole and for each command."""
     assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
-    for command in ("max", "average", "greedy", "blend", "score", "check", "leaderboard", "demo"):
+    for command in (
+        "max",
+        "average",
+        "greedy",
+        "blend",
+        "score",
+        "check",
+        "leaderboard",
+        "doctor",
+        "demo",
+    ):
         assert f"Example: soup {command}" in run(tmp_path, command, "--help").stdout
     assert run(tmp_path, "--version").stdout == f"soup {soup.__version__}\n"
 

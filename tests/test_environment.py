@@ -1,7 +1,6 @@
 """evaluators/environment.py: what an interpreter has, and what to do about what it lacks."""
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +19,6 @@ from evaluators.environment import (
 )
 from evaluators.families import Family
 from soup.errors import ScoringError
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with nothing in it."""
-    directory = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
-    return directory
 
 
 def program(path: Path, *lines: str) -> str:
