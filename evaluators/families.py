@@ -41,7 +41,7 @@ class Family:
         packages: what else must be installed, as import name and what to install.
         workarounds: defects of this wrapper that are mended, by name in
             ``evaluators.workarounds``, besides those that all have.
-        verified: what it was last run with.
+        verified: the transformers it was last run under, and whether tests or a person ran it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Family:
     custom_code: bool = False
     packages: Mapping[str, str] = field(default_factory=dict)
     workarounds: tuple[str, ...] = ()
-    verified: str = "never run"
+    verified: str = "never"
 
     @property
     def batched(self) -> bool:
@@ -121,7 +121,8 @@ def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 QWEN_UTILS = {"qwen_vl_utils": "qwen-vl-utils"}
 INTERNVL_CODE = {"timm": "timm", "einops": "einops", "sentencepiece": "sentencepiece"}
 GENERATION = ("max_new_tokens", "repetition_penalty", "num_beams", "length_penalty")
-IN_TESTS = "5.17 (tests)"
+IN_TESTS = "5.17, tests"
+BY_HAND = "4.46, hand"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -225,7 +226,11 @@ FAMILIES: tuple[Family, ...] = (
         wrapper="POINTSV15",
         transformers=("4.45", "4.46"),
         custom_code=True,
-        packages={"wepoints": "the wepoints package, from its repository WePOINTS/WePOINTS"},
+        # since 2026 that package is for a later transformers
+        packages={
+            "wepoints": "the wepoints package of 2025, from its repository WePOINTS/WePOINTS"
+        },
+        verified=BY_HAND,
     ),
     Family(
         name="ovis1.6",
@@ -237,6 +242,7 @@ FAMILIES: tuple[Family, ...] = (
         accepts=GENERATION,
         custom_code=True,
         workarounds=("missing-names",),
+        verified=BY_HAND,
     ),
     Family(
         name="internvl-1.5",
@@ -244,24 +250,26 @@ FAMILIES: tuple[Family, ...] = (
         marks=frozenset({"internvl_chat", "InternVLChatModel"}),
         when=_older_internvl,
         wrapper="InternVLChat",
-        transformers=("4.37", "4.49"),
+        transformers=("4.37", "4.46"),
         options={"version": "V1.5"},
         accepts=GENERATION,
         custom_code=True,
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
+        verified=BY_HAND,
     ),
     Family(
         name="internvl-2",
         title="InternVL 2, 2.5 and 3, with the code they brought",
         marks=frozenset({"internvl_chat", "InternVLChatModel"}),
         wrapper="InternVLChat",
-        transformers=("4.37", "4.49"),
+        transformers=("4.37", "4.46"),
         options={"version": "V2.0"},
         accepts=GENERATION,
         custom_code=True,
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
+        verified=BY_HAND,
     ),
     Family(
         name="mplug-owl",
@@ -271,19 +279,21 @@ FAMILIES: tuple[Family, ...] = (
         transformers=("4.33", "4.46"),
         accepts=GENERATION,
         packages={"mplug_owl": "the mplug_owl package, from its repository X-PLUG/mPLUG-Owl"},
+        verified=BY_HAND,
     ),
     Family(
         name="mplug-owl2",
         title="mPLUG-Owl2",
         marks=frozenset({"mplug_owl2", "mplug_owl2_1", "MPLUGOwl2LlamaForCausalLM"}),
         wrapper="mPLUG_Owl2",
-        transformers=("4.31", "4.46"),
+        transformers=("4.31", "4.34"),
         accepts=GENERATION,
         packages={
             "mplug_owl2": "the mplug_owl2 package, from its repository X-PLUG/mPLUG-Owl",
             "icecream": "icecream",
         },
-        workarounds=("model-name",),
+        workarounds=("model-name", "cache-utils"),
+        verified="4.31, hand",
     ),
     Family(
         name="mplug-owl3",

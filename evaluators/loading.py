@@ -23,6 +23,8 @@ NEW = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4
 DTYPE = "dtype" if NEW else "torch_dtype"
 """What ``from_pretrained`` calls the dtype."""
 
+FLASH = "flash_attention_2"
+
 MOVES = ("to", "cuda", "half", "bfloat16", "float")
 """Methods with which a wrapper would move or cast a model that is already as it should be."""
 
@@ -42,6 +44,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             transformers does not read.
     """
     kept = transformers.PreTrainedModel.__dict__["from_pretrained"]
+    kept_part = transformers.PreTrainedModel.__dict__["_from_config"]
     loaded: list[Any] = []
     inside = False
 
@@ -51,7 +54,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             return kept.__func__(cls, path, *args, **kwargs)
         for name in OTHERS:
             kwargs.pop(name, None)
-        if "flash_attention_2" in (
+        if FLASH in (
             kwargs.get("attn_implementation"),
             # an Auto class has put it there already
             getattr(kwargs.get("config"), "_attn_implementation", None),
@@ -77,12 +80,19 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
         loaded.append(model)
         return model
 
+    def part(cls: Any, /, config: Any, **kwargs: Any) -> Any:
+        if kwargs.get("attn_implementation") == FLASH:
+            kwargs["attn_implementation"] = _attention(cls, device)
+        return kept_part.__func__(cls, config, **kwargs)
+
     transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    transformers.PreTrainedModel._from_config = classmethod(part)
     try:
         with _no_gpu(device):
             yield
     finally:
         transformers.PreTrainedModel.from_pretrained = kept
+        transformers.PreTrainedModel._from_config = kept_part
         for model in loaded:
             for name in MOVES:
                 delattr(model, name)
@@ -142,7 +152,7 @@ def is_safetensors(reference: Checkpoint) -> bool:
 def _attention(kind: Any, device: torch.device) -> str:
     """What to use where a wrapper insists on flash attention."""
     if device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None:
-        return "flash_attention_2"
+        return FLASH
     return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evaluators.workarounds import before_import
 from evaluators.wrapper import Message, Wrapper
 from soup.errors import BenchmarkError, ScoringError
 
@@ -36,6 +37,7 @@ CHANGES_SCORES = (
 for _name in CHANGES_SCORES:
     os.environ.pop(_name, None)
 os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+before_import(importlib.metadata.version("transformers"))
 
 import pandas as pd  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402

@@ -7,7 +7,7 @@ go when VLMEvalKit no longer needs it. Nothing heavy is imported here.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -152,6 +152,14 @@ def _empty_images(kit: Any) -> None:
     kit.processor = _Processor(kit.processor)
 
 
+def before_import(transformers: str) -> None:
+    """What must be in place before VLMEvalKit is imported; see "cache-utils"."""
+    if tuple(int(part) for part in transformers.split(".")[:2]) < (4, 36):
+        stub = types.ModuleType("transformers.cache_utils")
+        stub.DynamicCache = stub.Cache = stub.StaticCache = type(None)  # type: ignore[attr-defined]
+        sys.modules[stub.__name__] = stub
+
+
 WORKAROUNDS: Mapping[str, Workaround] = {
     "cuda": Workaround(
         "inputs go to 'cuda' by name, also where the model is on a CPU or on another GPU; while a "
@@ -160,6 +168,10 @@ WORKAROUNDS: Mapping[str, Workaround] = {
     "loading": Workaround(
         "device_map, dtype, flash attention and quantisation are wired into the loading of the "
         "model; ours are put in their place, so that weights can be swapped and proven"
+    ),
+    "cache-utils": Workaround(
+        "wrappers that are imported with all others need a module that transformers has since "
+        "4.36; where it is older, an empty one stands in"
     ),
     "greedy": Workaround(
         "sampling is switched on, or left to the checkpoint's generation_config, so that the same "

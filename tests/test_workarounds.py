@@ -25,7 +25,7 @@ import evaluators.vlmevalkit  # noqa: F401 - before VLMEvalKit's wrappers, as in
 from evaluators.families import FAMILIES, named
 from evaluators.kit_wrapper import KitWrapper, _Captured, _on, _Recorder
 from evaluators.loading import our_loading
-from evaluators.workarounds import EVERYWHERE, WORKAROUNDS, Making
+from evaluators.workarounds import EVERYWHERE, WORKAROUNDS, Making, before_import
 from soup.checkpoint import Checkpoint
 from tests import tiny_families
 
@@ -92,6 +92,18 @@ def test_loading(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kit.Qwen2VLChat(str(qwen))
     if asked.get("attn_implementation") != "flash_attention_2" and "device_map" not in asked:
         pytest.fail("VLMEvalKit has mended this: remove the workaround 'loading'")
+
+
+def test_cache_utils(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some wrapper imports a module that old versions of transformers have not."""
+    sources = Path(kit.__file__).parent.rglob("*.py")
+    if not any("from transformers.cache_utils import" in path.read_text() for path in sources):
+        pytest.fail("VLMEvalKit has mended this: remove the workaround 'cache-utils'")
+    monkeypatch.setitem(sys.modules, "transformers.cache_utils", None)
+    before_import("4.46.3")
+    assert sys.modules["transformers.cache_utils"] is None, "it has its own"
+    before_import("4.31.0")
+    assert sys.modules["transformers.cache_utils"] is not None
 
 
 def test_greedy(qwen: Path) -> None:
