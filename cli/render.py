@@ -96,7 +96,7 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
         console: where to.
     """
     shown = _plain_table()
-    for head in ("family", "wrapper", "transformers", "batches", "trust", "last run"):
+    for head in ("family", "wrapper", "transformers", "batch", "trust", "last run"):
         shown.add_column(head, overflow="fold", no_wrap=head != "last run")
     for family in table:
         fits = transformers is not None and family.runs_under(transformers)
@@ -114,7 +114,9 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
     here = f"transformers {transformers} is" if transformers else "transformers is not"
     _line(console, f"{here} installed here; ✗ needs another: name its Python, --worker-python")
     _line(console, "trust: brings its own code, add --trust-remote-code")
-    _line(console, "last run: under which transformers, by tests or by hand; all with random weights")
+    _line(
+        console, "last run: under which transformers, by tests or by hand; all with random weights"
+    )
     _line(console, "a model of none of these is asked through its chat template")
 
 

@@ -73,7 +73,7 @@ class Family:
     def range(self) -> str:
         """The transformers versions, to read."""
         first, last = self.transformers
-        return f">= {first}" if last is None else f"{first} – {last}"
+        return f">= {first}" if last is None else f"{first}–{last}"
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -263,6 +263,9 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
                 del os.environ["LMUData"]
             else:
                 os.environ["LMUData"] = before
+    if cls is not image_mcq.CustomMCQDataset:
+        # Wrappers choose their words by VLMEvalKit's kind of a dataset, which it knows by name.
+        cls.DATASET_URL.setdefault(kit_name, "")
     if cls is image_vqa.ImageVQADataset:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
         dataset.data["answer"] = [_as_list(text) for text in head["answer"]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluators.doctor import red_square, custom_code
+from evaluators.doctor import custom_code, red_square
 from tests.conftest import make_adapter, make_checkpoint
 from tests.test_cli import fails, run
 

@@ -24,6 +24,7 @@ from evaluators.batches import collate
 from evaluators.families import family_of, named, read_config
 from evaluators.kit_wrapper import KitWrapper, greedy
 from evaluators.places import CopyIn, find_places
+from evaluators.vlmevalkit import Dataset
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
@@ -233,7 +234,7 @@ def test_what_is_missing_is_said_in_one_line(
     """An option that is none, a transformers out of range, a package, trust: each by name."""
     refused("qwen2-vl", qwen, "[family.qwen2-vl] min_pixel", "min_pixels", min_pixel=1)
     refused("qwen2-vl", qwen, "batched = false", post_process=True)
-    refused("ovis1.6", qwen, "4.44 – 4.46", transformers.__version__)
+    refused("ovis1.6", qwen, "4.44–4.46", transformers.__version__)
     monkeypatch.setattr(transformers, "__version__", "4.46.3")
     refused("mplug-owl", qwen, "mplug_owl", "X-PLUG/mPLUG-Owl")
     refused("ovis1.6", qwen, "--trust-remote-code")
@@ -274,14 +275,30 @@ def test_custom_code_that_samples_is_made_greedy(
     assert len({alone.answer(messages[0], DATASET) for _ in range(3)}) == 1
 
 
+def test_a_table_of_ones_own_is_asked_as_its_kind(qwen: Checkpoint, tmp_path: Path) -> None:
+    """VLMEvalKit takes names that it does not know for multiple choice; these questions are not."""
+    table = tmp_path / "words.tsv"
+    table.write_text(f"index\timage\tquestion\tanswer\n0\t{red()}\tWhich colour?\tred\n")
+    asked = wrapper("qwen2-vl", qwen)
+    asked.build(torch.device("cpu"), torch.float32)
+    (message,) = Dataset(str(table), tmp_path).messages(asked)
+    assert message[0]["type"] == "image"
+    assert message[1]["value"].startswith("Which colour?\nPlease try to answer")
+
+
+def red() -> str:
+    """A picture as VLMEvalKit's tables hold it."""
+    file = io.BytesIO()
+    Image.new("RGB", (48, 48), "red").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 # --- the whole way -------------------------------------------------------------------------
 
 
 def test_a_pool_is_scored_through_its_wrapper(qwen: Checkpoint, tmp_path: Path) -> None:
     """The worker finds the family, says so in what it measured with, and forgets it when told."""
-    picture = io.BytesIO()
-    Image.new("RGB", (48, 48), "red").save(picture, "PNG")
-    row = ["0", base64.b64encode(picture.getvalue()).decode(), "Which?", "this", "that", "A"]
+    row = ["0", red(), "Which?", "this", "that", "A"]
     head = ["index", "image", "question", "A", "B", "answer"]
     table = tmp_path / "one.tsv"
     table.write_text("\t".join(head) + "\n" + "\t".join(row) + "\n")
