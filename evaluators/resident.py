@@ -4,7 +4,7 @@ Names in files and in memory may differ (transformers 5 renames and fuses on loa
 file tensor goes where is found out and proven before anything is swapped; see ``find_places``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from evaluators.batches import Limit, Question, Store, ahead, batches, by_length, collate
 from evaluators.chat import ChatTemplate
 from evaluators.families import GENERIC, family_of, named, read_config
+from evaluators.kept import Kept
 from evaluators.places import Unplaced, collect, find_places, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
@@ -120,6 +121,7 @@ class Resident:
         dataset: str,
         messages: Sequence[Message],
         progress: Callable[[int], None] = lambda count: None,
+        kept: Kept | None = None,
     ) -> list[str]:
         """Greedy answers, in the order of the questions.
 
@@ -128,14 +130,18 @@ class Resident:
             dataset: the name by which VLMEvalKit's wrappers know the benchmark.
             messages: the questions.
             progress: called with the number of questions answered since the last call.
+            kept: answers that are known already, and where to keep new ones.
 
         Raises:
             ScoringError: a question cannot be put to this model, or does not fit its memory.
         """
-        answers: list[str | None] = [None] * len(messages)
+        known = {} if kept is None else kept.known
+        answers = [known.get(index) for index in range(len(messages))]
         with clear_errors(self.reference.path), torch.inference_mode():
-            for index, text in self._answers(key, dataset, messages):
+            for index, text in self._answers(key, dataset, messages, known):
                 answers[index] = text
+                if kept is not None:
+                    kept.add(index, text)
                 progress(1)
         missing = answers.count(None)
         if missing:
@@ -143,16 +149,18 @@ class Resident:
         return [text for text in answers if text is not None]
 
     def _answers(
-        self, key: str, dataset: str, messages: Sequence[Message]
+        self, key: str, dataset: str, messages: Sequence[Message], known: Container[int]
     ) -> Iterator[tuple[int, str]]:
         if not self.wrapper.batched:
             for index, message in enumerate(messages):
-                yield index, self.wrapper.answer(message, dataset)
+                if index not in known:
+                    yield index, self.wrapper.answer(message, dataset)
             return
 
         def prepared() -> Iterator[Question]:
             for index in by_length(messages):
-                yield index, self._prepare(key, index, messages[index], dataset)
+                if index not in known:
+                    yield index, self._prepare(key, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):
             yield from self._generate(batch)

@@ -134,6 +134,7 @@ class VLMEvalKitScorer:
                 "do": "measure",
                 "blend": encode_blend(blend),
                 "benchmark": self._sources[benchmark.digest],
+                "key": key,
                 "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
                 "task": task,
             },

@@ -16,7 +16,7 @@ Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a wor
 that died, so the same must come of it:
     open        reference, options, cache → what of the model decides the answers
     benchmark   source → {"name", "samples", "settings"}
-    measure     blend, benchmark (source), keep, task → a Result's fields
+    measure     blend, benchmark (source), key, keep, task → a Result's fields
 
 A change of any of these is a new number in ``PROTOCOL``.
 """
@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evaluators.kept import Kept
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import SoupError
@@ -116,9 +117,13 @@ class Worker:
         return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
 
     def measure(
-        self, blend: dict[str, Any], benchmark: str, keep: str, task: str
+        self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
     ) -> dict[str, Any]:
-        """Swap the blend in, answer the benchmark, score it."""
+        """Swap the blend in, answer the benchmark, score it.
+
+        Answers are kept beside the predictions, which are to be in ``keep``, until all are there:
+        what follows a crash, of this process or of all, goes on from them.
+        """
         dataset = self._datasets[benchmark]
         running = self._resident.running
         noted = running.note if running else ""
@@ -136,11 +141,15 @@ class Worker:
             done += count
             self._observe(Progress(task, done, len(messages), "samples"))
 
-        progress(0)
+        kept = Kept(Path(keep).with_suffix(".answers"), key)
+        if kept.known:
+            self._observe(Note(f"{task}: {len(kept.known)} of {len(messages)} answers are kept"))
+        progress(len(kept.known))
         started = time.perf_counter()
-        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress)
+        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress, kept)
         seconds = time.perf_counter() - started
         outcome = dataset.evaluate(answers, Path(keep))
+        kept.close(remove=True)
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
