@@ -9,13 +9,10 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from evaluators.loading import DTYPE, from_state, is_safetensors, rebuilt, require_all
-from evaluators.places import collect
+from evaluators.loading import DTYPE, from_files, is_safetensors, rebuilt, require_all
 from evaluators.wrapper import Message, Options, Prepared, clear_errors
-from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
-from soup.events import ignore
 
 MAX_NEW_TOKENS = 1024
 
@@ -73,14 +70,7 @@ class ChatTemplate:
         """See ``Wrapper``."""
         self._dtype, self._device = dtype, device
         if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
-            state = collect(Blend((self.reference,), self.reference), "read", ignore)
-            model, info = from_state(
-                self._kind(), self.config, state, dtype, output_loading_info=True
-            )
-            if (self.reference.path / "generation_config.json").is_file():
-                model.generation_config = transformers.GenerationConfig.from_pretrained(
-                    self.reference.path
-                )
+            model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 self.reference.path,

@@ -16,8 +16,11 @@ import torch
 import transformers
 from torch import nn
 
-from soup.checkpoint import Checkpoint
+from soup.blend import Blend
+from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
 from soup.errors import ScoringError
+from soup.events import Observer, ignore
+from soup.streaming import stream
 
 NEW = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
 DTYPE = "dtype" if NEW else "torch_dtype"
@@ -40,8 +43,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
     the model stays so, whatever its new owner does, until the context ends.
 
     Raises:
-        ScoringError: the weights lack a tensor that the model needs, or are in a file that
-            transformers does not read.
+        ScoringError: the weights lack a tensor that the model needs.
     """
     kept = transformers.PreTrainedModel.__dict__["from_pretrained"]
     kept_part = transformers.PreTrainedModel.__dict__["_from_config"]
@@ -62,15 +64,19 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             kwargs["attn_implementation"] = _attention(cls, device)
         inside = True
         try:
-            model, info = kept.__func__(
-                cls,
-                path,
-                *args,
-                **kwargs,
-                **{DTYPE: dtype},
-                use_safetensors=is_safetensors(reference),
-                output_loading_info=True,
-            )
+            if reference.shards[0].suffix == ".pt":
+                config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
+                model, info = from_files(cls, config, reference, dtype, **kwargs)
+            else:
+                model, info = kept.__func__(
+                    cls,
+                    path,
+                    *args,
+                    **kwargs,
+                    **{DTYPE: dtype},
+                    use_safetensors=is_safetensors(reference),
+                    output_loading_info=True,
+                )
         finally:
             inside = False
         require_all(info, reference.path)
@@ -135,18 +141,37 @@ def require_all(info: Any, path: Path) -> None:
 
 
 def is_safetensors(reference: Checkpoint) -> bool:
-    """Which of transformers' two formats to read.
+    """Which of the two formats that transformers finds by itself is to be read."""
+    return reference.shards[0].suffix == ".safetensors"
 
-    Raises:
-        ScoringError: the weights are in a file that transformers does not look for.
+
+def from_files(
+    kind: Any, config: Any, reference: Checkpoint, dtype: torch.dtype, **more: Any
+) -> tuple[Any, Any]:
+    """The reference's model, read by us, and what transformers says of the loading.
+
+    For weights in files of a name that transformers does not look for.
     """
-    weights = reference.shards[0]
-    if weights.suffix == ".pt":
-        raise ScoringError(
-            f"{weights}: transformers does not load a file of this name; rename it to "
-            "pytorch_model.bin, or name a member with safetensors first"
-        )
-    return weights.suffix == ".safetensors"
+    state = collect(Blend((reference,), reference), "read", ignore)
+    model, info = from_state(kind, config, state, dtype, output_loading_info=True, **more)
+    if (reference.path / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(reference.path)
+    return model, info
+
+
+def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:
+    """A whole blend in memory, by file names."""
+    state = {
+        name: torch.empty(info.shape, dtype=DTYPES[blend.dtype_of(info)])
+        for name, info in blend.reference.tensors.items()
+    }
+
+    class Fill:
+        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+            state[info.name].view(-1)[start : start + len(values)] = values
+
+    stream(blend, Fill(), task=task, observe=observe)
+    return state
 
 
 def _attention(kind: Any, device: torch.device) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from evaluators.loading import from_state
 from soup import device
 from soup.blend import Blend
-from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 from soup.running import RunningSum
@@ -219,18 +219,3 @@ def _gpu_of(places: dict[str, torch.Tensor]) -> torch.device | None:
     devices = {place.device for place in places.values()}
     gpu = devices.pop() if len(devices) == 1 else None
     return gpu if gpu is not None and gpu.type == "cuda" else None
-
-
-def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:
-    """A whole blend in memory, by file names."""
-    state = {
-        name: torch.empty(info.shape, dtype=DTYPES[blend.dtype_of(info)])
-        for name, info in blend.reference.tensors.items()
-    }
-
-    class Fill:
-        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
-            state[info.name].view(-1)[start : start + len(values)] = values
-
-    stream(blend, Fill(), task=task, observe=observe)
-    return state

@@ -14,7 +14,8 @@ from evaluators.batches import Limit, Question, Store, ahead, batches, by_length
 from evaluators.chat import ChatTemplate
 from evaluators.families import GENERIC, family_of, named, read_config
 from evaluators.kept import Kept
-from evaluators.places import Unplaced, collect, find_places, swap_in
+from evaluators.loading import collect
+from evaluators.places import Unplaced, find_places, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint

@@ -24,7 +24,9 @@ from evaluators.batches import collate
 from evaluators.families import family_of, named, read_config
 from evaluators.kit_wrapper import KitWrapper, greedy
 from evaluators.places import CopyIn, find_places
+from evaluators.resident import Resident
 from evaluators.vlmevalkit import Dataset
+from evaluators.wrapper import Options
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
@@ -41,7 +43,7 @@ SMALL = {
 }
 """Options that keep images as small as these models."""
 
-NATIVE = sorted(tiny_families.MAKERS)
+NATIVE = sorted(tiny_families.MAKERS.keys() - {"internvl-hf with experts"})
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +252,55 @@ def test_a_model_without_its_weights_is_refused(qwen: Checkpoint, tmp_path: Path
     lacking = wrapper("qwen2-vl", Checkpoint.open(tmp_path / "m", "m", None))
     with pytest.raises(ScoringError, match="mlp.0.weight"):
         lacking.build(torch.device("cpu"), torch.float32)
+
+
+def test_weights_in_a_pt_file_are_built_too(qwen: Checkpoint, tmp_path: Path) -> None:
+    """Transformers does not look for such a file; the wrapper gets its model all the same."""
+    shutil.copytree(qwen.path, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    torch.save(load_file(qwen.path / "model.safetensors"), tmp_path / "m" / "model.pt")
+    reference = Checkpoint.open(tmp_path / "m", "m", None)
+    model = wrapper("qwen2-vl", reference).build(torch.device("cpu"), torch.float32)
+    assert set(find_places(model, reference, torch.float32)) == set(qwen.tensors)
+    assert model.generation_config.eos_token_id is not None
+
+
+def experts(directory: Path, seed: int) -> Checkpoint:
+    """A tiny InternVL with experts, which transformers 5 fuses when it loads them."""
+    tiny_families.write("internvl-hf with experts", directory, seed)
+    return Checkpoint.open(directory, directory.name, None)
+
+
+def test_fused_weights_go_through_the_loading_of_transformers(
+    messages: list[Any], tmp_path: Path
+) -> None:
+    """Where no copy in place is proven, the wrapper gets a model with the blend's weights."""
+    first, second = experts(tmp_path / "a", 1), experts(tmp_path / "b", 2)
+    model = Resident(first, Options(max_new_tokens=8))
+    answers = []
+    for member, digest in ((first, "1"), (second, "2")):
+        model.load(Blend((member,), first), digest, "load")
+        answers.append(model.answer(digest, DATASET, messages))
+    assert "expert" in model._unplaced, "expected fused experts"
+    alone = wrapper("internvl-hf", second, batched=False)
+    alone.build(torch.device("cpu"), torch.float32)
+    assert answers[1] == [alone.answer(message, DATASET) for message in messages]
+    assert answers[0] != answers[1]
+
+
+def test_what_cannot_be_put_in_at_all_names_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in place nor through transformers: which tensor is in the way is said."""
+    first = experts(tmp_path / "a", 1)
+    model = Resident(first, Options())
+
+    def fail(*args: Any) -> None:
+        raise ValueError("no such way")
+
+    monkeypatch.setattr(model.wrapper, "replace", fail)
+    with pytest.raises(ScoringError, match=r"expert.*no such way"):
+        model.load(Blend((first,), first), "1", "load")
 
 
 def test_generation_is_greedy_and_no_longer_than_asked() -> None:

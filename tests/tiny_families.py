@@ -178,7 +178,7 @@ def _qwen3_vl(seed: int) -> tuple[Any, Any]:
 # --- InternVL ------------------------------------------------------------------------------
 
 
-def _internvl(seed: int) -> tuple[Any, Any]:
+def _internvl(seed: int, **language: Any) -> tuple[Any, Any]:
     named = {
         "start_image_token": "<img>", "end_image_token": "</img>",
         "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>",
@@ -188,7 +188,7 @@ def _internvl(seed: int) -> tuple[Any, Any]:
     )
     # The wrapper cuts images into tiles of 448 pixels; large patches keep them few.
     config = transformers.InternVLConfig(
-        text_config={"model_type": "qwen2", **text(made)},
+        text_config={"model_type": "qwen2", **text(made), **language},
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
             "num_attention_heads": 2, "image_size": 448, "patch_size": 112,
@@ -206,6 +206,11 @@ def _internvl(seed: int) -> tuple[Any, Any]:
         chat_template=QWEN_TEMPLATE,
     )
     return model, processor
+
+
+def _internvl_moe(seed: int) -> tuple[Any, Any]:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    return _internvl(seed, model_type="qwen3_moe", **sizes)
 
 
 # --- LLaVA-OneVision -----------------------------------------------------------------------
@@ -289,6 +294,7 @@ MAKERS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "qwen2.5-vl": _qwen2_5_vl,
     "qwen3-vl": _qwen3_vl,
     "internvl-hf": _internvl,
+    "internvl-hf with experts": _internvl_moe,
     "llava-onevision": _llava_onevision,
     "smolvlm": _smolvlm,
     "smolvlm2": _smolvlm2,
