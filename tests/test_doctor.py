@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from evaluators.doctor import custom_code, red_square
+from evaluators.environment import requirement
+from evaluators.families import named
 from tests.conftest import make_adapter, make_checkpoint
 from tests.test_cli import fails, run
 
@@ -62,10 +64,12 @@ def test_an_older_transformers_gets_an_environment_of_its_own(tmp_path: Path) ->
     assert "! may it run    only with --trust-remote-code" in done.stdout
     commands = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
     python = "envs/internvl-1.5/bin/python"
+    family = named("internvl-1.5")
+    assert family is not None
     assert commands[-3:] == [
         "python3 -m venv envs/internvl-1.5",
-        f"{python} -m pip install torch torchvision 'transformers>=4.37,<4.50' pillow ms-vlmeval "
-        "timm einops sentencepiece",
+        f"{python} -m pip install torch torchvision '{requirement(family)}' pillow ms-vlmeval "
+        + " ".join(family.packages.values()),
         f"soup doctor {path} --worker-python {python} --trust-remote-code --try",
     ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from evaluators import VLMEvalKitScorer
 from evaluators import process as process_module
+from evaluators import scorer as scorer_module
 from evaluators.process import Died, Process
 from evaluators.worker import PROTOCOL, Worker, encode_blend
 from soup.blend import Blend
@@ -98,24 +99,25 @@ class Killer:
             os.kill(self.scorer._process.pid, signal.SIGKILL)
 
 
-def test_a_worker_that_dies_is_followed_by_one_that_repeats_only_its_unfinished_work(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
+def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
+    pool: Pool, demo: Path, small_benchmarks: Path, tmp_path: Path
 ) -> None:
-    """Killed while it answers the second benchmark: same results, a note, the first is kept."""
-    found = []
-    for times in (0, 1):
-        with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
-            names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
-            first, second = scorer.benchmarks(pool.reference, names)
-            blend = Blend(pool.members[:2], pool.reference)
-            killer = Killer(scorer, times)
-            results = [scorer.measure(blend, first, "first")]
-            results.append(scorer.measure(blend, second, "second", killer))
-            found.append(results)
-    assert found[0] == found[1]
-    assert len(killer.notes) == 1
-    assert killer.notes[0].startswith("the worker was killed (signal 9), perhaps for using too")
-    assert killer.notes[0].endswith("(at: second); another one goes on from there (restart 1 of 2)")
+    """Killed within a benchmark: a warning, the answers so far are kept, the results are equal."""
+    names = [str(small_benchmarks / "parity.tsv"), str(demo / "benchmarks" / "digit.tsv")]
+    blend = Blend(pool.members[:2], pool.reference)
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4, batch_size=1) as scorer:
+        benchmarks = scorer.benchmarks(pool.reference, names)
+        expected = [scorer.measure(blend, benchmark, "task") for benchmark in benchmarks]
+        killer = Killer(scorer, 1, after=1)
+        assert scorer.measure(blend, benchmarks[1], "task", killer) == expected[1]
+        assert scorer.measure(blend, benchmarks[0], "task") == expected[0]
+    died, kept = killer.notes
+    assert died.startswith("the worker was killed (signal 9), perhaps for using too much memory (")
+    assert died.endswith("(at: task); another one goes on from there (restart 1 of 2)")
+    words = kept.split()
+    assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
+    assert 1 <= int(words[1]) < 300
+    assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
 
 
 def test_answers_outlive_the_worker(pool: Pool, demo: Path, tmp_path: Path) -> None:
@@ -137,20 +139,21 @@ def test_answers_outlive_the_worker(pool: Pool, demo: Path, tmp_path: Path) -> N
 
 
 def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
+    pool: Pool, small_benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After two restarts: how it ended, how often, at what, where the log is; no process left."""
+    """After all restarts: how it ended, how often, at what, where the log is; no process left."""
+    monkeypatch.setattr(scorer_module, "RESTARTS", 1)
     with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
         (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
         killer = Killer(scorer, 9)
         with pytest.raises(ScoringError) as error:
             scorer.measure(Blend(pool.members, pool.reference), benchmark, "the task", killer)
         assert scorer._process is None
-    assert killer.times == 6
-    assert len(killer.notes) == 2
+    assert killer.times == 7
+    assert len(killer.notes) == 1
     line, *words = str(error.value).splitlines()
     assert "was killed (signal 9)" in line
-    assert "(at: the task) 3 times at the same work" in line
+    assert "(at: the task) 2 times at the same work" in line
     assert str(tmp_path / "worker.log") in line
     assert words
     assert all(word.startswith("    ") for word in words)
