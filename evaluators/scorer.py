@@ -185,15 +185,17 @@ class VLMEvalKitScorer:
             except Died as end:
                 self.close()
                 deaths += 1
-                text = f"the worker {end.how} (at: {_label(request)})"
+                what = _label(request)
                 if deaths > RESTARTS or not end.greeted:
-                    times = f" {deaths} times at the same work" if deaths > 1 else ""
+                    text = f"the worker {end.how} (at: {what})"
+                    if deaths > 1:
+                        text = f"the worker died {deaths} times at: {what}; at last it {end.how}"
                     raise ScoringError(
-                        f"{text}{times}; the end of what it printed "
-                        f"(the whole is in {self.log}):\n{end.words}"
+                        f"{text}; the end of what it printed (the whole is in {self.log}):\n"
+                        f"{end.words}"
                     ) from None
-                text += f"; another one goes on from there (restart {deaths} of {RESTARTS})"
-                observe(Note(text, warning=True))
+                text = f"the worker {end.how} (at: {what}); another one goes on from there"
+                observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))
 
     def _ready(self) -> Process:
         """The worker; one that is new has been told everything."""

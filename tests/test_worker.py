@@ -152,8 +152,7 @@ def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
     assert killer.times == 7
     assert len(killer.notes) == 1
     line, *words = str(error.value).splitlines()
-    assert "was killed (signal 9)" in line
-    assert "(at: the task) 2 times at the same work" in line
+    assert "the worker died 2 times at: the task; at last it was killed (signal 9), " in line
     assert str(tmp_path / "worker.log") in line
     assert words
     assert all(word.startswith("    ") for word in words)
