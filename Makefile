@@ -4,13 +4,15 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+OLD := $(VENV)/transformers-4.46
+OLD_READY := $(OLD)/.ready
 
 .PHONY: demo test lint format clean
 
 demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
 
-test: $(READY)
+test: $(READY) $(OLD_READY)
 	$(VENV)/bin/python -m pytest
 
 lint: $(READY)
@@ -27,6 +29,18 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# Another transformers for the tests of a worker under another Python; its own packages first, then
+# those of $(VENV). Seconds and 120 MB.
+$(OLD_READY): $(READY) tests/old-transformers.txt
+	rm -rf $(OLD)
+	$(VENV)/bin/python -m venv --without-pip $(OLD)
+	where='import sysconfig; print(sysconfig.get_path("purelib"))' && \
+	site="$$($(OLD)/bin/python -c "$$where")" && \
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target "$$site" \
+		--requirement tests/old-transformers.txt && \
+	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
+	touch $(OLD_READY)
 
 clean:
 	rm -rf $(VENV) soup-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,5 +1,6 @@
 """`soup`: options become one library call; errors become one line and an exit code."""
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from cli.options import (
     Device,
     DryRun,
     Dtype,
+    FamilyName,
     Holdout,
     Json,
     Judge,
@@ -40,12 +42,16 @@ from cli.options import (
     Trust,
     Weight,
     Work,
+    WorkerPython,
     parameters,
 )
 from cli.progress import Watch
 from evaluators import VLMEvalKitScorer
+from evaluators.doctor import ask_once, examine
+from evaluators.families import FAMILIES
 from evaluators.suites import with_suite
-from soup.errors import OutputError, PoolError, SoupError, UsageError
+from soup.checkpoint import Checkpoint
+from soup.errors import OutputError, PoolError, ScoringError, SoupError, UsageError
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard
 from soup.methods import describe
@@ -123,6 +129,7 @@ def options(
 
 @app.command("max")
 def max_(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     suite: Suite = None,
@@ -138,6 +145,8 @@ def max_(
     judge: Judge = None,
     judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -154,6 +163,7 @@ def max_(
 
 @app.command()
 def average(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     suite: Suite = None,
@@ -171,6 +181,8 @@ def average(
     judge: Judge = None,
     judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -187,6 +199,7 @@ def average(
 
 @app.command()
 def greedy(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     suite: Suite = None,
@@ -205,6 +218,8 @@ def greedy(
     judge_url: JudgeUrl = None,
     min_gain: MinGain = 0.0,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -223,6 +238,7 @@ def greedy(
 
 @app.command(help=BLEND_HELP)
 def blend(
+    context: typer.Context,
     ckpts: Ckpts,
     method: MethodName = "linear",
     base: Base = None,
@@ -241,6 +257,8 @@ def blend(
     judge: Judge = None,
     judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_adapter: AsAdapter = False,
@@ -254,6 +272,7 @@ def blend(
 
 @app.command()
 def score(
+    context: typer.Context,
     ckpts: Ckpts,
     bench: Bench = None,
     suite: Suite = None,
@@ -268,6 +287,8 @@ def score(
     judge: Judge = None,
     judge_url: JudgeUrl = None,
     trust_remote_code: Trust = False,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     json: Json = None,
@@ -327,6 +348,56 @@ def leaderboard(
     Example: soup leaderboard --json board.json --markdown board.md
     """
     _show(soup.show(work), locals())
+
+
+@app.command()
+def families() -> None:
+    """List the families of models that are asked as VLMEvalKit asks them, and what they need.
+
+    Options of a family's wrapper stand in soup.toml, in a table named family.NAME.
+
+    Example: soup families
+    """
+    render.families(FAMILIES, _installed("transformers"), out_console)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    ckpt: Annotated[
+        Path | None, typer.Argument(metavar="[CKPT]", help="A model directory, or an adapter's.")
+    ] = None,
+    base: Base = None,
+    worker_python: WorkerPython = None,
+    family: FamilyName = None,
+    trust_remote_code: Trust = False,
+    try_: Annotated[
+        bool, typer.Option("--try", help="Load the model and put one made-up question to it.")
+    ] = False,
+    device: Device = "auto",
+    compute_dtype: ComputeDtype = "auto",
+    max_new_tokens: MaxNewTokens = 64,
+    work: Work = WORK,
+) -> None:
+    """Say what scoring a checkpoint needs, what of it is there, and how to set up the rest.
+
+    Looks at the Python that would load it. Exit code 1 when something is missing. Without CKPT:
+    about that Python alone.
+
+    Example: soup doctor ckpts/run-1 --try
+    """
+    given = locals() | {"work": work / "doctor", "batch_size": None}
+    if try_ and ckpt is None:
+        raise UsageError("--try: name the checkpoint to load")
+    with Watch(err_console) as watch, _scorer(given) as scorer:
+        model = None if ckpt is None else Checkpoint.open(ckpt, base=base)
+        python, kind = scorer.python_for(model)
+        found = examine(python, model, kind, trust_remote_code)
+        render.diagnosis(found, out_console)
+        if not found.healthy:
+            raise ScoringError("something is missing: see above")
+        if try_ and model is not None:
+            render.trial(ask_once(scorer, model, given["work"], watch), out_console)
 
 
 @app.command()
@@ -407,6 +478,10 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
+    families = config.families()
+    if given["context"].get_parameter_source("worker_python").name == "COMMANDLINE":
+        for options in families.values():
+            options.pop("worker_python", None)  # the command line wins
     return VLMEvalKitScorer(
         work=given["work"],
         device=given["device"],
@@ -416,7 +491,17 @@ def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
         trust_remote_code=given["trust_remote_code"],
         judge=given["judge"],
         judge_url=given["judge_url"],
+        worker_python=given["worker_python"],
+        family=given["family"],
+        families=families,
     )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _dtype(name: str | None) -> str | None:

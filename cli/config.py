@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ else:
     import tomli as tomllib
 
 FILE = "soup.toml"
+FAMILY = "family"
 
 
 def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, Any]]:
     """Option values by command, from ``soup.toml`` in the working directory.
 
     A key at the top holds for every command that has that option; a key in a table named after a
-    command, e.g. ``[greedy]``, for that command alone.
+    command, e.g. ``[greedy]``, for that command alone. ``[family.NAME]`` is for ``families``.
 
     Args:
         commands: per command, its options (as on the command line, without dashes in front) and
@@ -45,9 +46,42 @@ def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, 
             for command, options in commands.items():
                 if key in options:
                     found[command].setdefault(_name(key), _several(value, options[key]))
-        else:
-            raise _unknown(key, key, [*known, *(f"[{command}]" for command in commands)])
+        elif key != FAMILY or not isinstance(value, dict):
+            tables = [*commands, f"{FAMILY}.NAME"]
+            raise _unknown(key, key, [*known, *(f"[{table}]" for table in tables)])
     return found
+
+
+def families() -> dict[str, dict[str, Any]]:
+    """Options of families of models: the tables ``[family.NAME]`` of ``soup.toml``, by name.
+
+    A name with a dot need not be quoted: ``[family.ovis1.6]`` is the family ovis1.6.
+
+    Raises:
+        UsageError: not TOML, or an option outside of such a table.
+    """
+    file = Path(FILE)
+    content = read(file).get(FAMILY) if file.is_file() else None
+    if not isinstance(content, dict):  # nothing, or an option's value
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in _leaves(content):
+        family, _, option = name.rpartition(".")
+        if not family:
+            raise UsageError(
+                f"{FILE}: [{FAMILY}] {option}: expected a table [{FAMILY}.NAME] around it"
+            )
+        found.setdefault(family, {})[_name(option)] = value
+    return found
+
+
+def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no table, with the names of the tables around it."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def read(file: Path) -> dict[str, Any]:

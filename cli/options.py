@@ -95,6 +95,22 @@ Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
 ]
+WorkerPython = Annotated[
+    Path | None,
+    typer.Option(
+        "--worker-python",
+        metavar="PATH",
+        help="Python that loads and asks the models, where another transformers is needed.",
+    ),
+]
+FamilyName = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        metavar="NAME",
+        help="How the models are asked (default: by their config); see [bold]soup families[/].",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
 ]

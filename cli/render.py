@@ -10,6 +10,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from evaluators.doctor import Diagnosis, Trial
+from evaluators.families import Family
 from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
 from soup.methods import describe
 from soup.pool import Report
@@ -83,6 +85,60 @@ def check(report: Report, console: Console) -> None:
     _line(console, f"ok: these {len(report.members)} can be blended", "green")
     for line in cost(report):
         _line(console, line)
+
+
+def families(table: Sequence[Family], transformers: str | None, console: Console) -> None:
+    """Print the families of models; those that the transformers here cannot run are dim.
+
+    Args:
+        table: what to show.
+        transformers: the version installed, None where there is none.
+        console: where to.
+    """
+    shown = _plain_table()
+    for head in ("family", "wrapper", "transformers", "batch", "trust", "last run"):
+        shown.add_column(head, overflow="fold", no_wrap=head != "last run")
+    for family in table:
+        fits = transformers is not None and family.runs_under(transformers)
+        module, _, wrapper = family.wrapper.rpartition(":")
+        shown.add_row(
+            escape(family.name),
+            escape(f"{wrapper} (ours)" if module else wrapper),
+            f"{family.range}{'' if fits else ' [red]✗[/]'}",
+            "yes" if family.batched else "no",
+            "yes" if family.custom_code else "no",
+            escape(family.verified),
+            style="" if fits else "dim",
+        )
+    console.print(shown)
+    here = f"transformers {transformers} is" if transformers else "transformers is not"
+    _line(console, f"{here} installed here; ✗ needs another: name its Python, --worker-python")
+    _line(console, "trust: brings its own code, add --trust-remote-code")
+    _line(
+        console, "last run: under which transformers, by tests or by hand; all with random weights"
+    )
+    _line(console, "a model of none of these is asked through its chat template")
+
+
+def diagnosis(found: Diagnosis, console: Console) -> None:
+    """Print what was looked at, what is wrong with it, and what to type."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for finding in found.findings:
+        mark = "[yellow]![/]" if finding.note else "[green]✓[/]"
+        mark = "[red]✗[/]" if finding.problem else mark
+        text = f"{finding.problem}: {finding.found}" if finding.problem else finding.found
+        table.add_row(mark, escape(finding.what), escape(text))
+    console.print(table)
+    if found.commands:
+        _line(console, "\nTo set it up:\n")
+    for command in found.commands:
+        _line(console, f"    {command}")
+
+
+def trial(made: Trial, console: Console) -> None:
+    """Print what a model was asked and what it said."""
+    _line(console, f"\nasked about a red square: {made.question}")
+    _line(console, f"answered: {made.answer!r}, {made.seconds:.1f} s with loading", "green")
 
 
 def cost(report: Report) -> Iterator[str]:

@@ -9,12 +9,10 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from evaluators.places import collect
+from evaluators.loading import DTYPE, from_files, is_safetensors, rebuilt, require_all
 from evaluators.wrapper import Message, Options, Prepared, clear_errors
-from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
-from soup.events import ignore
 
 MAX_NEW_TOKENS = 1024
 
@@ -71,45 +69,34 @@ class ChatTemplate:
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
         self._dtype, self._device = dtype, device
-        weights = self.reference.shards[0]
-        if weights.suffix == ".pt":  # a name that transformers does not look for
-            state = collect(Blend((self.reference,), self.reference), "read", ignore)
-            model, info = self._from_state(state, output_loading_info=True)
-            if (self.reference.path / "generation_config.json").is_file():
-                model.generation_config = transformers.GenerationConfig.from_pretrained(
-                    self.reference.path
-                )
+        if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
+            model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 self.reference.path,
-                dtype=dtype,
                 trust_remote_code=self._trust,
                 output_loading_info=True,
-                use_safetensors=weights.suffix == ".safetensors",
+                use_safetensors=is_safetensors(self.reference),
+                **{DTYPE: dtype},
             )
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ScoringError(
-                f"{self.reference.path}: the weights lack {missing[0]} "
-                f"({len(missing)} tensor(s) that the model needs); it would answer at random"
-            )
+        require_all(info, self.reference.path)
         self._generation = _greedy_config(model, self._max_new_tokens)
         return model.to(device).eval()  # type: ignore[no-any-return]
 
     def replace(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """See ``Wrapper``."""
-        return self._from_state(state).to(self._device).eval()  # type: ignore[no-any-return]
-
-    def _from_state(self, state: dict[str, torch.Tensor], **options: Any) -> Any:
-        """What transformers makes of a state dict by file names, and of no file."""
-        with torch.device("meta"):  # only to learn the class; no weights
-            skeleton = transformers.AutoModelForImageTextToText.from_config(
-                self.config, trust_remote_code=self._trust
-            )
-        kind: Any = type(skeleton)
-        return kind.from_pretrained(
-            None, config=self.config, state_dict=state, dtype=self._dtype, **options
+        return rebuilt(
+            self._kind(), self.config, state, self._device, self._dtype, self.reference.path
         )
+
+    def _kind(self) -> Any:
+        """The class of the model."""
+        with torch.device("meta"):  # only to learn the class; no weights
+            return type(
+                transformers.AutoModelForImageTextToText.from_config(
+                    self.config, trust_remote_code=self._trust
+                )
+            )
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """See ``Wrapper``: the dataset's own words are used."""

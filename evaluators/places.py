@@ -3,75 +3,96 @@
 Names in files and in memory may differ: transformers 5 renames and fuses on loading.
 """
 
-import copy
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
+from evaluators.loading import from_state
 from soup import device
 from soup.blend import Blend
-from soup.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 from soup.running import RunningSum
 from soup.streaming import stream
 
 
+class Unplaced(Exception):
+    """No one-to-one copy is proven; the message names the tensor that stands in the way."""
+
+
 def find_places(
     model: nn.Module, reference: Checkpoint, dtype: torch.dtype
-) -> dict[str, torch.Tensor] | None:
-    """Which tensor in memory is which in the files, proven; None where no one-to-one copy exists.
+) -> dict[str, torch.Tensor]:
+    """Which tensor in memory is which in the files, proven.
 
     Two proofs. Of the names: every file tensor is loaded, by transformers itself, as a constant
     of its own, and found again in memory as that constant (not needed where all names agree). Of
     the content: the reference, which transformers loaded from its files, equals its file tensors
     element by element at the places found, and no tensor in memory is left over.
+
+    Raises:
+        Unplaced: a tensor is mixed, split, reshaped, left over or not equal.
     """
     memory = {name: t.detach() for name, t in model.state_dict(keep_vars=True).items()}
     names = {name: name for name in reference.tensors if name in memory}
     if len(names) < len(reference.tensors):
-        probed = _probe_names(model, reference, memory, dtype)
-        if probed is None:
-            return None
-        names = probed
+        names = _probe_names(model, reference, memory, dtype)
     places = {name: memory[target] for name, target in names.items()}
-    if any(place.shape != reference.tensors[name].shape for name, place in places.items()):
-        return None
-    if not all(place.is_contiguous() for place in places.values()):
-        return None
+    for name, place in places.items():
+        shape = reference.tensors[name].shape
+        if place.shape != shape:
+            raise Unplaced(f"{name} is {list(shape)} in the file, {list(place.shape)} in memory")
+        if not place.is_contiguous():
+            raise Unplaced(f"{name} is stored in another order in memory")
     covered = {place.data_ptr() for place in places.values()}
-    if any(t.numel() and t.data_ptr() not in covered for t in memory.values()):
-        return None
+    left = [name for name, t in memory.items() if t.numel() and t.data_ptr() not in covered]
+    if left:
+        raise Unplaced(f"nothing in the files fills {_some(left)} of the model")
     equal = _Compare(places)
     stream(Blend((reference,), reference), equal)
-    return places if equal.equal else None
+    if equal.unequal:
+        raise Unplaced(f"{_some(sorted(equal.unequal))} changed while it was loaded")
+    return places
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _probe_names(
     model: nn.Module, reference: Checkpoint, memory: dict[str, torch.Tensor], dtype: torch.dtype
-) -> dict[str, str] | None:
-    """File name to name in memory, by loading constants; None where tensors are mixed or split.
+) -> dict[str, str]:
+    """File name to name in memory, by loading constants.
 
     A tensor that lands nowhere (transformers ignores it on loading) is left out: it has no
     effect on the model.
+
+    Raises:
+        Unplaced: tensors are mixed or split, or no constants can be loaded.
     """
+    absent = _some([name for name in reference.tensors if name not in memory])
     constants = _constants(dtype, len(reference.tensors))
-    if constants is None or any(not i.is_float for i in reference.tensors.values()):
-        return None
+    if constants is None:
+        raise Unplaced(f"{absent} is called otherwise in memory, and there are too many to tell")
+    for info in reference.tensors.values():
+        if not info.is_float:
+            raise Unplaced(f"{absent} is called otherwise in memory, and {info.name} is no float")
     state = {
         info.name: constants[k].expand(info.shape)  # one element in memory, whatever the shape
         for k, info in enumerate(reference.tensors.values())
     }
     try:
-        probe: Any = type(model).from_pretrained(  # type: ignore[attr-defined]
-            None, config=copy.deepcopy(model.config), state_dict=state, dtype=dtype
-        )
-    except Exception:  # a conversion that cannot take constants: not provable, not fatal
-        return None
+        probe = from_state(type(model), model.config, state, dtype)
+    except Exception as error:  # a conversion that cannot take constants: not provable, not fatal
+        text = " ".join(str(error).split())[:200]
+        raise Unplaced(
+            f"{absent} is called otherwise in memory, and its place cannot be found out "
+            f"({type(error).__name__}: {text})"
+        ) from error
     by_value = {constants[k].item(): name for k, name in enumerate(reference.tensors)}
     found: dict[str, str] = {}
     for target, tensor in probe.state_dict().items():
@@ -80,7 +101,7 @@ def _probe_names(
         first = tensor.flatten()[0]
         source = by_value.get(first.to(dtype).item())
         if source is None or not bool((tensor == first).all()) or target not in memory:
-            return None
+            raise Unplaced(f"{target} of the model is made of several tensors, or of none")
         found.setdefault(source, target)  # tied tensors show the same constant twice
     return found
 
@@ -101,15 +122,15 @@ class _Compare:
     """A sink that only looks whether what comes is what is there."""
 
     places: dict[str, torch.Tensor]
-    equal: bool = True
+    unequal: set[str] = field(default_factory=set)
 
     def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
         place = self.places.get(info.name)
-        if place is None or not self.equal:
+        if place is None or info.name in self.unequal:
             return
         there = place.view(-1)[start : start + len(values)].cpu()
         if not torch.equal(values.to(place.dtype), there):
-            self.equal = False
+            self.unequal.add(info.name)
 
 
 @dataclass
@@ -198,18 +219,3 @@ def _gpu_of(places: dict[str, torch.Tensor]) -> torch.device | None:
     devices = {place.device for place in places.values()}
     gpu = devices.pop() if len(devices) == 1 else None
     return gpu if gpu is not None and gpu.type == "cuda" else None
-
-
-def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:
-    """A whole blend in memory, by file names."""
-    state = {
-        name: torch.empty(info.shape, dtype=DTYPES[blend.dtype_of(info)])
-        for name, info in blend.reference.tensors.items()
-    }
-
-    class Fill:
-        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
-            state[info.name].view(-1)[start : start + len(values)] = values
-
-    stream(blend, Fill(), task=task, observe=observe)
-    return state

@@ -4,7 +4,7 @@ Names in files and in memory may differ (transformers 5 renames and fuses on loa
 file tensor goes where is found out and proven before anything is swapped; see ``find_places``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import torch
 
 from evaluators.batches import Limit, Question, Store, ahead, batches, by_length, collate
 from evaluators.chat import ChatTemplate
-from evaluators.places import collect, find_places, swap_in
+from evaluators.families import GENERIC, family_of, named, read_config
+from evaluators.kept import Kept
+from evaluators.loading import collect
+from evaluators.places import Unplaced, find_places, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint
@@ -30,7 +33,19 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
     Raises:
         ScoringError: its directory cannot be used; the message says why.
     """
-    return ChatTemplate(reference, options)
+    name = options.family or family_of(read_config(reference.path)) or GENERIC
+    family = named(name)
+    if family is None:
+        return ChatTemplate(reference, options)
+    from evaluators.kit_wrapper import KitWrapper  # VLMEvalKit's wrappers take seconds to import
+
+    return KitWrapper(
+        family,
+        reference,
+        trust_remote_code=options.trust_remote_code,
+        max_new_tokens=options.max_new_tokens,
+        given=options.families.get(name),
+    )
 
 
 class Resident:
@@ -59,6 +74,7 @@ class Resident:
         self._loaded: str | None = None
         self._model: Any = None
         self._places: dict[str, torch.Tensor] | None = None
+        self._unplaced = ""
         self._store = Store(cache)
 
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
@@ -79,13 +95,26 @@ class Resident:
         with clear_errors(self.reference.path):
             if self._model is None:
                 self._model = self.wrapper.build(self.device, self.dtype)
-                self._places = find_places(self._model, self.reference, self.dtype)
+                try:
+                    self._places = find_places(self._model, self.reference, self.dtype)
+                except Unplaced as reason:
+                    self._unplaced = str(reason)
             if self._places is None:
                 self._model = None  # make room first
-                self._model = self.wrapper.replace(collect(blend, task, observe))
+                self._model = self._replaced(collect(blend, task, observe))
             else:
                 swap_in(blend, self._places, task, observe, self.running)
         self._loaded = digest
+
+    def _replaced(self, state: dict[str, torch.Tensor]) -> Any:
+        """A model from a blend in memory, where no copy in place is proven."""
+        try:
+            return self.wrapper.replace(state)
+        except (ScoringError, ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+            raise ScoringError(
+                f"{self.reference.path}: a blend cannot be put into this model: {self._unplaced}; "
+                f"and it cannot be loaded from memory ({' '.join(str(error).split())[:300]})"
+            ) from error
 
     def answer(
         self,
@@ -93,6 +122,7 @@ class Resident:
         dataset: str,
         messages: Sequence[Message],
         progress: Callable[[int], None] = lambda count: None,
+        kept: Kept | None = None,
     ) -> list[str]:
         """Greedy answers, in the order of the questions.
 
@@ -101,14 +131,18 @@ class Resident:
             dataset: the name by which VLMEvalKit's wrappers know the benchmark.
             messages: the questions.
             progress: called with the number of questions answered since the last call.
+            kept: answers that are known already, and where to keep new ones.
 
         Raises:
             ScoringError: a question cannot be put to this model, or does not fit its memory.
         """
-        answers: list[str | None] = [None] * len(messages)
+        known = {} if kept is None else kept.known
+        answers = [known.get(index) for index in range(len(messages))]
         with clear_errors(self.reference.path), torch.inference_mode():
-            for index, text in self._answers(key, dataset, messages):
+            for index, text in self._answers(key, dataset, messages, known):
                 answers[index] = text
+                if kept is not None:
+                    kept.add(index, text)
                 progress(1)
         missing = answers.count(None)
         if missing:
@@ -116,16 +150,18 @@ class Resident:
         return [text for text in answers if text is not None]
 
     def _answers(
-        self, key: str, dataset: str, messages: Sequence[Message]
+        self, key: str, dataset: str, messages: Sequence[Message], known: Container[int]
     ) -> Iterator[tuple[int, str]]:
         if not self.wrapper.batched:
             for index, message in enumerate(messages):
-                yield index, self.wrapper.answer(message, dataset)
+                if index not in known:
+                    yield index, self.wrapper.answer(message, dataset)
             return
 
         def prepared() -> Iterator[Question]:
             for index in by_length(messages):
-                yield index, self._prepare(key, index, messages[index], dataset)
+                if index not in known:
+                    yield index, self._prepare(key, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):
             yield from self._generate(batch)

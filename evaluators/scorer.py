@@ -1,30 +1,28 @@
 """Our side of the worker: a scorer that asks VLMEvalKit in a process of its own."""
 
-import contextlib
 import hashlib
-import importlib.util
 import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evaluators.environment import ANY, find_python, look, require
+from evaluators.families import Family, family_of, named, require_named
 from evaluators.judge import endpoint
+from evaluators.process import Died, Process
 from evaluators.suites import ADD_A_JUDGE, judged_only
-from evaluators.worker import PROTOCOL, encode_blend, encode_checkpoint
+from evaluators.worker import encode_blend, encode_checkpoint
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import BY_NAME, BenchmarkError, ScoringError, UsageError
-from soup.events import Note, Observer, Progress, ignore
+from soup.errors import BenchmarkError, ScoringError, UsageError
+from soup.events import Note, Observer, ignore
 from soup.files import companions_digest
 from soup.scoring import Benchmark, Result, result_key
 
-ROOT = Path(__file__).resolve().parent.parent
-START = "import sys; sys.path.insert(0, sys.argv[1]); from evaluators.worker import main; main()"
+RESTARTS = 2
+"""How often a worker that dies at one piece of work is followed by another one."""
 
 
 class VLMEvalKitScorer:
@@ -42,17 +40,30 @@ class VLMEvalKitScorer:
         batch_size: int | None = None,
         max_new_tokens: int | None = None,
         trust_remote_code: bool = False,
+        worker_python: str | os.PathLike[str] | None = None,
+        family: str | None = None,
+        families: Mapping[str, Mapping[str, Any]] | None = None,
         judge: str | None = None,
         judge_url: str | None = None,
     ) -> None:
-        """Options as in ``evaluators.wrapper.Options``; ``work`` holds predictions and the log.
+        """Options as in ``evaluators.wrapper.Options``, and more.
 
-        ``judge`` is the model that VLMEvalKit's metrics ask, where they can, as its server names
-        it; ``judge_url`` its OpenAI-compatible endpoint, ``…/v1``. Its key is in the environment:
-        OPENAI_API_KEY.
+        Args:
+            work: holds predictions and the worker's log.
+            device: see Options.
+            compute_dtype: see Options.
+            batch_size: see Options.
+            max_new_tokens: see Options.
+            trust_remote_code: see Options.
+            worker_python: the interpreter that loads and asks the model; None is ours.
+            family: see Options.
+            families: per family, ``worker_python`` for its models alone; the rest as in Options.
+            judge: the model that VLMEvalKit's metrics ask, where they can, as its server names it.
+            judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
 
         Raises:
-            UsageError: a number below 1, or a judge without an address or the other way round.
+            UsageError: a number that cannot be, a family that is none, or a judge without an
+                address or the other way round.
         """
         if (judge is None) != (judge_url is None):
             raise UsageError(
@@ -60,6 +71,10 @@ class VLMEvalKitScorer:
                 "e.g. --judge-url http://localhost:8000/v1"
             )
         self._judge = {"model": judge, "url": endpoint(judge_url)} if judge and judge_url else None
+        if family is not None:
+            require_named(family, f"--family {family}", generic=True)
+        for name in families or ():
+            require_named(name, f"[family.{name}]")
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
         self._work = Path(os.path.abspath(work))
@@ -69,8 +84,18 @@ class VLMEvalKitScorer:
             "batch_size": batch_size,
             "max_new_tokens": max_new_tokens,
             "trust_remote_code": trust_remote_code,
+            "family": family,
+            "families": {
+                name: {key: value for key, value in options.items() if key != "worker_python"}
+                for name, options in (families or {}).items()
+            },
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._worker_python = worker_python
+        self._family = family
+        self._families = families or {}
+        self._checked: tuple[str, Family] | None = None
+        self._process: Process | None = None
+        self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
 
     def __enter__(self) -> "VLMEvalKitScorer":
@@ -94,22 +119,22 @@ class VLMEvalKitScorer:
         lacking = [] if self._judge else judged_only(names)
         if lacking:
             raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
-        if self._process is None:
-            self._start()
-        model = self._ask(
-            {
-                "do": "open",
-                "protocol": PROTOCOL,
-                "reference": encode_checkpoint(reference),
-                "options": self._options,
-                "cache": str(self._work / "cache"),
-                "judge": self._judge,
-            }
-        )
+        self._choose_python(reference)
+        opening = {
+            "do": "open",
+            "reference": encode_checkpoint(reference),
+            "options": self._options,
+            "cache": str(self._work / "cache"),
+            "judge": self._judge,
+        }
+        if opening not in [request for request, _ in self._told.values()]:
+            self._told.clear()  # about another model
+            self._sources.clear()
+        model = self._tell(opening)
         common = model | {"companions": companions_digest(reference.home)}
         found = []
         for source in names:
-            answer = self._ask({"do": "benchmark", "source": source})
+            answer = self._tell({"do": "benchmark", "source": source})
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
@@ -126,6 +151,7 @@ class VLMEvalKitScorer:
                 "do": "measure",
                 "blend": encode_blend(blend),
                 "benchmark": self._sources[benchmark.digest],
+                "key": key,
                 "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
                 "task": task,
             },
@@ -137,80 +163,73 @@ class VLMEvalKitScorer:
     def close(self) -> None:
         """End the worker."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    # closing flushes what a worker that died did not take
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            self._process.close()
             self._process = None
 
-    def _start(self) -> None:
-        for module in ("vlmeval", "transformers"):
-            if importlib.util.find_spec(module) is None:
-                raise BenchmarkError(
-                    f"scoring needs {module}, which is not installed here; "
-                    "run: pip install 'vlm-soup[vlmeval]'"
-                )
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {
-            "TOKENIZERS_PARALLELISM": "false",
-            "TQDM_DISABLE": "1",  # its bars would fill the log
-            "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
-            "PYTHONUNBUFFERED": "1",
-            # On a busy machine, threads that spin at a barrier cost far more than they save.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        }
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", START, str(ROOT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
+    def python_for(self, reference: Checkpoint | None) -> tuple[str, Family]:
+        """The interpreter that asks a model (or one of no family), and the model's family.
+
+        Raises:
+            ScoringError: there is no such interpreter.
+        """
+        name = self._family or (family_of(reference.config) if reference else None) or ""
+        own = self._families.get(name, {}).get("worker_python")
+        return find_python(own or self._worker_python), named(name) or ANY
+
+    def _choose_python(self, reference: Checkpoint) -> None:
+        """Check what this model needs; end a worker that runs under another interpreter."""
+        python, family = self.python_for(reference)
+        if (python, family) == self._checked:
+            return
+        require(look(python, family), family)
+        if self._checked is None or python != self._checked[0]:
+            self.close()
+            self.log.unlink(missing_ok=True)
+        self._checked = python, family
+
+    def _tell(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask what every worker must have been asked before it can measure."""
+        answer = self._ask(request)
+        self._told[_label(request)] = request, answer
+        return answer
 
     def _ask(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            for line in process.stdout:
-                message = json.loads(line)
-                if "progress" in message:
-                    observe(Progress(*message["progress"]))
-                elif "note" in message:
-                    observe(Note(message["note"], message.get("warning", False)))
-                elif "error" in message:
-                    self._fail(message["error"])
-                else:
-                    return dict(message["result"])
-        except BrokenPipeError:
-            pass
-        raise ScoringError(f"the worker {self._how_it_ended()}; its last words: {self._tail()}")
+        """Ask the worker; where it dies, ask another one, which is told what the first knew."""
+        deaths = 0
+        while True:
+            try:
+                return self._ready().ask(request, observe)
+            except Died as end:
+                self.close()
+                deaths += 1
+                what = _label(request)
+                if deaths > RESTARTS or not end.greeted:
+                    text = f"the worker {end.how} (at: {what})"
+                    if deaths > 1:
+                        text = f"the worker died {deaths} times at: {what}; at last it {end.how}"
+                    raise ScoringError(
+                        f"{text}; the end of what it printed (the whole is in {self.log}):\n"
+                        f"{end.words}"
+                    ) from None
+                text = f"the worker {end.how} (at: {what}); another one goes on from there"
+                observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))
 
-    def _fail(self, error: dict[str, str]) -> None:
-        known = BY_NAME.get(error["type"])
-        if known is not None:
-            raise known(error["message"])
-        raise ScoringError(f"the worker failed: {error['message']}; details are in {self.log}")
+    def _ready(self) -> Process:
+        """The worker; one that is new has been told everything."""
+        if self._process is None:
+            assert self._checked is not None, "benchmarks come first"
+            self._process = Process(self._checked[0], self.log)
+            for request, known in self._told.values():
+                found = self._process.ask(request)
+                if found != known:
+                    different = sorted(k for k in known if known[k] != found.get(k))
+                    raise ScoringError(
+                        "the worker was started again and is not what it was: "
+                        + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
+                    )
+        return self._process
 
-    def _how_it_ended(self) -> str:
-        assert self._process is not None
-        code = self._process.wait()
-        self.close()
-        if code == -signal.SIGKILL:
-            return "was killed (signal 9), perhaps for using too much memory"
-        if code < 0:
-            return f"was ended by signal {-code} ({signal.Signals(-code).name})"
-        return f"ended with exit code {code}"
 
-    def _tail(self) -> str:
-        try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return (lines[-1].strip()[:300] if lines else "none") + f" (all of them: {self.log})"
+def _label(request: dict[str, Any]) -> str:
+    """A request for people."""
+    return str(request.get("task") or f"{request['do']} {request.get('source', '')}").strip()

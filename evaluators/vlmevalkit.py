@@ -21,6 +21,7 @@ from typing import Any
 
 from evaluators.judge import Judge
 from evaluators.suites import ADD_A_JUDGE, NEEDS_JUDGE
+from evaluators.workarounds import before_import
 from evaluators.wrapper import Message, Wrapper
 from soup.errors import BenchmarkError, ScoringError, SoupError
 
@@ -40,6 +41,7 @@ CHANGES_SCORES = (
 for _name in CHANGES_SCORES:
     os.environ.pop(_name, None)
 os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+before_import(importlib.metadata.version("transformers"))
 
 import pandas as pd  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402
@@ -281,6 +283,9 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
                 del os.environ["LMUData"]
             else:
                 os.environ["LMUData"] = before
+    if cls is not image_mcq.CustomMCQDataset and known is None:
+        # Wrappers choose their words by VLMEvalKit's kind of a dataset, which it knows by name.
+        cls.DATASET_URL.setdefault(kit_name, "")
     if cls is image_vqa.ImageVQADataset and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
         dataset.data["answer"] = [_as_list(text) for text in head["answer"]]

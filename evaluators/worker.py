@@ -1,16 +1,27 @@
 """The process that holds one model resident on one device.
 
-It speaks JSON lines: a request on stdin, then any number of ``{"progress": ...}`` and one
-``{"result": ...}`` or ``{"error": ...}`` on what was stdout. Everything that libraries print goes
-to stderr, which the parent keeps in a log. It gets a blend as paths and coefficients and opens the
-checkpoints itself. When stdin closes, the parent is gone and so are we.
+It may run under another interpreter than the command, with another transformers: it finds our code
+by path (see ``evaluators.process``) and needs torch, transformers, VLMEvalKit and what the model's
+own code needs; nothing of the command line.
 
-Requests, by ``do``:
-    open        protocol, reference, options, cache, judge → what of the model decides answers
+Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
+it gets one request at a time on stdin, and writes, on what was stdout, any number of
+``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
+``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
+whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
+a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
+closes, the parent is gone and so are we.
+
+Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
+that died, so the same must come of it:
+    open        reference, options, cache, judge → what of the model decides the answers
     benchmark   source → {"name", "samples", "settings"}
-    measure     blend, benchmark (source), keep, task → a Result's fields
+    measure     blend, benchmark (source), key, keep, task → a Result's fields
+
+A change of any of these is a new number in ``PROTOCOL``.
 """
 
+import faulthandler
 import json
 import os
 import queue
@@ -23,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evaluators.kept import Kept
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import SoupError
@@ -30,7 +42,7 @@ from soup.events import Event, Note, Progress
 from soup.running import RunningSum, memory_budget
 from soup.ties import fit
 
-PROTOCOL = 1
+PROTOCOL = 2
 INTERVAL = 0.2  # seconds between progress lines
 
 Send = Callable[[dict[str, Any]], None]
@@ -76,15 +88,12 @@ class Worker:
 
     def open(
         self,
-        protocol: int,
         reference: list[Any],
         options: dict[str, Any],
         cache: str,
         judge: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
-        if protocol != PROTOCOL:
-            raise SoupError(f"worker protocol {PROTOCOL}, the command speaks {protocol}")
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import evaluators.vlmevalkit  # noqa: F401
         from evaluators.judge import Judge
@@ -118,9 +127,13 @@ class Worker:
         return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
 
     def measure(
-        self, blend: dict[str, Any], benchmark: str, keep: str, task: str
+        self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
     ) -> dict[str, Any]:
-        """Swap the blend in, answer the benchmark, score it."""
+        """Swap the blend in, answer the benchmark, score it.
+
+        Answers are kept beside the predictions, which are to be in ``keep``, until all are there:
+        what follows a crash, of this process or of all, goes on from them.
+        """
         dataset = self._datasets[benchmark]
         running = self._resident.running
         noted = running.note if running else ""
@@ -138,15 +151,19 @@ class Worker:
             done += count
             self._observe(Progress(task, done, len(messages), "samples"))
 
-        progress(0)
+        kept = Kept(Path(keep).with_suffix(".answers"), key)
+        if kept.known:
+            self._observe(Note(f"{task}: {len(kept.known)} of {len(messages)} answers are kept"))
+        progress(len(kept.known))
         started = time.perf_counter()
-        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress)
+        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress, kept)
         seconds = time.perf_counter() - started
         outcome = dataset.evaluate(answers, Path(keep))
         if outcome.unjudged:
             text = f"{task}: no verdict on {outcome.unjudged} of {len(messages)} answers, because "
             text += "the judge's replies could not be read; they count as wrong"
             self._observe(Note(text, warning=True))
+        kept.close(remove=True)
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
@@ -200,16 +217,16 @@ def _respond(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"type": "", "message": text}}
 
 
-def main() -> None:
-    """Answer requests until stdin closes."""
+def main(out: int) -> None:
+    """Answer requests, on the file descriptor ``out``, until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever libraries print must not stand between our lines
+    faulthandler.enable()  # a crash in native code says where, in the log
+    lines = os.fdopen(out, "w", buffering=1)
     lock = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
         with lock:
-            out.write(json.dumps(message) + "\n")
+            lines.write(json.dumps(message) + "\n")
 
     requests: queue.Queue[str] = queue.Queue()
 
@@ -220,5 +237,6 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(send)
+    send({"protocol": PROTOCOL})
     while True:
         send(_respond(worker, json.loads(requests.get())))

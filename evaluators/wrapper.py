@@ -30,6 +30,8 @@ class Options:
         batch_size: most questions in a batch; None finds it out, see ``evaluators.batches.Limit``.
         max_new_tokens: longest answer; None is what the wrapper has for this kind of model.
         trust_remote_code: whether Python code inside the checkpoint may run.
+        family: a name of ``evaluators.families``; None is what the checkpoint's config says.
+        families: options of VLMEvalKit's wrappers, by the name of the family.
     """
 
     device: str = "auto"
@@ -37,6 +39,8 @@ class Options:
     batch_size: int | None = None
     max_new_tokens: int | None = None
     trust_remote_code: bool = False
+    family: str | None = None
+    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """Small real checkpoints, made where a test needs them."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,24 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory = tmp_path_factory.mktemp("demo")
     build(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def old_python() -> str:
+    """An interpreter with transformers 4.46, as `make test` sets it up."""
+    default = f"{sys.prefix}/transformers-4.46/bin/python"
+    python = os.environ.get("SOUP_OLD_PYTHON", default)
+    if not Path(python).is_file():
+        pytest.skip(f"{python}: not there; make test makes it, SOUP_OLD_PYTHON names another")
+    return python
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with nothing in it."""
+    directory = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
     return directory
 
 

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 import soup
-from cli import render
+from cli import config, render
 from cli.app import main
 from cli.options import parameters
 from cli.progress import Watch
@@ -163,7 +163,17 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
 def test_help_shows_examples(tmp_path: Path) -> None:
     """For the whole and for each command."""
     assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
-    for command in ("max", "average", "greedy", "blend", "score", "check", "leaderboard", "demo"):
+    for command in (
+        "max",
+        "average",
+        "greedy",
+        "blend",
+        "score",
+        "check",
+        "leaderboard",
+        "doctor",
+        "demo",
+    ):
         assert f"Example: soup {command}" in run(tmp_path, command, "--help").stdout
     assert run(tmp_path, "--version").stdout == f"soup {soup.__version__}\n"
 
@@ -373,3 +383,33 @@ def test_progress_in_a_terminal_is_a_bar() -> None:
         for unit in ("samples", "B"):
             for done in (0, 50, 100):
                 watch(Progress(f"task in {unit}", done, 100, unit))
+
+
+def test_the_interpreter_that_scores_is_looked_for_first(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """By option or from soup.toml; before anything is digested."""
+    asked = ["score", "ckpts/*", "--bench", "MMStar"]
+    done = run(tmp_path, *asked, "--worker-python", "no/python")
+    assert "no/python: no such Python interpreter" in fails(done, 1)
+    (tmp_path / "soup.toml").write_text('worker-python = "toml/python"')
+    assert "toml/python: no such Python interpreter" in fails(run(tmp_path, *asked), 1)
+    assert not (tmp_path / ".soup" / "journal.jsonl").exists()
+
+
+def test_families_have_tables_in_soup_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a dot need not be quoted; values may be of any kind but a table."""
+    monkeypatch.chdir(tmp_path)
+    assert config.families() == {}
+    (tmp_path / "soup.toml").write_text(
+        '[family.ovis1.6]\nworker-python = "old/bin/python"\nmax-new-tokens = 9\n'
+        '[family."points-1.5"]\nlist = [1]\n'
+    )
+    assert config.families() == {
+        "ovis1.6": {"worker_python": "old/bin/python", "max_new_tokens": 9},
+        "points-1.5": {"list": [1]},
+    }
+    assert config.defaults({"score": {"bench": True}}) == {"score": {}}
+    (tmp_path / "soup.toml").write_text("[family]\nworker-python = 'x'\n")
+    with pytest.raises(UsageError, match=r"\[family\] worker-python: expected a table \[family.N"):
+        config.families()

@@ -1,24 +1,24 @@
 """evaluators/scorer.py and worker.py: a process of its own, whose failures become one line."""
 
+import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from evaluators import VLMEvalKitScorer
+from evaluators import process as process_module
 from evaluators import scorer as scorer_module
-from evaluators.worker import Worker, encode_blend
+from evaluators.process import Died, Process
+from evaluators.worker import PROTOCOL, Worker, encode_blend
 from soup.blend import Blend
-from soup.checkpoint import Checkpoint
-from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
+from soup.errors import BenchmarkError, ScoringError
+from soup.events import Event, Note
 from soup.pool import Pool
-from soup.writer import write
-from tests.conftest import make_adapter
 
 pytest.importorskip("transformers")
 
@@ -82,21 +82,94 @@ def test_settings_are_part_of_a_benchmarks_identity(
     assert len(digests) == 4
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_worker_that_dies_is_one_line_with_its_last_words(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path, gone: bool
+class Killer:
+    """An observer that kills the worker when it begins to answer, and keeps what it is told."""
+
+    def __init__(self, scorer: VLMEvalKitScorer, times: int, after: int = 0) -> None:
+        self.scorer, self.times, self.after = scorer, times, after
+        self.notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Note):
+            self.notes += [] if event.text.startswith("running sum") else [event.text]
+        elif event.unit == "samples" and event.done >= self.after and self.times:
+            self.times -= 1
+            assert self.scorer._process is not None
+            os.kill(self.scorer._process.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
+    pool: Pool, demo: Path, small_benchmarks: Path, tmp_path: Path
 ) -> None:
-    """Killed from outside: an error that says so, and no process left."""
-    with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
+    """Killed within a benchmark: a warning, the answers so far are kept, the results are equal."""
+    names = [str(small_benchmarks / "parity.tsv"), str(demo / "benchmarks" / "digit.tsv")]
+    blend = Blend(pool.members[:2], pool.reference)
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4, batch_size=1) as scorer:
+        benchmarks = scorer.benchmarks(pool.reference, names)
+        expected = [scorer.measure(blend, benchmark, "task") for benchmark in benchmarks]
+        killer = Killer(scorer, 1, after=1)
+        assert scorer.measure(blend, benchmarks[1], "task", killer) == expected[1]
+        assert scorer.measure(blend, benchmarks[0], "task") == expected[0]
+    died, kept = killer.notes
+    assert died.startswith("the worker was killed (signal 9), perhaps for using too much memory (")
+    assert died.endswith("(at: task); another one goes on from there (restart 1 of 2)")
+    words = kept.split()
+    assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
+    assert 1 <= int(words[1]) < 300
+    assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
+
+
+def test_answers_outlive_the_worker(pool: Pool, demo: Path, tmp_path: Path) -> None:
+    """Killed within a benchmark: the next one asks the rest; same result, nothing is left over."""
+    found = []
+    for times in (0, 1):
+        work = tmp_path / str(times)
+        with VLMEvalKitScorer(work=work, device="cpu", max_new_tokens=4, batch_size=1) as scorer:
+            source = str(demo / "benchmarks" / "digit.tsv")
+            (benchmark,) = scorer.benchmarks(pool.reference, [source])
+            killer = Killer(scorer, times, after=1)
+            blend = Blend(pool.members, pool.reference)
+            found.append(scorer.measure(blend, benchmark, "task", killer))
+    assert found[0] == found[1]
+    words = killer.notes[1].split()
+    assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
+    assert 1 <= int(words[1]) < 300
+    assert [file.suffix for file in (tmp_path / "1" / "predictions").iterdir()] == [".tsv"]
+
+
+def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all restarts: how it ended, how often, at what, where the log is; no process left."""
+    monkeypatch.setattr(scorer_module, "RESTARTS", 1)
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
         (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
-        assert scorer._process is not None
-        process = scorer._process
-        process.kill()
-        if gone:  # its end of the pipe is closed before we write, or perhaps after
-            process.wait()
-        with pytest.raises(ScoringError, match="was killed .signal 9.*worker.log"):
-            scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
-        assert process.poll() is not None
+        killer = Killer(scorer, 9)
+        with pytest.raises(ScoringError) as error:
+            scorer.measure(Blend(pool.members, pool.reference), benchmark, "the task", killer)
+        assert scorer._process is None
+    assert killer.times == 7
+    assert len(killer.notes) == 1
+    line, *words = str(error.value).splitlines()
+    assert "the worker died 2 times at: the task; at last it was killed (signal 9), " in line
+    assert str(tmp_path / "worker.log") in line
+    assert words
+    assert all(word.startswith("    ") for word in words)
+
+
+def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
+    """The end of the log is the interpreter's own report, from its first line on."""
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="KeyError"):
+        process.ask({"do": "nothing"})
+    os.kill(process.pid, signal.SIGSEGV)
+    with pytest.raises(Died) as died:
+        process.ask({"do": "nothing"})
+    process.close()
+    assert died.value.how == "was ended by signal 11 (Segmentation fault)"
+    assert died.value.words.startswith("    Fatal Python error: Segmentation fault")
+    assert "evaluators/worker.py" in died.value.words
 
 
 def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) -> None:
@@ -106,7 +179,7 @@ def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) ->
             with pytest.raises(BenchmarkError, match="no such file"):
                 scorer.benchmarks(pool.reference, ["no/such.tsv"])
         assert scorer._process is not None
-        assert scorer._process.poll() is None
+        os.kill(scorer._process.pid, 0)
 
 
 def test_the_worker_ends_with_its_parent(pool: Pool, tmp_path: Path) -> None:
@@ -130,72 +203,75 @@ os.kill(os.getpid(), signal.SIGKILL)
         pytest.fail(f"worker {worker.name} is still running")
 
 
-def test_protocols_must_match(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocols_must_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version of ourselves on the other side is one clear line."""
-    monkeypatch.setattr(scorer_module, "PROTOCOL", 99)
-    with (
-        VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer,
-        pytest.raises(SoupError, match="worker protocol 1, the command speaks 99"),
-    ):
-        scorer.benchmarks(pool.reference, [])
+    monkeypatch.setattr(process_module, "PROTOCOL", 99)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match=f"speaks protocol {PROTOCOL}, this command 99; .*updat"):
+        process.ask({"do": "open"})
+    process.close()
 
 
-def test_what_is_not_installed_is_named(
+def test_a_worker_that_cannot_start_is_not_started_again(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without VLMEvalKit: the command that installs it (the import system is faked here)."""
-    find = scorer_module.importlib.util.find_spec
-
-    def absent(name: str, *rest: Any) -> Any:
-        return None if name == "vlmeval" else find(name, *rest)
-
-    monkeypatch.setattr(scorer_module.importlib.util, "find_spec", absent)
+    """Its environment is at fault: one error, with the last lines of its traceback."""
+    (tmp_path / "evaluators").mkdir()
+    (tmp_path / "evaluators" / "__init__.py").write_text("import no_such_module")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path)
     with (
-        VLMEvalKitScorer(work=tmp_path) as scorer,
-        pytest.raises(BenchmarkError, match=r"pip install 'vlm-soup\[vlmeval\]'"),
+        VLMEvalKitScorer(work=tmp_path / "work") as scorer,
+        pytest.raises(ScoringError, match=r"exit code 1 \(at: open\); (?s:.*)ModuleNotFoundError"),
     ):
         scorer.benchmarks(pool.reference, [])
 
 
-def test_options_are_checked_at_once() -> None:
-    """Before a process is started."""
-    with pytest.raises(UsageError):
-        VLMEvalKitScorer(batch_size=0)
-
-
-def test_a_directory_named_like_our_package_does_not_shadow_it(pool: Pool, tmp_path: Path) -> None:
-    """The worker finds our code by path, whatever lies in the working directory."""
-    (tmp_path / "evaluators").mkdir()
-    (tmp_path / "evaluators" / "__init__.py").write_text("raise SystemExit('shadowed')\n")
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        with VLMEvalKitScorer(work=tmp_path / "work", device="cpu") as scorer:
-            assert scorer.benchmarks(pool.reference, []) == []
-    finally:
-        os.chdir(before)
-
-
-def test_an_adapter_is_scored_as_its_merged_model_is(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
+def test_nothing_but_our_packages_is_taken_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker builds the base, swaps the merged weights in, and answers alike."""
-    base = pool.reference
-    name, info = next((n, i) for n, i in base.tensors.items() if n.endswith("q_proj.weight"))
-    generator = torch.Generator().manual_seed(0)
-    module = name.removesuffix(".weight")
-    factors = {
-        f"{module}.lora_A.weight": torch.randn(4, info.shape[1], generator=generator),
-        f"{module}.lora_B.weight": torch.randn(info.shape[0], 4, generator=generator),
-    }
-    path = make_adapter(tmp_path / "adapter", factors, base_model_name_or_path="org/model")
-    adapter = Pool.open(path, base=base.path).reference
-    merged = Checkpoint.open(write(Blend((adapter,), adapter), tmp_path / "merged").path)
-    found = []
-    for member in (adapter, merged, base):  # the last, to see a difference
-        with VLMEvalKitScorer(work=tmp_path / "work", device="cpu", max_new_tokens=4) as scorer:
-            (benchmark,) = scorer.benchmarks(member, [str(small_benchmarks / "digit.tsv")])
-            result = scorer.measure(Blend((member,), member), benchmark, "task")
-            found.append((benchmark.digest, dict(result.outcomes)))
-    assert found[0] == found[1]
-    assert found[0] != found[2]
+    """Neither what is installed beside us, nor what lies in the working directory."""
+    (tmp_path / "site").mkdir()
+    for package in ("soup", "evaluators"):
+        (tmp_path / "site" / package).symlink_to(process_module.ROOT / package)
+        (tmp_path / package).mkdir()
+    poisoned = ["site/torch.py", "torch.py", "soup/__init__.py", "evaluators/__init__.py"]
+    for file in poisoned:
+        (tmp_path / file).write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="the worker failed: KeyError"):
+        process.ask({"do": "nothing"})
+    process.close()
+
+
+COMMAND_LINE = {"typer", "click", "rich", "numba", "tomli", "cli"}
+
+
+def test_what_runs_in_the_worker_needs_nothing_of_the_command_line() -> None:
+    """It starts without typer, rich, numba and tomli."""
+    code = f"""
+import sys
+absent = {COMMAND_LINE!r}
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+import evaluators.worker, evaluators.resident
+print(sorted(absent & {{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("package", ["soup", "evaluators"])
+def test_no_module_that_may_run_there_asks_for_the_command_line(package: str) -> None:
+    """Whatever is imported later; only the compiled loop, which is optional, has numba."""
+    for file in (process_module.ROOT / package).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found = {name.partition(".")[0] for name in names} & COMMAND_LINE
+            assert found <= ({"numba"} if file.name == "kernel.py" else set()), file
