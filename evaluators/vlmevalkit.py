@@ -283,7 +283,8 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
                 os.environ["LMUData"] = before
     if cls is image_vqa.ImageVQADataset and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
-        dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
+        answers = head["answer"].loc[dataset.data.index]  # questions without their image are gone
+        dataset.data["answer"] = [_as_list(text) for text in answers]
     return dataset, file
 
 
@@ -313,6 +314,8 @@ def _class_for(head: Any, name: str) -> tuple[Any, str]:
     """
     if "A" in head and "B" in head:
         return image_mcq.CustomMCQDataset, name
+    if name.startswith("OCRBench") and "category" in head:
+        return image_vqa.OCRBench, name
     if set(head["answer"].dropna().unique()) <= {"Yes", "No"}:
         return image_yorn.ImageYORNDataset, name
     named = any(metric.lower() in name.lower() for metric in METRIC_NAMES)
@@ -367,8 +370,10 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
         BenchmarkError: no rule is known.
     """
     kind = type(dataset)
-    if name.startswith("OCRBench") and "v2" not in name:
+    if name in image_vqa.OCRBench.DATASET_URL:  # a thousand questions: points are tenths of percent
         return lambda report: float(report["Final Score Norm"])
+    if kind is image_vqa.OCRBench:
+        return lambda report: 100 * report["Final Score"] / len(dataset.data)
     if name.startswith("HallusionBench"):
         return _hallusion
     if name == "MMMU_DEV_VAL":
