@@ -12,6 +12,7 @@ import importlib.metadata
 import multiprocessing.dummy
 import os
 import shutil
+import string
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,14 @@ CHANGES_SCORES = (
 )
 """Environment variables that change VLMEvalKit's prompts or scores: never taken from the user's."""
 
-for _name in CHANGES_SCORES:
-    os.environ.pop(_name, None)
-os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+
+def _settle_environment() -> None:
+    for name in CHANGES_SCORES:
+        os.environ.pop(name, None)
+    os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+
+
+_settle_environment()
 before_import(importlib.metadata.version("transformers"))
 
 import pandas as pd  # noqa: E402
@@ -50,8 +56,11 @@ from vlmeval.dataset.utils import mathvista  # noqa: E402
 from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402
 from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
 from vlmeval.smp import LMUDataRoot, md5  # noqa: E402
+from vlmeval.smp.file import INFER_FAIL_MSG  # noqa: E402
 
 from evaluators.metrics import ALIAS, EXACT, judge_arguments  # noqa: E402
+
+_settle_environment()  # again: importing vlmeval reads a .env file of its own into the environment
 
 # ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
 # of a process that holds a model and threads can hang. Threads give the same results.
@@ -59,22 +68,52 @@ image_vqa.mp = multiprocessing.dummy
 
 _read_csv = pd.read_csv
 
+MISSING = ("", "nan", "NaN", "-nan", "-NaN", "<NA>", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN")
+"""How tables spell a cell without a value. What pandas also takes for one, people write."""
+
 
 def _read_csv_as_written(file: Any, *args: Any, **kwargs: Any) -> Any:
-    """``pd.read_csv`` that leaves predictions, and what a judge made of them, as they were written.
+    """``pd.read_csv`` that loses no words: an option, answer or prediction may be "None" or "NA".
 
-    Otherwise an answer "None" or "NA" comes back as NaN, and one empty answer turns a column of
-    "7" into 7.0, all of them wrong. Where nothing is changed by it, nothing changes.
+    Otherwise these come back as NaN: an option "None" vanishes from the prompt and from the
+    choices, and one empty prediction turns a column of "7" into 7.0, all of them wrong. Every
+    other cell, and every truly empty one, is read as VLMEvalKit reads it.
     """
-    if kwargs.get("sep") == "\t":
-        kwargs.setdefault("converters", {"prediction": str, "res": str})
-    return _read_csv(file, *args, **kwargs)
+    frame = _read_csv(file, *args, **kwargs)
+    if kwargs == {"sep": "\t"} and not args:  # VLMEvalKit's way to load data and predictions
+        _restore_words(frame, file)
+    return frame
+
+
+def _restore_words(frame: Any, file: Any) -> None:
+    """Put the words back that reading took for missing values, in the columns that hold words."""
+    gaps = [name for name in frame if _holds_words(name) and frame[name].isna().any()]
+    said = [name for name in ("prediction", "res") if name in frame]  # "res": a judge's words
+    if not gaps + said:
+        return
+    written = _read_csv(file, sep="\t", usecols=gaps + said, dtype=str, keep_default_na=False)
+    for name in gaps:
+        lost = frame[name].isna() & ~written[name].isin(MISSING)
+        if lost.any():
+            if frame[name].dtype != written[name].dtype:  # numbers, too: they stay as they are
+                frame[name] = frame[name].astype(object)
+            frame.loc[lost, name] = written.loc[lost, name]
+    for name in said:  # all of it, the empty ones, too
+        frame[name] = written[name]
+
+
+def _holds_words(column: str) -> bool:
+    """Options, questions and answers. In others (hint, category) a "None" does mean nothing."""
+    return column in list(string.ascii_uppercase) or column.lower() in ("question", "answer")
 
 
 pd.read_csv = _read_csv_as_written
 
 METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 """Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
+
+CIRCULAR_NAMES = ("mmbench", "ccbench", "circular", "mmcr")
+"""Parts of a dataset's name, in small letters, by which VLMEvalKit asks for all rotations."""
 
 JUDGED_OTHERWISE = ("LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
 """Beginnings of names that need a judge and have no headline number that is known here."""
@@ -173,6 +212,12 @@ class Dataset:
         """
         if len(answers) != len(self):
             raise ScoringError(f"{self.name}: {len(answers)} answers for {len(self)} questions")
+        failed = sum(INFER_FAIL_MSG in text for text in answers)
+        if failed:  # its metrics would count them as wrong, and score a model that is down 0
+            raise ScoringError(
+                f"{self.name}: {failed} of {len(self)} questions got no answer from the model "
+                f"({INFER_FAIL_MSG!r}); nothing is scored"
+            )
         frame = self._data.drop(columns="image", errors="ignore").copy()
         frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
         self.kit.data = self._data.copy()  # evaluate may change it
@@ -249,7 +294,14 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
     if not file.is_file():
         raise BenchmarkError(f"{source}: no such file; expected a TSV in VLMEvalKit's format")
     try:
-        head = _read_csv(file, sep="\t", nrows=None, usecols=lambda c: c != "image", dtype=str)
+        head = _read_csv(
+            file,
+            sep="\t",
+            usecols=lambda c: c != "image",
+            dtype=str,
+            keep_default_na=False,
+            na_values=list(MISSING),
+        )
     except (ValueError, OSError) as error:
         raise BenchmarkError(f"{source}: not a readable TSV ({error})") from error
     for column in ("index", "question", "answer"):
@@ -288,7 +340,8 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
         cls.DATASET_URL.setdefault(kit_name, "")
     if cls is image_vqa.ImageVQADataset and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
-        dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
+        answers = head["answer"].loc[dataset.data.index]  # questions without their image are gone
+        dataset.data["answer"] = [_as_list(text) for text in answers]
     return dataset, file
 
 
@@ -318,6 +371,8 @@ def _class_for(head: Any, name: str) -> tuple[Any, str]:
     """
     if "A" in head and "B" in head:
         return image_mcq.CustomMCQDataset, name
+    if name.startswith("OCRBench") and "category" in head:
+        return image_vqa.OCRBench, name
     if set(head["answer"].dropna().unique()) <= {"Yes", "No"}:
         return image_yorn.ImageYORNDataset, name
     named = any(metric.lower() in name.lower() for metric in METRIC_NAMES)
@@ -346,6 +401,27 @@ def _require_usable(dataset: Any, name: str, source: str) -> None:
     if data["index"].duplicated().any():
         twice = data["index"][data["index"].duplicated()].iloc[0]
         raise BenchmarkError(f"{source}: index {twice} stands twice; expected one row per index")
+    if isinstance(dataset, image_mcq.CustomMCQDataset):
+        _require_whole_groups(dataset, source)
+
+
+def _require_whole_groups(dataset: Any, source: str) -> None:
+    """A circular set asks each question in several rotations; those without the first are lost."""
+    if not any(part in dataset.dataset_name.lower() for part in CIRCULAR_NAMES):
+        return
+    index = dataset.data["index"]
+    if not pd.api.types.is_integer_dtype(index):
+        raise BenchmarkError(
+            f"{source}: its name makes it a circular benchmark, whose index must be whole numbers "
+            f"(rotations of n are n + 1000000 …); found {index.iloc[0]!r}"
+        )
+    groups = dataset.data["g_index"] if "g_index" in dataset.data else index % 1_000_000
+    alone = sorted(set(groups) - set(index))
+    if alone:
+        raise BenchmarkError(
+            f"{source}: {len(alone)} question(s) of this circular benchmark have rotations but no "
+            f"first row, so would not be scored; expected a row with index {alone[0]}"
+        )
 
 
 def _require_kind(modality: str, name: str) -> None:
@@ -372,8 +448,10 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
         BenchmarkError: no rule is known.
     """
     kind = type(dataset)
-    if name.startswith("OCRBench") and "v2" not in name:
+    if name in image_vqa.OCRBench.DATASET_URL:  # a thousand questions: points are tenths of percent
         return lambda report: float(report["Final Score Norm"])
+    if kind is image_vqa.OCRBench:
+        return lambda report: 100 * report["Final Score"] / len(dataset.data)
     if name.startswith("HallusionBench"):
         return _hallusion
     if name == "MMMU_DEV_VAL":

@@ -72,7 +72,7 @@ class Worker:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._opened: dict[tuple[str, str | None], Checkpoint] = {}
+        self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
         self._last_progress = 0.0
@@ -188,12 +188,19 @@ class Worker:
 
     def _refer_to(self, path: str, name: str, base: str | None) -> None:
         """Open the checkpoint that all others are fitted to."""
-        self._reference = self._opened[path, base] = Checkpoint.open(path, name, base)
+        self._reference = Checkpoint.open(path, name, base)
+        self._keep((path, base), self._reference)
 
     def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
-        if (path, base) not in self._opened:
-            self._opened[path, base] = fit(Checkpoint.open(path, name, base), self._reference)
-        return self._opened[path, base]
+        known = self._opened.get((path, base))
+        if known is None or not _same_files(*known):
+            opened = fit(Checkpoint.open(path, name, base), self._reference)
+            return self._keep((path, base), opened)
+        return known[0]
+
+    def _keep(self, key: tuple[str, str | None], checkpoint: Checkpoint) -> Checkpoint:
+        self._opened[key] = checkpoint, checkpoint.files_key
+        return checkpoint
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Note):
@@ -204,6 +211,14 @@ class Worker:
         ):
             self._last_progress = now
             self._send({"progress": [event.task, event.done, event.total, event.unit]})
+
+
+def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
+    """Whether the files are those that were opened; a path may hold new weights by now."""
+    try:
+        return bool(checkpoint.files_key == files_key)
+    except OSError:
+        return False
 
 
 def _respond(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,38 @@
 """Score a model directory with VLMEvalKit alone: its loop, a plain wrapper, its evaluate.
 
-Run as a script, so that what importing vlmeval does to a process stays there:
-    python kit_by_hand.py MODEL DATA_DIR WORK CLASS NAME...  → one line of JSON, name to report
+What a user would write today, and what our numbers and times are compared with. Nothing of ours
+is imported. It is a script, so that what importing vlmeval does to a process stays there:
+
+    python kit_by_hand.py MODEL DATA_DIR WORK CLASS:NAME...
+
+One line of JSON on stdout: seconds to import and to load the model, and for each NAME its report,
+prompts (images by the SHA-256 of their file), predictions, and seconds to infer and to evaluate.
 """
 
+import argparse
+import csv
+import hashlib
 import json
 import os
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
-MODEL, DATA, WORK, *SETS = sys.argv[1:]
-os.environ["LMUData"] = DATA
+STARTED = time.perf_counter()
+parser = argparse.ArgumentParser()
+parser.add_argument("model")
+parser.add_argument("data")
+parser.add_argument("work")
+parser.add_argument("sets", nargs="+", help="CLASS:NAME, a class of vlmeval.dataset")
+parser.add_argument("--tokens", type=int, default=4, help="longest answer")
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--dtype", default="float32")
+given = parser.parse_args()
+os.environ["LMUData"] = given.data
 os.environ["PRED_FORMAT"] = "tsv"
+printed = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # evaluate prints, too
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -21,20 +43,23 @@ from vlmeval.vlm.base import BaseModel  # noqa: E402
 
 
 class Plain(BaseModel):
-    """What a user would write today: one question at a time, greedy."""
+    """A plain wrapper: one question at a time, greedy."""
 
     INTERLEAVE = True
 
     def __init__(self) -> None:
         """Load the directory as any transformers user does."""
         super().__init__()
-        self.processor = transformers.AutoProcessor.from_pretrained(MODEL)
-        self.model = transformers.AutoModelForImageTextToText.from_pretrained(
-            MODEL, dtype=torch.float32
-        ).eval()
+        self.processor = transformers.AutoProcessor.from_pretrained(given.model)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            given.model, dtype=getattr(torch, given.dtype)
+        )
+        self.model = model.to(given.device).eval()
+        self.prompts: list[list[dict[str, str]]] = []
 
     def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
         """Answer one question."""
+        self.prompts.append(message)
         images = [Image.open(m["value"]).convert("RGB") for m in message if m["type"] == "image"]
         content = [
             {"type": "image"} if m["type"] == "image" else {"type": "text", "text": m["value"]}
@@ -44,23 +69,59 @@ class Plain(BaseModel):
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         inputs = self.processor(
-            text=text, images=images, return_tensors="pt", add_special_tokens=False
-        )
-        tokens = self.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+            text=[text], images=images or None, return_tensors="pt", add_special_tokens=False
+        ).to(given.device, self.model.dtype)
+        tokens = self.model.generate(**inputs, max_new_tokens=given.tokens, do_sample=False)
         tokens = tokens[0, inputs["input_ids"].shape[1] :]
         return str(self.processor.decode(tokens, skip_special_tokens=True)).strip()
 
 
+def plainly(message: list[dict[str, str]]) -> list[list[str]]:
+    """A prompt without paths."""
+    return [
+        [item["type"], hashlib.sha256(Path(item["value"]).read_bytes()).hexdigest()]
+        if item["type"] == "image"
+        else [item["type"], item["value"]]
+        for item in message
+    ]
+
+
+def score(model: Plain, kind: str, name: str) -> dict[str, Any]:
+    """Infer and evaluate one data set."""
+    dataset = getattr(datasets, kind)(dataset=name)
+    model.prompts = []
+    begun = time.perf_counter()
+    infer_data_job(model, given.work, "plain", dataset)
+    if given.device != "cpu":
+        torch.cuda.synchronize()
+    inferred = time.perf_counter()
+    file = f"{given.work}/plain_{name}.tsv"
+    with open(file, newline="") as written:  # not by pandas: "None" is an answer, too
+        predictions = {
+            row["index"]: row["prediction"] for row in csv.DictReader(written, delimiter="\t")
+        }
+    again = time.perf_counter()
+    report = dataset.evaluate(file, model="exact_matching", nproc=1)
+    evaluated = time.perf_counter()
+    return {
+        "report": report if isinstance(report, dict) else report.to_dict("records"),
+        "prompts": [plainly(prompt) for prompt in model.prompts],
+        "predictions": predictions,
+        "infer": inferred - begun,
+        "evaluate": evaluated - again,
+    }
+
+
 def main() -> None:
-    """Infer and evaluate each data set."""
-    model, reports = Plain(), {}
-    for kind, name in zip(SETS[::2], SETS[1::2], strict=True):
-        dataset = getattr(datasets, kind)(dataset=name)
-        infer_data_job(model, WORK, "plain", dataset)
-        report = dataset.evaluate(f"{WORK}/plain_{name}.tsv", model="exact_matching", nproc=1)
-        reports[name] = report.to_dict("records")
-    print(json.dumps(reports))
+    """Load the model once and score all sets."""
+    imported = time.perf_counter()
+    model = Plain()
+    loaded = time.perf_counter()
+    found = {name: score(model, kind, name) for kind, name in (s.split(":") for s in given.sets)}
+    seconds = {"import": imported - STARTED, "load": loaded - imported}
+    print(json.dumps({"seconds": seconds, "sets": found}), file=printed)
 
 
 if __name__ == "__main__":
     main()
+    sys.exit()

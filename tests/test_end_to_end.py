@@ -63,19 +63,19 @@ def test_the_soup_scores_in_vlmevalkit_alone_what_the_leaderboard_shows(
     # under the name by which VLMEvalKit compares short answers exactly
     shutil.copy(greedy / "benchmarks" / "digit.tsv", data / "GQA_digit.tsv")
     script = Path(__file__).with_name("kit_by_hand.py")
-    sets = ["CustomMCQDataset", "parity", "ImageYORNDataset", "compare"]
-    sets += ["ImageVQADataset", "GQA_digit"]
+    sets = ["CustomMCQDataset:parity", "ImageYORNDataset:compare", "ImageVQADataset:GQA_digit"]
     done = subprocess.run(
         [sys.executable, script, greedy / "soup-greedy", data, tmp_path, *sets],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    by_hand = json.loads(done.stdout.strip().splitlines()[-1])
+    by_hand = json.loads(done.stdout)["sets"]
     shown = json.loads((greedy / "board.json").read_text())["soup"]["scores"]
-    assert by_hand["parity"][0]["Overall"] * 100 == pytest.approx(shown["parity"], abs=1e-9)
-    assert by_hand["compare"][0]["Overall"] == pytest.approx(shown["compare"], abs=1e-9)
-    assert float(by_hand["GQA_digit"][0]["Overall"]) == pytest.approx(shown["digit"], abs=1e-9)
+    overall = {name: float(found["report"][0]["Overall"]) for name, found in by_hand.items()}
+    assert overall["parity"] * 100 == pytest.approx(shown["parity"], abs=1e-9)
+    assert overall["compare"] == pytest.approx(shown["compare"], abs=1e-9)
+    assert overall["GQA_digit"] == pytest.approx(shown["digit"], abs=1e-9)
 
 
 def test_the_soup_loads_with_transformers(greedy: Path) -> None:
