@@ -93,6 +93,7 @@ class Resident:
         dataset: str,
         messages: Sequence[Message],
         progress: Callable[[int], None] = lambda count: None,
+        only: Sequence[int] | None = None,
     ) -> list[str]:
         """Greedy answers, in the order of the questions.
 
@@ -101,30 +102,33 @@ class Resident:
             dataset: the name by which VLMEvalKit's wrappers know the benchmark.
             messages: the questions.
             progress: called with the number of questions answered since the last call.
+            only: positions of the questions to answer, in this order; None is all.
 
         Raises:
             ScoringError: a question cannot be put to this model, or does not fit its memory.
         """
-        answers: list[str | None] = [None] * len(messages)
+        wanted = range(len(messages)) if only is None else only
+        answers: dict[int, str] = {}
         with clear_errors(self.reference.path), torch.inference_mode():
-            for index, text in self._answers(key, dataset, messages):
+            for index, text in self._answers(key, dataset, messages, wanted):
                 answers[index] = text
                 progress(1)
-        missing = answers.count(None)
+        missing = sum(index not in answers for index in wanted)
         if missing:
-            raise ScoringError(f"{missing} of {len(messages)} questions got no answer")
-        return [text for text in answers if text is not None]
+            raise ScoringError(f"{missing} of {len(wanted)} questions got no answer")
+        return [answers[index] for index in wanted]
 
     def _answers(
-        self, key: str, dataset: str, messages: Sequence[Message]
+        self, key: str, dataset: str, messages: Sequence[Message], wanted: Sequence[int]
     ) -> Iterator[tuple[int, str]]:
         if not self.wrapper.batched:
-            for index, message in enumerate(messages):
-                yield index, self.wrapper.answer(message, dataset)
+            for index in wanted:
+                yield index, self.wrapper.answer(messages[index], dataset)
             return
 
         def prepared() -> Iterator[Question]:
-            for index in by_length(messages):
+            for place in by_length([messages[index] for index in wanted]):
+                index = wanted[place]
                 yield index, self._prepare(key, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):

@@ -21,7 +21,7 @@ from soup.checkpoint import Checkpoint
 from soup.errors import BY_NAME, BenchmarkError, ScoringError, UsageError
 from soup.events import Note, Observer, Progress, ignore
 from soup.files import companions_digest
-from soup.scoring import Benchmark, Result, result_key
+from soup.scoring import Benchmark, Part, Result, result_key
 
 ROOT = Path(__file__).resolve().parent.parent
 START = "import sys; sys.path.insert(0, sys.argv[1]); from evaluators.worker import main; main()"
@@ -133,6 +133,27 @@ class VLMEvalKitScorer:
         )
         answer.pop("seconds")
         return Result(**answer, settings=benchmark.settings)
+
+    def outcomes(
+        self,
+        blend: Blend,
+        benchmark: Benchmark,
+        samples: Sequence[str],
+        task: str,
+        observe: Observer = ignore,
+    ) -> Part:
+        """See ``soup.scoring.PartialScorer``."""
+        answer = self._ask(
+            {
+                "do": "outcomes",
+                "blend": encode_blend(blend),
+                "benchmark": self._sources[benchmark.digest],
+                "samples": list(samples),
+                "task": task,
+            },
+            observe,
+        )
+        return Part(**answer)
 
     def close(self) -> None:
         """End the worker."""

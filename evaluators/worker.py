@@ -9,6 +9,8 @@ Requests, by ``do``:
     open        protocol, reference, options, cache, judge → what of the model decides answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), keep, task → a Result's fields
+    outcomes    blend, benchmark (source), samples, task → a Part's fields; their answers are kept
+                for a later ``measure`` until another blend is asked for
 """
 
 import json
@@ -19,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,8 @@ class Worker:
         self._opened: dict[tuple[str, str | None], Checkpoint] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
+        self._asked: str | None = None
+        self._kept: dict[str, dict[int, str]] = {}
         self._last_progress = 0.0
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +75,7 @@ class Worker:
             "open": self.open,
             "benchmark": self.benchmark,
             "measure": self.measure,
+            "outcomes": self.outcomes,
         }
         return action[request.pop("do")](**request)
 
@@ -122,6 +127,39 @@ class Worker:
     ) -> dict[str, Any]:
         """Swap the blend in, answer the benchmark, score it."""
         dataset = self._datasets[benchmark]
+        self._load(blend, benchmark, task)
+        started = time.perf_counter()
+        answers = self._answer(benchmark, range(len(dataset)), task)
+        seconds = time.perf_counter() - started
+        del self._kept[benchmark]
+        outcome = dataset.evaluate(answers, Path(keep))
+        if outcome.unjudged:
+            text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
+            text += "the judge's replies could not be read; they count as wrong"
+            self._observe(Note(text, warning=True))
+        return {
+            "benchmark": dataset.name,
+            "value": outcome.value,
+            "samples": len(dataset),
+            "unparsed": outcome.unparsed,
+            "unjudged": outcome.unjudged,
+            "outcomes": outcome.outcomes,
+            "seconds": seconds,
+        }
+
+    def outcomes(
+        self, blend: dict[str, Any], benchmark: str, samples: list[str], task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some samples, say how right each is."""
+        dataset = self._datasets[benchmark]
+        positions = dataset.positions(samples)
+        self._load(blend, benchmark, task)
+        answers = self._answer(benchmark, positions, task)
+        outcomes = dataset.outcomes(positions, answers)
+        return {"outcomes": outcomes, "samples": len(positions)}
+
+    def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
+        """Have the blend's weights in the model, and the benchmark's questions at hand."""
         running = self._resident.running
         noted = running.note if running else ""
         # The model first: while it streams in, nothing else is held.
@@ -129,33 +167,29 @@ class Worker:
         if running and running.note != noted:
             self._observe(Note(running.note))
         if benchmark not in self._messages:
+            dataset = self._datasets[benchmark]
             self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+        if self._asked != blend["digest"]:
+            self._asked, self._kept = blend["digest"], {}
+
+    def _answer(self, benchmark: str, positions: Sequence[int], task: str) -> list[str]:
+        """The loaded blend's answers to these questions; those that it has given are kept."""
         messages = self._messages[benchmark]
-        done = 0
+        answers = self._kept.setdefault(benchmark, {})
+        missing = [k for k in positions if k not in answers]
+        done = len(answers)
 
         def progress(count: int) -> None:
             nonlocal done
             done += count
             self._observe(Progress(task, done, len(messages), "samples"))
 
+        self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
-        started = time.perf_counter()
-        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress)
-        seconds = time.perf_counter() - started
-        outcome = dataset.evaluate(answers, Path(keep))
-        if outcome.unjudged:
-            text = f"{task}: no verdict on {outcome.unjudged} of {len(messages)} answers, because "
-            text += "the judge's replies could not be read; they count as wrong"
-            self._observe(Note(text, warning=True))
-        return {
-            "benchmark": dataset.name,
-            "value": outcome.value,
-            "samples": len(messages),
-            "unparsed": outcome.unparsed,
-            "unjudged": outcome.unjudged,
-            "outcomes": outcome.outcomes,
-            "seconds": seconds,
-        }
+        name = self._datasets[benchmark].kit_name
+        texts = self._resident.answer(benchmark, name, messages, progress, missing)
+        answers.update(zip(missing, texts, strict=True))
+        return [answers[k] for k in positions]
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]

@@ -16,6 +16,7 @@ from evaluators.worker import Worker, encode_blend
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
+from soup.events import Event, Progress
 from soup.pool import Pool
 from soup.writer import write
 from tests.conftest import make_adapter
@@ -52,6 +53,7 @@ def test_blends_are_scored_in_another_process(
     code = f"""
 import sys
 from evaluators import VLMEvalKitScorer
+from soup.events import Event, Progress
 from soup.pool import Pool
 from soup.blend import Blend
 pool = Pool.open({str(pool.reference.path)!r})
@@ -67,6 +69,32 @@ assert not {{"vlmeval", "transformers"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert len(list((tmp_path / "predictions").glob("*.tsv"))) == 1
+
+
+def test_what_was_answered_in_part_is_not_answered_again(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Parts, then the rest: the outcomes of the whole, each question generated once."""
+    first, second = (Blend((member,), pool.reference) for member in pool.members[:2])
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
+        whole = scorer.measure(first, benchmark, "task")
+        other = scorer.measure(second, benchmark, "task")
+        assert whole.outcomes != other.outcomes
+        found: dict[str, float] = {}
+        for samples in (["7", "3", "39"], ["0", "3", "21"]):
+            part = scorer.outcomes(first, benchmark, samples, "task")
+            assert part.samples == 3
+            found |= part.outcomes
+        assert found == {key: whole.outcomes[key] for key in found}
+        events: list[Event] = []
+        assert scorer.measure(first, benchmark, "task", events.append) == whole
+        shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+        assert (shown[0], shown[-1]) == (5, 40)
+        scorer.outcomes(first, benchmark, ["0"], "task")
+        assert scorer.measure(second, benchmark, "task") == other
+        with pytest.raises(ScoringError, match="digit: no question has the index 40"):
+            scorer.outcomes(first, benchmark, ["40"], "task")
 
 
 def test_settings_are_part_of_a_benchmarks_identity(
@@ -114,6 +142,7 @@ def test_the_worker_ends_with_its_parent(pool: Pool, tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from evaluators import VLMEvalKitScorer
+from soup.events import Event, Progress
 from soup.pool import Pool
 scorer = VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu")
 scorer.benchmarks(Pool.open({str(pool.reference.path)!r}).reference, [])
