@@ -22,6 +22,7 @@ from cli.options import (
     Bench,
     Ckpts,
     ComputeDtype,
+    Confident,
     Device,
     DryRun,
     Dtype,
@@ -217,6 +218,7 @@ def greedy(
     judge: Judge = None,
     judge_url: JudgeUrl = None,
     min_gain: MinGain = 0.0,
+    confident: Confident = None,
     trust_remote_code: Trust = False,
     worker_python: WorkerPython = None,
     family: FamilyName = None,
@@ -451,6 +453,8 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
         how = f" by {describe(settings.method, settings.parameters)}"
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
     lines = [f"plan: {kind} of {count} members{how} on {names or 'no benchmark'}"]
+    if settings.confident is not None:
+        lines.append(f"trials that cannot win with confidence {settings.confident:g} end early")
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target)
@@ -472,6 +476,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         parameters=parameters(given.get("set")),
         weights=given.get("weight") or None,
         min_gain=given.get("min_gain", 0.0),
+        confident=given.get("confident"),
         overwrite=given.get("overwrite", False),
         as_adapter=given.get("as_adapter", False),
     )

@@ -91,6 +91,14 @@ MinGain = Annotated[
     float,
     typer.Option("--min-gain", min=0, help="Points of mean that a member must add to be kept."),
 ]
+Confident = Annotated[
+    float | None,
+    typer.Option(
+        "--confident",
+        metavar="P",
+        help="Stop a trial early that cannot win with confidence P, e.g. 0.95 (default: never).",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),

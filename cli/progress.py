@@ -48,7 +48,7 @@ class Watch:
         self._quiet = quiet
         self._bars: Bars | None = None
         self._task: tuple[str, TaskID] | None = None
-        self._line = _Line("", 0.0, 0.0)
+        self._line = _Line("", 0.0, 0.0, 0)
 
     def __enter__(self) -> "Watch":
         if self._console.is_terminal and not self._quiet:
@@ -98,14 +98,15 @@ class Watch:
     def _print(self, event: Progress) -> None:
         now = time.monotonic()
         if self._line.task != event.task:
-            self._line = _Line(event.task, now, now)
+            self._line = _Line(event.task, now, now, event.done)
         finished = event.done >= event.total
         waited = now - self._line.printed >= LINE_EVERY
         if waited or (finished and event.unit != "B"):
             seconds = max(now - self._line.started, 1e-9)
-            rate = amount(event.done / seconds, event.unit, named=True)
+            done = event.done - self._line.first
+            rate = amount(done / seconds, event.unit, named=True)
             total = amount(event.total, event.unit, named=True)
-            left = seconds / max(event.done, 1) * (event.total - event.done)
+            left = seconds / max(done, 1) * (event.total - event.done)
             rest = "" if finished else f", {left:.0f} s left"
             self._console.print(
                 f"{event.task}: {amount(event.done, event.unit)} of {total}, {rate}/s{rest}",
@@ -113,11 +114,12 @@ class Watch:
                 highlight=False,
                 soft_wrap=True,
             )
-            self._line = _Line(event.task, self._line.started, now)
+            self._line = _Line(event.task, self._line.started, now, self._line.first)
 
 
 class _Line:
-    def __init__(self, task: str, started: float, printed: float) -> None:
+    def __init__(self, task: str, started: float, printed: float, first: int) -> None:
         self.task = task
         self.started = started
         self.printed = printed
+        self.first = first

@@ -227,7 +227,7 @@ def _path(board: Leaderboard) -> Table:
     table.add_column("kept")
     for k, step in enumerate(board.path):
         name = step.tried if k == 0 else f"+ {step.tried}"
-        kept = "[green]yes[/]" if step.kept else "[dim]no[/]"
+        kept = "[green]yes[/]" if step.kept else f"[dim]{step.verdict}[/]"
         table.add_row(escape(name), number(step.mean), kept)
     return table
 

@@ -4,7 +4,7 @@ Names in files and in memory may differ (transformers 5 renames and fuses on loa
 file tensor goes where is found out and proven before anything is swapped; see ``find_places``.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ class Resident:
         dataset: str,
         messages: Sequence[Message],
         progress: Callable[[int], None] = lambda count: None,
+        only: Sequence[int] | None = None,
         kept: Kept | None = None,
     ) -> list[str]:
         """Greedy answers, in the order of the questions.
@@ -131,37 +132,38 @@ class Resident:
             dataset: the name by which VLMEvalKit's wrappers know the benchmark.
             messages: the questions.
             progress: called with the number of questions answered since the last call.
+            only: positions of the questions to answer, in this order; None is all.
             kept: answers that are known already, and where to keep new ones.
 
         Raises:
             ScoringError: a question cannot be put to this model, or does not fit its memory.
         """
-        known = {} if kept is None else kept.known
-        answers = [known.get(index) for index in range(len(messages))]
+        wanted = range(len(messages)) if only is None else only
+        answers = {} if kept is None else dict(kept.known)
+        missing = [index for index in wanted if index not in answers]
         with clear_errors(self.reference.path), torch.inference_mode():
-            for index, text in self._answers(key, dataset, messages, known):
+            for index, text in self._answers(key, dataset, messages, missing):
                 answers[index] = text
                 if kept is not None:
                     kept.add(index, text)
                 progress(1)
-        missing = answers.count(None)
-        if missing:
-            raise ScoringError(f"{missing} of {len(messages)} questions got no answer")
-        return [text for text in answers if text is not None]
+        unanswered = sum(index not in answers for index in wanted)
+        if unanswered:
+            raise ScoringError(f"{unanswered} of {len(wanted)} questions got no answer")
+        return [answers[index] for index in wanted]
 
     def _answers(
-        self, key: str, dataset: str, messages: Sequence[Message], known: Container[int]
+        self, key: str, dataset: str, messages: Sequence[Message], wanted: Sequence[int]
     ) -> Iterator[tuple[int, str]]:
         if not self.wrapper.batched:
-            for index, message in enumerate(messages):
-                if index not in known:
-                    yield index, self.wrapper.answer(message, dataset)
+            for index in wanted:
+                yield index, self.wrapper.answer(messages[index], dataset)
             return
 
         def prepared() -> Iterator[Question]:
-            for index in by_length(messages):
-                if index not in known:
-                    yield index, self._prepare(key, index, messages[index], dataset)
+            for place in by_length([messages[index] for index in wanted]):
+                index = wanted[place]
+                yield index, self._prepare(key, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):
             yield from self._generate(batch)

@@ -19,7 +19,7 @@ from soup.checkpoint import Checkpoint
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.events import Note, Observer, ignore
 from soup.files import companions_digest
-from soup.scoring import Benchmark, Result, result_key
+from soup.scoring import Benchmark, Part, Result, result_key
 
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
@@ -145,20 +145,32 @@ class VLMEvalKitScorer:
         self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer = ignore
     ) -> Result:
         """See ``soup.scoring.Scorer``."""
-        key = result_key(blend.digest, benchmark.digest)
-        answer = self._ask(
-            {
-                "do": "measure",
-                "blend": encode_blend(blend),
-                "benchmark": self._sources[benchmark.digest],
-                "key": key,
-                "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
-                "task": task,
-            },
-            observe,
-        )
+        answer = self._ask({"do": "measure", **self._work_on(blend, benchmark, task)}, observe)
         answer.pop("seconds")
         return Result(**answer, settings=benchmark.settings)
+
+    def outcomes(
+        self,
+        blend: Blend,
+        benchmark: Benchmark,
+        samples: Sequence[str],
+        task: str,
+        observe: Observer = ignore,
+    ) -> Part:
+        """See ``soup.scoring.PartialScorer``."""
+        work = self._work_on(blend, benchmark, task)
+        return Part(**self._ask({"do": "outcomes", **work, "samples": list(samples)}, observe))
+
+    def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
+        """What the worker needs to know to work on a result."""
+        key = result_key(blend.digest, benchmark.digest)
+        return {
+            "blend": encode_blend(blend),
+            "benchmark": self._sources[benchmark.digest],
+            "key": key,
+            "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
+            "task": task,
+        }
 
     def close(self) -> None:
         """End the worker."""

@@ -118,6 +118,9 @@ CIRCULAR_NAMES = ("mmbench", "ccbench", "circular", "mmcr")
 JUDGED_OTHERWISE = ("LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
 """Beginnings of names that need a judge and have no headline number that is known here."""
 
+CIRCULAR = ("mmbench", "ccbench", "circular", "mmcr")
+"""Parts of a dataset's name by which VLMEvalKit takes the rotations of a question together."""
+
 Rule = Callable[[Any], float]
 
 
@@ -129,6 +132,16 @@ class Outcome:
     unparsed: float
     outcomes: dict[str, float]
     unjudged: int = 0
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """VLMEvalKit's report, the rows with their answers, and more as in ``Outcome``."""
+
+    report: Any
+    frame: Any
+    outcomes: dict[str, float]
+    unjudged: int
 
 
 class Dataset:
@@ -218,9 +231,51 @@ class Dataset:
                 f"{self.name}: {failed} of {len(self)} questions got no answer from the model "
                 f"({INFER_FAIL_MSG!r}); nothing is scored"
             )
-        frame = self._data.drop(columns="image", errors="ignore").copy()
+        found = self._evaluate(self._data, answers, keep)
+        value = float(self.rule(found.report))
+        return Outcome(value, self._unparsed(found.frame), found.outcomes, found.unjudged)
+
+    def positions(self, samples: Sequence[str]) -> list[int]:
+        """The questions behind some keys of an ``Outcome``'s outcomes, in order.
+
+        One each; in a circular set all the rotations of each.
+
+        Raises:
+            ScoringError: a key is not one of this benchmark's.
+        """
+        keys = self._data["index"]
+        if any(part in self.kit_name.lower() for part in CIRCULAR):
+            keys = self._data["g_index"] if "g_index" in self._data else keys % 1_000_000
+        behind: dict[str, list[int]] = {sample: [] for sample in samples}
+        for position, key in enumerate(keys):
+            if str(key) in behind:
+                behind[str(key)].append(position)
+        for sample, found in behind.items():
+            if not found:
+                raise ScoringError(f"{self.name}: no question has the index {sample}")
+        return sorted(position for found in behind.values() for position in found)
+
+    def outcomes(self, positions: Sequence[int], answers: Sequence[str]) -> dict[str, float]:
+        """How right the answers to some questions are, 0–1, by ``dataset.evaluate``.
+
+        What it makes of them as a whole is no score, and thrown away.
+
+        Args:
+            positions: as ``positions`` gives them.
+            answers: one for each of these.
+
+        Raises:
+            ScoringError: the metric failed.
+        """
+        return self._evaluate(self._data.iloc[list(positions)], answers).outcomes
+
+    def _evaluate(
+        self, data: Any, answers: Sequence[str], keep: Path | None = None
+    ) -> "_Evaluation":
+        """Have VLMEvalKit evaluate answers to these rows, one to each."""
+        frame = data.drop(columns="image", errors="ignore").copy()
         frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
-        self.kit.data = self._data.copy()  # evaluate may change it
+        self.kit.data = data.copy()  # evaluate may change it
         # A fresh directory with neutral names: evaluate reuses whatever lies beside its input.
         arguments, case = judge_arguments(self.judge)
         with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
@@ -231,17 +286,20 @@ class Dataset:
             except SoupError:
                 raise
             except Exception as error:
-                raise ScoringError(
-                    f"{self.name}: VLMEvalKit's evaluate failed "
-                    f"({type(error).__name__}: {error}); predictions are in {keep}"
-                ) from error
+                # A part may have nothing of a kind that the report divides by (MMVet's do); the
+                # outcomes are there before it.
+                if keep is not None or not _outcomes(Path(fresh)):
+                    raise ScoringError(
+                        f"{self.name}: VLMEvalKit's evaluate failed ({type(error).__name__}: "
+                        f"{error})" + (f"; predictions are in {keep}" if keep else "")
+                    ) from error
+                report = None
             finally:
-                keep.parent.mkdir(parents=True, exist_ok=True)
-                frame.to_csv(file, sep="\t", index=False)  # evaluate may rewrite its input
-                shutil.copyfile(file, keep)
-            outcomes = _outcomes(Path(fresh))
-        value = float(self.rule(report))
-        return Outcome(value, self._unparsed(frame), outcomes, case.unjudged if case else 0)
+                if keep is not None:
+                    keep.parent.mkdir(parents=True, exist_ok=True)
+                    frame.to_csv(file, sep="\t", index=False)  # evaluate may rewrite its input
+                    shutil.copyfile(file, keep)
+            return _Evaluation(report, frame, _outcomes(Path(fresh)), case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
         rows = [frame.iloc[k] for k in range(len(frame))]

@@ -17,6 +17,8 @@ that died, so the same must come of it:
     open        reference, options, cache, judge → what of the model decides the answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), key, keep, task → a Result's fields
+    outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
+                are kept for a later ``measure``
 
 A change of any of these is a new number in ``PROTOCOL``.
 """
@@ -30,7 +32,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,7 @@ class Worker:
         self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
+        self._begun: set[str] = set()
         self._last_progress = 0.0
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +86,7 @@ class Worker:
             "open": self.open,
             "benchmark": self.benchmark,
             "measure": self.measure,
+            "outcomes": self.outcomes,
         }
         return action[request.pop("do")](**request)
 
@@ -135,6 +139,59 @@ class Worker:
         what follows a crash, of this process or of all, goes on from them.
         """
         dataset = self._datasets[benchmark]
+        self._load(blend, benchmark, task)
+        kept = self._kept(key, keep, len(dataset), task)
+        started = time.perf_counter()
+        answers = self._answer(benchmark, range(len(dataset)), kept, task)
+        seconds = time.perf_counter() - started
+        outcome = dataset.evaluate(answers, Path(keep))
+        if outcome.unjudged:
+            text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
+            text += "the judge's replies could not be read; they count as wrong"
+            self._observe(Note(text, warning=True))
+        kept.close(remove=True)
+        return {
+            "benchmark": dataset.name,
+            "value": outcome.value,
+            "samples": len(dataset),
+            "unparsed": outcome.unparsed,
+            "unjudged": outcome.unjudged,
+            "outcomes": outcome.outcomes,
+            "seconds": seconds,
+        }
+
+    def outcomes(
+        self,
+        blend: dict[str, Any],
+        benchmark: str,
+        samples: list[str],
+        key: str,
+        keep: str,
+        task: str,
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some samples, say how right each is.
+
+        The answers are kept, as those of ``measure`` are, which will not ask for them again.
+        """
+        dataset = self._datasets[benchmark]
+        positions = dataset.positions(samples)
+        self._load(blend, benchmark, task)
+        kept = self._kept(key, keep, len(dataset), task)
+        answers = self._answer(benchmark, positions, kept, task)
+        kept.close(remove=False)
+        outcomes = dataset.outcomes(positions, answers)
+        return {"outcomes": outcomes, "samples": len(positions)}
+
+    def _kept(self, key: str, keep: str, total: int, task: str) -> Kept:
+        """The answers that a result has already, from this process or from one that crashed."""
+        kept = Kept(Path(keep).with_suffix(".answers"), key)
+        if kept.known and key not in self._begun:
+            self._observe(Note(f"{task}: {len(kept.known)} of {total} answers are kept"))
+        self._begun.add(key)
+        return kept
+
+    def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
+        """Have the blend's weights in the model, and the benchmark's questions at hand."""
         running = self._resident.running
         noted = running.note if running else ""
         # The model first: while it streams in, nothing else is held.
@@ -142,37 +199,23 @@ class Worker:
         if running and running.note != noted:
             self._observe(Note(running.note))
         if benchmark not in self._messages:
+            dataset = self._datasets[benchmark]
             self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+
+    def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
+        """The loaded blend's answers to these questions."""
         messages = self._messages[benchmark]
-        done = 0
+        done = len(kept.known)
 
         def progress(count: int) -> None:
             nonlocal done
             done += count
             self._observe(Progress(task, done, len(messages), "samples"))
 
-        kept = Kept(Path(keep).with_suffix(".answers"), key)
-        if kept.known:
-            self._observe(Note(f"{task}: {len(kept.known)} of {len(messages)} answers are kept"))
-        progress(len(kept.known))
-        started = time.perf_counter()
-        answers = self._resident.answer(benchmark, dataset.kit_name, messages, progress, kept)
-        seconds = time.perf_counter() - started
-        outcome = dataset.evaluate(answers, Path(keep))
-        if outcome.unjudged:
-            text = f"{task}: no verdict on {outcome.unjudged} of {len(messages)} answers, because "
-            text += "the judge's replies could not be read; they count as wrong"
-            self._observe(Note(text, warning=True))
-        kept.close(remove=True)
-        return {
-            "benchmark": dataset.name,
-            "value": outcome.value,
-            "samples": len(messages),
-            "unparsed": outcome.unparsed,
-            "unjudged": outcome.unjudged,
-            "outcomes": outcome.outcomes,
-            "seconds": seconds,
-        }
+        self._last_progress = 0.0  # what has been answered before is not to count as our speed
+        progress(0)
+        name = self._datasets[benchmark].kit_name
+        return self._resident.answer(benchmark, name, messages, progress, positions, kept)
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]

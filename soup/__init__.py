@@ -13,6 +13,7 @@ print(board.to_markdown())
 from soup._version import __version__
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
+from soup.confident import Stopped
 from soup.errors import SoupError
 from soup.events import Event, Note, Observer, Progress
 from soup.journal import Journal
@@ -20,7 +21,7 @@ from soup.leaderboard import Leaderboard
 from soup.pool import Pool, Problem, Report, inspect
 from soup.recipes import Decision
 from soup.run import Settings, make, score, show
-from soup.scoring import Benchmark, Result, Score, Scorer
+from soup.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
 from soup.streaming import Sink, stream
 from soup.writer import Written, write
 
@@ -34,6 +35,8 @@ __all__ = [
     "Leaderboard",
     "Note",
     "Observer",
+    "Part",
+    "PartialScorer",
     "Pool",
     "Problem",
     "Progress",
@@ -44,6 +47,7 @@ __all__ = [
     "Settings",
     "Sink",
     "SoupError",
+    "Stopped",
     "TensorInfo",
     "Written",
     "__version__",

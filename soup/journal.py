@@ -27,12 +27,14 @@ class Journal:
     Attributes:
         path: the file.
         results: result records by content key.
+        trials: how trials that may end early did, by content key; see ``soup.trials``.
         runs: by run id, its records in order; the last one is the last run.
         damaged: lines that could not be read.
     """
 
     path: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
@@ -132,6 +134,8 @@ class Journal:
         kind = record["kind"]
         if kind == "result":
             self.results[record["key"]] = record
+        elif kind == "trial":
+            self.trials[record["key"]] = record
         elif kind == "digest":
             self._digests[json.dumps(record["files"])] = record["digest"]
         elif kind == "run":

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from soup.confident import Stopped
 from soup.journal import Journal
 from soup.scoring import Result, mean_of, recorded, result_key
 
@@ -43,11 +44,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Step:
-    """One decision of the recipe: what was tried, its mean, and whether it was kept."""
+    """One decision of the recipe: what was tried, its mean, and whether it was kept.
+
+    A trial that was stopped early has no mean, and says how far it came.
+    """
 
     tried: str
     mean: float | None
     kept: bool
+    stopped: Stopped | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it was kept, in a word, or why nobody knows its mean."""
+        return str(self.stopped) if self.stopped else "yes" if self.kept else "no"
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,11 @@ class Leaderboard:
                 }
                 for row in self.members
             ],
-            "path": [{"tried": s.tried, "mean": s.mean, "kept": s.kept} for s in self.path],
+            "path": [
+                {"tried": s.tried, "mean": s.mean, "kept": s.kept}
+                | ({"stopped": asdict(s.stopped)} if s.stopped else {})
+                for s in self.path
+            ],
             "soup": None
             if self.soup is None
             else {
@@ -153,7 +167,7 @@ class Leaderboard:
             lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
         if len(self.path) > 1:
             lines += ["", "| tried | mean | kept |", "|---|---|---|"]
-            lines += [_row([s.tried, number(s.mean), "yes" if s.kept else "no"]) for s in self.path]
+            lines += [_row([s.tried, number(s.mean), s.verdict]) for s in self.path]
         return "\n".join(lines) + "\n"
 
     def cells(self, row: Row | SoupRow) -> list[str]:
@@ -206,7 +220,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
             )
         )
     rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
-    path = tuple(Step(r["tried"], r["mean"], r["kept"]) for r in later if r["kind"] == "decision")
+    path = tuple(_step(r) for r in later if r["kind"] == "decision")
     soups = [r for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
@@ -217,6 +231,11 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         _soup_row(journal, soups[-1], benchmarks, holdouts) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
     )
+
+
+def _step(record: dict[str, Any]) -> Step:
+    stopped = record.get("stopped")
+    return Step(record["tried"], record["mean"], record["kept"], stopped and Stopped(**stopped))
 
 
 def _soup_row(

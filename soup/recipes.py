@@ -9,9 +9,13 @@ from dataclasses import dataclass
 
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
+from soup.confident import Stopped
 
 Acc = Callable[[Blend], float]
 """The mean of the chosen benchmarks, 0–100, of a blend."""
+
+Trial = Callable[[Blend, Blend], float | Stopped]
+"""The Acc of a candidate, or that it was given up because it cannot beat the second blend."""
 
 Mix = Callable[[Sequence[Checkpoint]], Blend]
 """The blend of some members, in this order; of one member, that member."""
@@ -24,14 +28,16 @@ class Decision:
     Attributes:
         tried: the member that was added, or the soup's kind where all came at once.
         blend: what was scored.
-        mean: its Acc, 0–100; None where nothing was scored.
+        mean: its Acc, 0–100; None where nothing was scored, or not all.
         kept: whether the soup is this blend from now on.
+        stopped: why scoring ended early; None where it did not.
     """
 
     tried: str
     blend: Blend
     mean: float | None
     kept: bool
+    stopped: Stopped | None = None
 
 
 def rank(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> list[tuple[Checkpoint, float]]:
@@ -57,7 +63,11 @@ def as_given(kind: str, blend: Blend, acc: Acc | None = None) -> Iterator[Decisi
 
 
 def greedy(
-    members: Sequence[Checkpoint], mix: Mix, acc: Acc, min_gain: float = 0.0
+    members: Sequence[Checkpoint],
+    mix: Mix,
+    acc: Acc,
+    min_gain: float = 0.0,
+    attempt: Trial | None = None,
 ) -> Iterator[Decision]:
     """Greedy Soup: best first, keep each next member only if the average with it is better.
 
@@ -66,6 +76,8 @@ def greedy(
         mix: makes the blend of some of them.
         acc: scores a blend.
         min_gain: points of Acc, 0–100, that a rise must exceed; 0 is the definition.
+        attempt: scores a trial against the soup so far where that may end early; what is stopped
+            is not kept.
     """
     ranked = rank(members, mix, acc)
     best, highest = ranked[0]
@@ -73,7 +85,10 @@ def greedy(
     yield Decision(best.name, mix(kept), highest, kept=True)
     for member, _ in ranked[1:]:
         trial = mix([*kept, member])
-        mean = acc(trial)
+        mean = attempt(trial, mix(kept)) if attempt else acc(trial)
+        if isinstance(mean, Stopped):
+            yield Decision(member.name, trial, None, kept=False, stopped=mean)
+            continue
         rises = mean - highest > min_gain
         yield Decision(member.name, trial, mean, kept=rises)
         if rises:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from soup.journal import Journal
 from soup.leaderboard import Leaderboard, last_leaderboard
 from soup.methods import find, require_weights
 from soup.pool import Pool, require_readable, same_content
-from soup.recipes import Decision, Mix, as_given, average, greedy, maximum
-from soup.scoring import Benchmark, RecordedScorer, Scorer
+from soup.recipes import Decision, Mix, Trial, as_given, average, greedy, maximum
+from soup.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.stack import stack
+from soup.trials import Trials, means_of_outcomes
 from soup.writer import check_target, write
 
 KINDS = ("max", "average", "greedy", "blend")
@@ -40,6 +41,8 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
+        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
+            1, see ``soup.confident``; None measures every trial in full.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
         as_adapter: write a LoRA adapter; all members must be such, of one base.
     """
@@ -53,8 +56,15 @@ class Settings:
     parameters: Mapping[str, float] = field(default_factory=dict)
     weights: Sequence[float] | None = None
     min_gain: float = 0.0
+    confident: float | None = None
     overwrite: bool = False
     as_adapter: bool = False
+
+    def __post_init__(self) -> None:
+        if self.confident is not None and not 0.5 < self.confident < 1:  # NaN, too, fails this
+            raise UsageError(
+                f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
+            )
 
 
 def make(
@@ -125,9 +135,11 @@ def whole(kind: str, pool: Pool, settings: Settings) -> Blend:
     """The blend of all members: what ``soup blend`` makes, and the most that the others could.
 
     Raises:
-        UsageError: members, base, weights or parameters are not what the method takes; nothing
-            has been read for it but headers.
+        UsageError: members, base, weights or parameters are not what the method takes, or a
+            setting is not for this kind; nothing has been read for it but headers.
     """
+    if settings.confident is not None and kind != "greedy":
+        raise UsageError(f"confident is for a greedy soup; {kind} has no trials to stop")
     if settings.weights is not None and kind != "blend":
         raise UsageError(f"weights are for a blend; {kind} gives all kept members the same")
     if kind == "max":
@@ -225,9 +237,25 @@ class _Walk:
 
         return mean
 
+    def attempt(self) -> Trial | None:
+        if self.settings.confident is None:
+            return None
+        assert self.scorer is not None
+        members = [self.mix([member]) for member in self.pool.members]
+        return Trials(
+            self.scorer,
+            self.benchmarks,
+            self.settings.confident,
+            self.settings.min_gain,
+            means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
+            _label,
+        )
+
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
         self.decisions.append(decision)
+        if self.scorer is not None and decision.stopped is not None:
+            self.scorer.observe(Note(f"+ {decision.tried}: {decision.stopped}, not kept"))
         if self.scorer is not None and before is not None and decision.mean is not None:
             verdict = "kept" if decision.kept else "not kept"
             text = f"+ {decision.tried}: {before:.2f} → {decision.mean:.2f}, {verdict}"
@@ -239,6 +267,7 @@ class _Walk:
             blend=decision.blend.digest,
             mean=decision.mean,
             kept=decision.kept,
+            **({"stopped": asdict(decision.stopped)} if decision.stopped else {}),
         )
 
     def score_soup(self, soup: Blend) -> dict[str, Any]:
@@ -291,6 +320,11 @@ def _begin(
     if names:
         if scorer is None:
             raise UsageError("benchmarks are given, but no scorer to run them")
+        if settings.confident is not None and not isinstance(scorer, PartialScorer):
+            raise UsageError(
+                "confident needs a scorer that answers a benchmark bit by bit "
+                "(soup.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
+            )
         observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
@@ -338,7 +372,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
     if kind == "blend":
         blend = whole(kind, walk.pool, walk.settings)
         return as_given(kind, blend, walk.acc() if walk.benchmarks else None)
-    return greedy(members, walk.mix, walk.acc(), walk.settings.min_gain)
+    return greedy(members, walk.mix, walk.acc(), walk.settings.min_gain, walk.attempt())
 
 
 def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:

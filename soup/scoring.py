@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import fsum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -101,6 +101,46 @@ class Scorer(Protocol):
 
         Raises:
             ScoringError: the model could not be loaded, or a sample could not be answered.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a blend did on some samples of a benchmark.
+
+    Attributes:
+        outcomes: as in ``Result``, of the samples asked for.
+        samples: questions answered for them; more where several make one outcome.
+    """
+
+    outcomes: Mapping[str, float]
+    samples: int
+
+
+@runtime_checkable
+class PartialScorer(Scorer, Protocol):
+    """A scorer that can answer a benchmark bit by bit."""
+
+    def outcomes(
+        self,
+        blend: Blend,
+        benchmark: Benchmark,
+        samples: Sequence[str],
+        task: str,
+        observe: Observer,
+    ) -> Part:
+        """Answer some samples; a ``measure`` of the same blend right after answers only the rest.
+
+        Args:
+            blend: what is asked.
+            benchmark: whose samples.
+            samples: keys of an earlier result's ``outcomes``.
+            task: names the work for progress.
+            observe: told of it.
+
+        Raises:
+            ScoringError: as ``measure``.
         """
         ...
 

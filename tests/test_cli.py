@@ -8,17 +8,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
 import soup
-from cli import config, render
+from cli import config, progress, render
 from cli.app import main
 from cli.options import parameters
 from cli.progress import Watch
 from soup.checkpoint import Checkpoint
+from soup.confident import Stopped
 from soup.errors import UsageError
 from soup.events import Note, Progress
 from soup.leaderboard import Leaderboard, Row, SoupRow, Step
@@ -138,6 +140,8 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
             2,
             "--judge-url host:80: expected an address like http://localhost:8000/v1",
         ),
+        (["greedy", "ckpts/*", "--bench", "b", "--confident", "1"], 2, "less than 1, e.g. 0.95"),
+        (["average", "ckpts/*", "--confident", "0.9"], 2, "--confident"),
         (["stew"], 2, "No such command"),
     ],
 )
@@ -198,6 +202,7 @@ def test_options_may_stand_in_soup_toml(pool_paths: list[Path], tmp_path: Path) 
         ("[average]\nmin-gain = 1", "unknown option [average] min-gain"),
         ("bench = [", "cannot be read as TOML"),
         ("batch-size = 'many'", "batch-size"),
+        ("confident = 95", "confident 95: expected more than 0.5 and less than 1"),
     ],
 )
 def test_soup_toml_is_checked(
@@ -224,6 +229,9 @@ def test_dry_run_shows_the_plan_and_leaves_nothing(pool_paths: list[Path], tmp_p
     assert done.returncode == 0, done.stderr
     assert "plan: greedy of 4 members on MMStar, h (hold-out)" in done.stdout
     assert f"would write {tmp_path / 'soup-greedy'}" in done.stdout
+    assert "end early" not in done.stdout
+    done = run(tmp_path, "greedy", "ckpts/*", "--bench", "b", "--confident", ".9", "--dry-run")
+    assert "trials that cannot win with confidence 0.9 end early" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpts"]
 
 
@@ -328,7 +336,11 @@ def board(members: int = 3) -> Leaderboard:
         "/out",
         "d",
     )
-    path = (Step(rows[0].name, 60.0, True), Step(rows[1].name, 61.5, True))
+    path = (
+        Step(rows[0].name, 60.0, True),
+        Step(rows[1].name, 61.5, True),
+        Step(rows[2].name, None, False, Stopped(5400, 19000, -2.31)),
+    )
     return Leaderboard("greedy", BENCHMARKS, ("OCRBench",), rows, path, soup_row)
 
 
@@ -344,6 +356,8 @@ def test_leaderboard_fits_its_width(width: int) -> None:
     for number in ("60.00", "59.00", "+1.50", "71.00", "72.00", "1.0%"):
         assert number in text
     assert "…" not in text
+    shown = " ".join(text.split())
+    assert all(part in shown for part in ("stopped after", "5,400", "19,000", "-2.31"))
 
 
 def test_missing_verdicts_are_a_column_only_where_there_are_some() -> None:
@@ -374,6 +388,17 @@ def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
     assert len(lines) == 2
     assert lines[0].startswith("a (1 of 2) on x: 100 of 100 samples, ")
     assert lines[1] == "warning: look out"
+
+
+def test_speed_counts_from_where_the_work_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ninety of a hundred were answered before: the other ten took five seconds."""
+    console = Console(width=80, record=True, force_terminal=False, file=open(os.devnull, "w"))
+    clock = iter((100.0, 105.0))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with Watch(console) as watch:
+        for done in (90, 100):
+            watch(Progress("a on x", done, 100, "samples"))
+    assert console.export_text() == "a on x: 100 of 100 samples, 2 samples/s\n"
 
 
 def test_progress_in_a_terminal_is_a_bar() -> None:

@@ -172,6 +172,45 @@ def test_what_a_method_merged_scores_the_same_when_it_is_read_again(
             assert rows[f"by-{kind}"][key] == board["soup"][key]
 
 
+def test_confident_decides_as_the_full_run_and_shows_what_it_skipped(
+    demo: Path, tmp_path: Path
+) -> None:
+    """Real models on 300 real questions: the same soup, byte for byte, of fewer answers."""
+    bench = ("--bench", "benchmarks/compare.tsv", "--max-new-tokens", "4", "--device", "cpu")
+    boards = []
+    for name, more in (("full", ()), ("early", ("--confident", "0.95"))):
+        place = tmp_path / name
+        (place / ".soup").mkdir(parents=True)
+        for directory in ("ckpts", "benchmarks"):
+            (place / directory).symlink_to(demo / directory)
+        if more:  # the members' own scores are the same: take them from the full run
+            journal = (tmp_path / "full" / ".soup" / "journal.jsonl").read_text()
+            scored = journal[: journal.index('{"kind":"decision"')]
+            (place / ".soup" / "journal.jsonl").write_text(scored)
+        done = run(place, "greedy", "ckpts/*", *bench, *more, "--json", "board.json")
+        assert done.returncode == 0, done.stderr
+        boards.append(json.loads((place / "board.json").read_text()))
+    full, early = boards
+    assert [(s["tried"], s["kept"]) for s in early["path"]] == [
+        (s["tried"], s["kept"]) for s in full["path"]
+    ]
+    assert early["soup"]["scores"] == full["soup"]["scores"]
+    assert files(tmp_path / "early" / "soup-greedy") == files(tmp_path / "full" / "soup-greedy")
+    stopped = [step for step in early["path"] if "stopped" in step]
+    assert stopped
+    for step in stopped:
+        assert (step["mean"], step["kept"]) == (None, False)
+        assert 0 < step["stopped"]["samples"] < step["stopped"]["of"] == 300
+        text = f"stopped after {step['stopped']['samples']} of 300 samples (estimate "
+        assert f"+ {step['tried']}: {text}" in done.stderr
+        assert text in run(tmp_path / "early", "leaderboard", "--markdown", "-").stdout
+    assert [s["mean"] for s in early["path"] if "stopped" not in s] == [
+        whole["mean"]
+        for whole, step in zip(full["path"], early["path"], strict=True)
+        if "stopped" not in step
+    ]
+
+
 def test_the_leaderboard_is_shown_again(greedy: Path) -> None:
     """From the journal alone, at 80 columns."""
     shown = run(greedy, "leaderboard").stdout

@@ -118,6 +118,21 @@ def test_headlines_of_the_suite_are_read_from_real_reports(name: str, tmp_path: 
         assert 100 * sum(outcome.outcomes.values()) / len(small.rows) == pytest.approx(small.value)
 
 
+@pytest.mark.parametrize("name", ["MMBench_DEV_EN", "MMStar", "MathVista_MINI", "MMVet"])
+def test_parts_of_the_suite_have_the_outcomes_of_the_whole(name: str, tmp_path: Path) -> None:
+    """Each sample by itself, judged or not, even where VLMEvalKit's report on a part fails."""
+    small = SETS[name]
+    with serve() as server:
+        judge = Judge(MODEL, server.url, tmp_path) if name in NEEDS_JUDGE else None
+        file = small.write(tmp_path / f"{name}.tsv")
+        dataset = vlmevalkit.Dataset(str(file), tmp_path / "cache", judge)
+        whole = dataset.evaluate(small.answers, tmp_path / "kept.tsv").outcomes
+        for key, outcome in whole.items():
+            positions = dataset.positions([key])
+            answers = [small.answers[k] for k in positions]
+            assert dataset.outcomes(positions, answers) == {key: outcome}
+
+
 def test_evaluate_writes_its_results_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all of them again after each sample, which took twenty times as long as scoring them."""
     written: list[int] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from soup.errors import BenchmarkError
+from soup.errors import BenchmarkError, ScoringError
 
 vlmevalkit = pytest.importorskip("evaluators.vlmevalkit")
 
@@ -59,6 +59,50 @@ def test_questions_without_their_image_are_left_out_as_vlmevalkit_does(tmp_path:
     rows[1]["image"] = ""
     dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", rows)), tmp_path)
     assert dataset.evaluate(["0", "2", "3"], tmp_path / "kept.tsv").value == 100.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "answers"),
+    [
+        (CHOICE, ["A", "A", "A.", "what"]),
+        (YES_NO, ["Yes", "yes!", "No", "No, yes"]),
+        (SHORT, ["0", "1", "3", ""]),
+    ],
+)
+def test_parts_are_scored_as_in_the_whole(
+    tmp_path: Path, rows: list[dict[str, object]], answers: list[str]
+) -> None:
+    """Each sample alone, and two together, in any order, have the outcomes of the full set."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", rows)), tmp_path)
+    whole = dataset.evaluate(answers, tmp_path / "kept.tsv").outcomes
+    found: dict[str, float] = {}
+    for samples in (["3", "1"], ["0"], ["2"]):
+        positions = dataset.positions(samples)
+        part = dataset.outcomes(positions, [answers[k] for k in positions])
+        assert part.keys() == set(samples)
+        found |= part
+    assert found == whole
+    assert dataset.evaluate(answers, tmp_path / "kept.tsv").outcomes == whole
+    with pytest.raises(ScoringError, match="set: no question has the index 4"):
+        dataset.positions(["0", "4"])
+
+
+def test_the_rotations_of_a_circular_question_go_together(tmp_path: Path) -> None:
+    """One outcome for all of them: a part has them all, and they are scored as in the whole."""
+    rows = []
+    for rotation in range(2):
+        for k in range(3):
+            options = dict(zip("AB", ("even", "odd")[:: 1 - 2 * rotation], strict=True))
+            rows.append({"index": k + 1_000_000 * rotation, "question": f"{k}?", **options})
+            rows[-1]["answer"] = "AB"[(k + rotation) % 2]
+    path = tsv(tmp_path / "circular.tsv", rows)
+    dataset = vlmevalkit.Dataset(str(path), tmp_path)
+    answers = ["A", "A", "A", "B", "A", "A"]  # the second is wrong first, the third later
+    whole = dataset.evaluate(answers, tmp_path / "kept.tsv")
+    assert whole.outcomes == {"0": 1.0, "1": 0.0, "2": 0.0}
+    assert whole.value == pytest.approx(100 / 3)
+    assert dataset.positions(["2", "0"]) == [0, 2, 3, 5]
+    assert dataset.outcomes([0, 2, 3, 5], ["A", "A", "B", "A"]) == {"0": 1.0, "2": 0.0}
 
 
 def test_prompts_are_those_of_vlmevalkit(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from evaluators.process import Died, Process
 from evaluators.worker import PROTOCOL, Worker, encode_blend
 from soup.blend import Blend
 from soup.errors import BenchmarkError, ScoringError
-from soup.events import Event, Note
+from soup.events import Event, Note, Progress
 from soup.pool import Pool
 
 pytest.importorskip("transformers")
@@ -67,6 +67,32 @@ assert not {{"vlmeval", "transformers"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert len(list((tmp_path / "predictions").glob("*.tsv"))) == 1
+
+
+def test_what_was_answered_in_part_is_not_answered_again(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Parts, then the rest: the outcomes of the whole, each question generated once."""
+    first, second = (Blend((member,), pool.reference) for member in pool.members[:2])
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
+        whole = scorer.measure(first, benchmark, "task")
+        other = scorer.measure(second, benchmark, "task")
+        assert whole.outcomes != other.outcomes
+        found: dict[str, float] = {}
+        for samples in (["7", "3", "39"], ["0", "3", "21"]):
+            part = scorer.outcomes(first, benchmark, samples, "task")
+            assert part.samples == 3
+            found |= part.outcomes
+        assert found == {key: whole.outcomes[key] for key in found}
+        events: list[Event] = []
+        assert scorer.measure(first, benchmark, "task", events.append) == whole
+        shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+        assert (shown[0], shown[-1]) == (5, 40)
+        scorer.outcomes(first, benchmark, ["0"], "task")
+        assert scorer.measure(second, benchmark, "task") == other
+        with pytest.raises(ScoringError, match="digit: no question has the index 40"):
+            scorer.outcomes(first, benchmark, ["40"], "task")
 
 
 def test_settings_are_part_of_a_benchmarks_identity(
