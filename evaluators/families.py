@@ -150,7 +150,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         decode="exact",
         packages=QWEN_UTILS,
-        workarounds=("gpu-memory", "path"),
+        workarounds=("gpu-memory", "path", "architectures"),
         verified=IN_TESTS,
     ),
     Family(

@@ -393,9 +393,8 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
                 del os.environ["LMUData"]
             else:
                 os.environ["LMUData"] = before
-    if cls is not image_mcq.CustomMCQDataset and known is None:
-        # Wrappers choose their words by VLMEvalKit's kind of a dataset, which it knows by name.
-        cls.DATASET_URL.setdefault(kit_name, "")
+    if known is None:
+        _register(cls, kit_name)
     if cls is image_vqa.ImageVQADataset and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
         answers = head["answer"].loc[dataset.data.index]  # questions without their image are gone
@@ -405,7 +404,22 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
 
 def _kit_class(name: str) -> Any:
     """VLMEvalKit's class for one of its own benchmarks; None for any other name."""
+    if name not in kit.SUPPORTED_DATASETS:  # those that were registered here are not its own
+        return None
     return next((cls for cls in kit.DATASET_CLASSES if name in cls.supported_datasets()), None)
+
+
+def _register(kind: Any, kit_name: str) -> None:
+    """Tell VLMEvalKit of what kind a user's table is: wrappers choose their words by that.
+
+    It knows kinds by name, and takes names that it does not know for multiple choice. Of two
+    tables of one name the one that came last counts.
+    """
+    for other in (image_yorn.ImageYORNDataset, image_vqa.ImageVQADataset):
+        if kit_name not in kit.SUPPORTED_DATASETS:
+            other.DATASET_URL.pop(kit_name, None)
+    if kind is not image_mcq.CustomMCQDataset:
+        kind.DATASET_URL.setdefault(kit_name, "")
 
 
 def _require_same_file(file: Path, name: str) -> None:

@@ -7,6 +7,7 @@ go when VLMEvalKit no longer needs it. Nothing heavy is imported here.
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -82,6 +83,15 @@ def _neutral_path(making: Making) -> None:
 
 def _gpu_memory(making: Making) -> None:
     making.module.get_gpu_memory = lambda: [1]
+
+
+def _architectures(making: Making) -> None:
+    def load(file: Any) -> Any:
+        config = json.load(file)
+        return {"architectures": [config.get("model_type")]} | config
+
+    # the wrapper asks this name for nothing but config.json
+    making.module.json = types.SimpleNamespace(load=load)
 
 
 def _model_name(making: Making) -> None:
@@ -183,6 +193,11 @@ WORKAROUNDS: Mapping[str, Workaround] = {
     ),
     "gpu-memory": Workaround(
         "asserts that nvidia-smi shows free memory, although nothing depends on it", _gpu_memory
+    ),
+    "architectures": Workaround(
+        "a Qwen2.5-VL whose config.json lacks `architectures`, as some versions of transformers "
+        "write it, is built as a Qwen2-VL",
+        _architectures,
     ),
     "internvl-version": Workaround(
         "the constructor's own default version raises when asked; the table names the version"

@@ -6,6 +6,7 @@ A test here that fails after an update of VLMEvalKit is good news: the workaroun
 import ast
 import importlib
 import inspect
+import json
 import sys
 import types
 from collections.abc import Iterator
@@ -132,6 +133,28 @@ def test_gpu_memory(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = Checkpoint.open(qwen, "m", None)
     with wrong("gpu-memory", AssertionError), our_loading(reference, CPU, torch.float32):
         kit.Qwen2VLChat(str(qwen))
+
+
+def test_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word in config.json, a Qwen2.5-VL is taken for its predecessor."""
+    path = tiny_families.write("qwen2.5-vl", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    config.pop("architectures", None)
+    (path / "config.json").write_text(json.dumps(config))
+    assert type(built("qwen2.5-vl", path).model).__name__.startswith("Qwen2_5")
+    module = importlib.import_module(kit.Qwen2VLChat.__module__)
+    monkeypatch.setattr(module, "json", json)
+    asked: list[Any] = []
+    for kind in ("Qwen2VL", "Qwen2_5_VL"):
+        monkeypatch.setattr(
+            getattr(transformers, f"{kind}ForConditionalGeneration"),
+            "from_pretrained",
+            lambda *args, kind=kind, **kwargs: asked.append(kind),
+        )
+    with pytest.raises(AttributeError):  # of None, which is no model
+        kit.Qwen2VLChat(str(path))
+    if asked != ["Qwen2VL"]:
+        pytest.fail("VLMEvalKit has mended this: remove the workaround 'architectures'")
 
 
 def test_internvl_version() -> None:

@@ -47,7 +47,10 @@ def tokenizer(specials: list[str], extra: dict[str, str] | None = None, **named:
         show_progress=False,
     )
     made.train_from_iterator([WORDS] * 4, trainer)
-    return transformers.PreTrainedTokenizerFast(
+    # before 5, processors insist on a class; since then classes differ in nothing that matters here
+    old = transformers.__version__.startswith("4.")
+    kind = transformers.Qwen2TokenizerFast if old else transformers.PreTrainedTokenizerFast
+    return kind(
         tokenizer_object=made,
         additional_special_tokens=specials,
         extra_special_tokens=extra or {},
