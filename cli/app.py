@@ -389,6 +389,7 @@ def doctor(
     Example: soup doctor ckpts/run-1 --try
     """
     given = locals() | {"work": work / "doctor", "batch_size": None}
+    given |= {"judge": None, "judge_url": None}
     if try_ and ckpt is None:
         raise UsageError("--try: name the checkpoint to load")
     with Watch(err_console) as watch, _scorer(given) as scorer:

@@ -146,24 +146,6 @@ def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
     assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
 
 
-def test_answers_outlive_the_worker(pool: Pool, demo: Path, tmp_path: Path) -> None:
-    """Killed within a benchmark: the next one asks the rest; same result, nothing is left over."""
-    found = []
-    for times in (0, 1):
-        work = tmp_path / str(times)
-        with VLMEvalKitScorer(work=work, device="cpu", max_new_tokens=4, batch_size=1) as scorer:
-            source = str(demo / "benchmarks" / "digit.tsv")
-            (benchmark,) = scorer.benchmarks(pool.reference, [source])
-            killer = Killer(scorer, times, after=1)
-            blend = Blend(pool.members, pool.reference)
-            found.append(scorer.measure(blend, benchmark, "task", killer))
-    assert found[0] == found[1]
-    words = killer.notes[1].split()
-    assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
-    assert 1 <= int(words[1]) < 300
-    assert [file.suffix for file in (tmp_path / "1" / "predictions").iterdir()] == [".tsv"]
-
-
 def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
     pool: Pool, small_benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
