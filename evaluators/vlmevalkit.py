@@ -415,7 +415,7 @@ def _register(kind: Any, kit_name: str) -> None:
     It knows kinds by name, and takes names that it does not know for multiple choice. Of two
     tables of one name the one that came last counts.
     """
-    for other in (image_yorn.ImageYORNDataset, image_vqa.ImageVQADataset):
+    for other in (image_yorn.ImageYORNDataset, image_vqa.ImageVQADataset, image_vqa.OCRBench):
         if kit_name not in kit.SUPPORTED_DATASETS:
             other.DATASET_URL.pop(kit_name, None)
     if kind is not image_mcq.CustomMCQDataset:
@@ -520,7 +520,8 @@ def _headline_rule(dataset: Any, name: str) -> Rule:
         BenchmarkError: no rule is known.
     """
     kind = type(dataset)
-    if name in image_vqa.OCRBench.DATASET_URL:  # a thousand questions: points are tenths of percent
+    if kind is image_vqa.OCRBench and _kit_class(name):
+        # a thousand questions: points are tenths of percent
         return lambda report: float(report["Final Score Norm"])
     if kind is image_vqa.OCRBench:
         return lambda report: 100 * report["Final Score"] / len(dataset.data)

@@ -21,7 +21,7 @@ import torch
 
 from evaluators import VLMEvalKitScorer
 from evaluators.fake import FakeScorer
-from evaluators.worker import PROTOCOL, Worker, encode_blend, encode_checkpoint
+from evaluators.worker import Worker, encode_blend, encode_checkpoint
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import BenchmarkError, ScoringError
@@ -387,7 +387,6 @@ def test_trap_11_questions_are_answered_in_batches(
     worker.handle(
         {
             "do": "open",
-            "protocol": PROTOCOL,
             "reference": encode_checkpoint(checkpoint),
             "options": options,
             "cache": str(tmp_path),
@@ -399,6 +398,7 @@ def test_trap_11_questions_are_answered_in_batches(
             "do": "measure",
             "blend": encode_blend(Blend((checkpoint,), checkpoint)),
             "benchmark": source,
+            "key": "a key",
             "keep": str(tmp_path / "kept.tsv"),
             "task": "task",
         }
