@@ -204,7 +204,7 @@ class Parts:
 
 def our_worker(given: dict[str, Any], batch: int | None) -> Any:
     """A worker in this process, and two blends for it to alternate between."""
-    from evaluators.worker import PROTOCOL, Worker, encode_blend, encode_checkpoint
+    from evaluators.worker import Worker, encode_blend, encode_checkpoint
     from soup.blend import Blend
     from soup.pool import Pool
 
@@ -221,7 +221,6 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
     worker.handle(
         {
             "do": "open",
-            "protocol": PROTOCOL,
             "reference": encode_checkpoint(pool.reference),
             "options": options,
             "cache": str(Path(given["work"]) / "cache"),
@@ -235,9 +234,8 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
 def measure(worker: Any, blend: Any, file: str, given: dict[str, Any]) -> Any:
     """One blend on one benchmark."""
     keep = str(Path(given["work"]) / "kept.tsv")
-    return worker.handle(
-        {"do": "measure", "blend": blend, "benchmark": file, "keep": keep, "task": "benchmark"}
-    )
+    work = {"blend": blend, "benchmark": file, "key": "a key", "keep": keep, "task": "benchmark"}
+    return worker.handle({"do": "measure", **work})
 
 
 def model_alone(model: Any, calls: list[dict[str, Any]], device: str) -> dict[str, float]:

@@ -364,7 +364,7 @@ DECODE: Mapping[str, Callable[[Any, torch.Tensor], str]] = {
 def _find(wrapper: str) -> Any:
     """A wrapper's class, by its name in VLMEvalKit or as ``module:class``."""
     # first of all: it keeps out of VLMEvalKit's sight what in the environment changes prompts
-    importlib.import_module("evaluators.vlmevalkit")
+    importlib.import_module("evaluators.importing")
     module, _, name = wrapper.rpartition(":")
     return getattr(importlib.import_module(module or "vlmeval.vlm"), name)
 

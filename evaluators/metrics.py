@@ -15,12 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vlmeval.dataset import image_mcq, image_vqa, image_yorn
-from vlmeval.dataset.utils import multiple_choice
-from vlmeval.dataset.utils.mathvista import list_to_dict
-from vlmeval.smp import dump, load
-from vlmeval.utils import can_infer
-
+from evaluators.importing import (
+    can_infer,
+    dump,
+    image_mcq,
+    image_vqa,
+    image_yorn,
+    load,
+    mathvista,
+    multiple_choice,
+)
 from evaluators.judge import MAX_TOKENS, THREADS, Case, Hearing, Judge, hearing, reject
 
 ALIAS = "judge"
@@ -126,7 +130,7 @@ def _is_verdict(metric: str, task: Any, result: Any, heard: Hearing) -> bool:
 def _extracted(line: Any, reply: str) -> bool:
     """Whether MathVista's metric can read an extracted answer; it takes any, and finds it wrong."""
     if line["question_type"] == "multi_choice":
-        return bool(can_infer(reply, list_to_dict(eval(line["choices"]))))
+        return bool(can_infer(reply, mathvista.list_to_dict(eval(line["choices"]))))
     try:
         {"integer": int, "float": float}.get(line["answer_type"], str)(reply)
     except ValueError:

@@ -99,7 +99,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
-        import evaluators.vlmevalkit  # noqa: F401
+        import evaluators.importing  # noqa: F401
         from evaluators.judge import Judge
         from evaluators.resident import Resident
         from evaluators.wrapper import Options

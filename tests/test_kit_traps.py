@@ -32,6 +32,7 @@ from tests.conftest import make_checkpoint, random_tensors
 from tests.test_vlmevalkit import CHOICE, SHORT, YES_NO, tsv
 
 vlmevalkit = pytest.importorskip("evaluators.vlmevalkit")
+importing = pytest.importorskip("evaluators.importing")
 metrics = pytest.importorskip("evaluators.metrics")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -281,7 +282,7 @@ def test_trap_9_the_environment_changes_no_score(tmp_path: Path) -> None:
         "yes_no": ["Yes", "=No", "no " * 20000, "<think>Yes</think> No"],
         "circular": ["A is the one", "A", "B", "A"],
     }
-    hostile = dict.fromkeys(vlmevalkit.CHANGES_SCORES, "1") | {
+    hostile = dict.fromkeys(importing.CHANGES_SCORES, "1") | {
         "PRED_FORMAT": "xlsx",
         "EVAL_FORMAT": "json",
         "SPLIT_THINK": "True",
@@ -343,8 +344,8 @@ def test_trap_10_other_cells_are_read_as_vlmevalkit_reads_them(tmp_path: Path) -
     ]
     path = tsv(tmp_path / "set.tsv", rows)
     ours = [m[-1]["value"] for m in vlmevalkit.Dataset(str(path), tmp_path / "cache").messages()]
-    plain = vlmevalkit._read_csv(path, sep="\t")
-    kit = vlmevalkit.image_mcq.CustomMCQDataset.__new__(vlmevalkit.image_mcq.CustomMCQDataset)
+    plain = importing.read_csv(path, sep="\t")
+    kit = importing.image_mcq.CustomMCQDataset.__new__(importing.image_mcq.CustomMCQDataset)
     kit.meta_only, kit.img_root = False, str(tmp_path)
     theirs = [kit.build_prompt(plain.iloc[k])[-1]["value"] for k in range(3)]
     assert ours[:2] == theirs[:2]

@@ -11,6 +11,8 @@ import pytest
 from soup.errors import BenchmarkError, ScoringError
 
 vlmevalkit = pytest.importorskip("evaluators.vlmevalkit")
+headlines = pytest.importorskip("evaluators.headlines")
+importing = pytest.importorskip("evaluators.importing")
 
 
 def tsv(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -168,7 +170,7 @@ def test_a_file_of_ones_own_is_used_as_it_is_and_left_alone(
     before = file.read_bytes()
     dataset = vlmevalkit.Dataset(str(file), tmp_path / "cache")
     assert type(dataset.kit).__name__ == "ImageYORNDataset"
-    assert dataset.rule is vlmevalkit._hallusion
+    assert dataset.rule is headlines._hallusion
     assert file.read_bytes() == before
     with pytest.raises(BenchmarkError, match="or use this one by its path"):
         vlmevalkit.Dataset("HallusionBench", tmp_path / "cache")
@@ -205,9 +207,9 @@ HEADLINES = {
 def test_headline_numbers_are_those_of_the_table(name: str) -> None:
     """Chosen by value, never by position, and on 0–100 whatever the report's scale."""
     report, expected = HEADLINES[name]
-    kit = vlmevalkit.kit
+    kit = importing.kit
     cls = next(c for c in kit.DATASET_CLASSES if name in c.supported_datasets())
-    rule = vlmevalkit._headline_rule(cls.__new__(cls), name)
+    rule = headlines.headline_rule(cls.__new__(cls), name)
     assert rule(report) == pytest.approx(expected)
     if not isinstance(report, dict):
         assert rule(report.iloc[::-1]) == pytest.approx(expected)
@@ -216,7 +218,7 @@ def test_headline_numbers_are_those_of_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", ["MME", "AMBER", "MathVerse_MINI", "LLaVABench"])
 def test_numbers_without_a_rule_are_not_guessed(name: str) -> None:
     """Another scale, or another number: an error."""
-    kit = vlmevalkit.kit
+    kit = importing.kit
     cls = next(c for c in kit.DATASET_CLASSES if name in c.supported_datasets())
     with pytest.raises(BenchmarkError, match="headline is not known"):
-        vlmevalkit._headline_rule(cls.__new__(cls), name)
+        headlines.headline_rule(cls.__new__(cls), name)

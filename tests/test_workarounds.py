@@ -22,7 +22,7 @@ import torch
 import transformers
 import vlmeval.vlm as kit
 
-import evaluators.vlmevalkit  # noqa: F401 - before VLMEvalKit's wrappers, as in a worker
+import evaluators.importing  # noqa: F401 - before VLMEvalKit's wrappers, as in a worker
 from evaluators.families import FAMILIES, named
 from evaluators.kit_wrapper import KitWrapper, _Captured, _on, _Recorder
 from evaluators.loading import our_loading
