@@ -14,6 +14,7 @@ from rich.console import Console
 
 import soup
 from cli import config, render
+from cli.given import dtype_of, scorer_of, settings_of
 from cli.options import (
     BLEND_HELP,
     AsAdapter,
@@ -44,31 +45,19 @@ from cli.options import (
     Weight,
     Work,
     WorkerPython,
-    parameters,
 )
 from cli.progress import Watch
-from evaluators import VLMEvalKitScorer
+from cli.results import show
 from evaluators.doctor import ask_once, examine
 from evaluators.families import FAMILIES
-from evaluators.suites import with_suite
 from soup.checkpoint import Checkpoint
-from soup.errors import OutputError, PoolError, ScoringError, SoupError, UsageError
+from soup.errors import PoolError, ScoringError, SoupError, UsageError
 from soup.journal import Journal
-from soup.leaderboard import Leaderboard
 from soup.methods import describe
 from soup.pool import Pool, Report, same_content
 from soup.run import Settings, identify, whole
 from soup.stack import stack
 from soup.writer import check_target
-
-DTYPES = {
-    "float32": "F32",
-    "fp32": "F32",
-    "float16": "F16",
-    "fp16": "F16",
-    "bfloat16": "BF16",
-    "bf16": "BF16",
-}
 
 CommandError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all usage errors; newer typers carry their own click, older ones import it."""
@@ -301,14 +290,14 @@ def score(
     Example: soup score ckpts/* --bench MMStar
     """
     given = locals()
-    settings = _settings(given)
+    settings = settings_of(given)
     if dry_run:
         _plan("score", given, settings)
         return
     pool = soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
-    with Watch(err_console, quiet) as watch, _scorer(given) as scorer:
+    with Watch(err_console, quiet) as watch, scorer_of(given) as scorer:
         board = soup.score(pool, scorer, settings, watch)
-    _show(board, given)
+    show(board, given, out_console)
 
 
 @app.command()
@@ -328,7 +317,7 @@ def check(
 
     Example: soup check ckpts/*
     """
-    report = soup.inspect(ckpts, _dtype(dtype), base)
+    report = soup.inspect(ckpts, dtype_of(dtype), base)
     known = {*report.duplicates, *_known_duplicates(report, work, digest)}
     render.check(
         Report(report.members, report.problems, report.warnings, tuple(sorted(known))), out_console
@@ -349,7 +338,7 @@ def leaderboard(
 
     Example: soup leaderboard --json board.json --markdown board.md
     """
-    _show(soup.show(work), locals())
+    show(soup.show(work), locals(), out_console)
 
 
 @app.command()
@@ -392,7 +381,7 @@ def doctor(
     given |= {"judge": None, "judge_url": None}
     if try_ and ckpt is None:
         raise UsageError("--try: name the checkpoint to load")
-    with Watch(err_console) as watch, _scorer(given) as scorer:
+    with Watch(err_console) as watch, scorer_of(given) as scorer:
         model = None if ckpt is None else Checkpoint.open(ckpt, base=base)
         python, kind = scorer.python_for(model)
         found = examine(python, model, kind, trust_remote_code)
@@ -428,14 +417,14 @@ def demo(
 
 
 def _make(kind: str, given: dict[str, Any]) -> None:
-    settings = _settings(given)
+    settings = settings_of(given)
     if given["dry_run"]:
         _plan(kind, given, settings)
         return
     pool = soup.Pool.open(*given["ckpts"], dtype=settings.dtype, base=given["base"])
-    with Watch(err_console, given["quiet"]) as watch, _scorer(given) as scorer:
+    with Watch(err_console, given["quiet"]) as watch, scorer_of(given) as scorer:
         board = soup.make(kind, pool, scorer, settings, watch)
-    _show(board, given)
+    show(board, given, out_console)
 
 
 def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
@@ -466,56 +455,11 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
         out_console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _settings(given: dict[str, Any]) -> Settings:
-    return Settings(
-        benchmarks=with_suite(given["suite"], given["bench"] or ()),
-        holdouts=tuple(given["holdout"] or ()),
-        out=given.get("out"),
-        work=given["work"],
-        dtype=_dtype(given["dtype"]),
-        method=given.get("method", "linear"),
-        parameters=parameters(given.get("set")),
-        weights=given.get("weight") or None,
-        min_gain=given.get("min_gain", 0.0),
-        confident=given.get("confident"),
-        overwrite=given.get("overwrite", False),
-        as_adapter=given.get("as_adapter", False),
-    )
-
-
-def _scorer(given: dict[str, Any]) -> VLMEvalKitScorer:
-    families = config.families()
-    if given["context"].get_parameter_source("worker_python").name == "COMMANDLINE":
-        for options in families.values():
-            options.pop("worker_python", None)  # the command line wins
-    return VLMEvalKitScorer(
-        work=given["work"],
-        device=given["device"],
-        compute_dtype=given["compute_dtype"],
-        batch_size=given["batch_size"],
-        max_new_tokens=given["max_new_tokens"],
-        trust_remote_code=given["trust_remote_code"],
-        judge=given.get("judge"),
-        judge_url=given.get("judge_url"),
-        worker_python=given["worker_python"],
-        family=given["family"],
-        families=families,
-    )
-
-
 def _installed(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _dtype(name: str | None) -> str | None:
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: expected float32, float16 or bfloat16")
-    return DTYPES[name]
 
 
 def _known_duplicates(report: Report, work: Path, read: bool) -> list[tuple[str, str]]:
@@ -531,34 +475,6 @@ def _known_duplicates(report: Report, work: Path, read: bool) -> list[tuple[str,
             member.remember_digest(digest)
             known.append(member)
     return same_content(known)
-
-
-def _show(board: Leaderboard, given: dict[str, Any]) -> None:
-    to_stdout = False
-    for key, text in (("json", board.to_json), ("markdown", board.to_markdown)):
-        file: Path | None = given[key]
-        if file is None:
-            continue
-        if str(file) == "-":
-            sys.stdout.write(text())
-            to_stdout = True
-        else:
-            _write_text(file, text())
-    if to_stdout:
-        return
-    if not given["quiet"]:
-        render.leaderboard(board, out_console)
-    elif board.soup is not None:
-        print(board.soup.out)
-
-
-def _write_text(file: Path, text: str) -> None:
-    try:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(text)
-        temporary.replace(file)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _stop(number: int, frame: object) -> None:
