@@ -33,6 +33,9 @@ more often, larger ones leave a core's cache (see README's table)."""
 KERNEL_WORTH = 1 << 28
 """Bytes to read from which on it pays to load the compiled kernel."""
 
+THREAD_WORTH = 1 << 25
+"""Bytes to read per thread: with less, threads wait for each other more than they help."""
+
 
 class Sink(Protocol):
     """Where a streamed blend goes: a file at known offsets, or a resident model's parameters."""
@@ -67,7 +70,7 @@ def stream(
         sink: where it goes.
         task: the name of the work, for progress (bytes read).
         observe: told of progress.
-        threads: readers and summers; all cores by default.
+        threads: readers and summers; by default all cores, fewer for a small blend.
         chunk: elements per chunk.
         running: sums of earlier averages, to start from where they fit; for equal averages.
         device: where to sum and round, if not on the processor: the sink gets values there, and
@@ -82,7 +85,7 @@ def stream(
     for sums in _passes(blend, running if device is None else None):
         part = blend if sums is None else replace(blend, members=sums.members)
         target = sink if len(part.members) == len(blend.members) else _Nowhere()
-        _stream(part, target, sums, task, observe, threads or os.cpu_count() or 1, chunk, device)
+        _stream(part, target, sums, task, observe, threads, chunk, device)
         if running is not None and sums is not None:
             running.end(sums)
 
@@ -100,12 +103,13 @@ def _stream(
     sums: Pass | None,
     task: str,
     observe: Observer,
-    threads: int,
+    threads: int | None,
     chunk: int,
     device: torch.device | None,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
     total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
+    threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
     work = _chunks(blend, chunk)
     lock = threading.Lock()
     failed = threading.Event()
