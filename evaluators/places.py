@@ -5,6 +5,7 @@ Names in files and in memory may differ: transformers 5 renames and fuses on loa
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,15 +52,16 @@ def find_places(
     covered = {place.data_ptr() for place in places.values()}
     left = [name for name, t in memory.items() if t.numel() and t.data_ptr() not in covered]
     if left:
-        raise Unplaced(f"nothing in the files fills {_some(left)} of the model")
+        raise Unplaced(f"nothing in the files fills {some(left)} of the model")
     equal = _Compare(places)
     stream(Blend((reference,), reference), equal)
     if equal.unequal:
-        raise Unplaced(f"{_some(sorted(equal.unequal))} changed while it was loaded")
+        raise Unplaced(f"{some(sorted(equal.unequal))} changed while it was loaded")
     return places
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -74,7 +76,7 @@ def _probe_names(
     Raises:
         Unplaced: tensors are mixed or split, or no constants can be loaded.
     """
-    absent = _some([name for name in reference.tensors if name not in memory])
+    absent = some([name for name in reference.tensors if name not in memory])
     constants = _constants(dtype, len(reference.tensors))
     if constants is None:
         raise Unplaced(f"{absent} is called otherwise in memory, and there are too many to tell")

@@ -4,7 +4,7 @@ Names in files and in memory may differ (transformers 5 renames and fuses on loa
 file tensor goes where is found out and proven before anything is swapped; see ``find_places``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from evaluators.chat import ChatTemplate
 from evaluators.families import GENERIC, family_of, named, read_config
 from evaluators.kept import Kept
 from evaluators.loading import collect
-from evaluators.places import Unplaced, find_places, swap_in
+from evaluators.places import Unplaced, find_places, some, swap_in
 from evaluators.wrapper import Message, Options, Prepared, Wrapper, clear_errors
 from soup.blend import Blend
 from soup.checkpoint import DTYPES, Checkpoint
 from soup.errors import ScoringError
-from soup.events import Observer, ignore
+from soup.events import Note, Observer, ignore
 from soup.running import RunningSum
 
 AHEAD = 64
@@ -99,12 +99,22 @@ class Resident:
                     self._places = find_places(self._model, self.reference, self.dtype)
                 except Unplaced as reason:
                     self._unplaced = str(reason)
+                else:
+                    self._tell_ignored(self._places, observe)
             if self._places is None:
                 self._model = None  # make room first
                 self._model = self._replaced(collect(blend, task, observe))
             else:
                 swap_in(blend, self._places, task, observe, self.running)
         self._loaded = digest
+
+    def _tell_ignored(self, places: Mapping[str, torch.Tensor], observe: Observer) -> None:
+        """Tensors that transformers ignores on loading are no part of what is scored: say so."""
+        tied = {name for pair in self.reference.ties for name in pair}
+        ignored = [name for name in self.reference.tensors if name not in {*places, *tied}]
+        if ignored:
+            text = f"{self.reference.name}: the model makes no use of {some(ignored)}"
+            observe(Note(f"{text}; it is blended and written all the same"))
 
     def _replaced(self, state: dict[str, torch.Tensor]) -> Any:
         """A model from a blend in memory, where no copy in place is proven."""

@@ -14,6 +14,7 @@ from evaluators.wrapper import Options
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
+from soup.events import Note
 from soup.pool import Pool
 from soup.writer import write
 
@@ -239,6 +240,22 @@ def test_weights_that_the_model_needs_must_be_there(demo: Path, tmp_path: Path) 
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ScoringError, match="the weights lack .*down_proj"):
         opened(path)
+
+
+def test_what_the_model_does_not_use_is_said(demo: Path, tmp_path: Path) -> None:
+    """A tensor that transformers ignores on loading: named once, and no obstacle."""
+    path = changed(demo, tmp_path / "m")
+    tensors = load_file(path / "model.safetensors") | {"spare.weight": torch.ones(3)}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = Checkpoint.open(path)
+    model = resident.Resident(checkpoint, OPTIONS)
+    heard: list[Any] = []
+    for digest in ("x", "y"):
+        model.load(Blend((checkpoint,), checkpoint), digest, "load", heard.append)
+    notes = [event.text for event in heard if isinstance(event, Note)]
+    assert notes == [
+        "m: the model makes no use of spare.weight; it is blended and written all the same"
+    ]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
