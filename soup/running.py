@@ -43,9 +43,9 @@ class Pass:
     _offsets: dict[str, int]
 
     def before(self, info: TensorInfo, start: int, count: int) -> Any:
-        """Float64 sums of the known members; empty where none are known."""
+        """Float64 sums of the known members; None where none are known."""
         if not self.known:
-            return np.empty(0)
+            return None
         offset = self._offsets[info.name] + start
         return self._before[offset : offset + count]
 

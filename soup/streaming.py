@@ -30,9 +30,6 @@ CHUNK = 1 << 17
 more often, larger ones leave a core's cache (see README's table)."""
 
 
-KERNEL_WORTH = 1 << 28
-"""Bytes to read from which on it pays to load the compiled kernel."""
-
 THREAD_WORTH = 1 << 25
 """Bytes to read per thread: with less, threads wait for each other more than they help."""
 
@@ -148,9 +145,7 @@ def _stream(
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
-        # Before the threads start: loading beside them was measured to be slower over all.
-        worth = device is None and total >= KERNEL_WORTH
-        kernel = _load_kernel(blend) if worth else None
+        kernel = _kernel(blend) if device is None else None
         executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
             for future in [executor.submit(run) for _ in range(threads)]:
@@ -252,8 +247,8 @@ def _extend(
     parts: Sequence[torch.Tensor], sums: Pass, info: TensorInfo, start: int, count: int
 ) -> torch.Tensor:
     """Float64 sum of the known members and ``parts``, in order; it is remembered, too."""
-    if sums.known:
-        total = torch.from_numpy(sums.before(info, start, count)).clone()
+    if (before := sums.before(info, start, count)) is not None:
+        total = torch.from_numpy(before).clone()
         rest = parts
     else:
         total, rest = parts[0].to(torch.float64, copy=True), parts[1:]
@@ -287,17 +282,14 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     return parts[0]
 
 
-def _load_kernel(blend: Blend) -> Any:
-    """``soup.kernel``, compiled for what the blend needs; None where it does not serve."""
+def _kernel(blend: Blend) -> Any:
+    """``soup.kernel``, where it serves and was compiled; else None."""
     if blend.method != "linear":
         return None
     try:
         from soup import kernel
-    except (ImportError, RuntimeError):  # no numba here, or nowhere to keep what it compiles
+    except ImportError:
         return None
-    for dtype in {info.dtype for info in blend.reference.tensors.values()} & kernel.SUPPORTED:
-        for out in {blend.dtype or dtype} & kernel.SUPPORTED:
-            kernel.Scratch(1, dtype, out, 1).merge(0, None)
     return kernel
 
 
@@ -335,17 +327,11 @@ class _Fast:
         scratch = self._scratches[key]
         for row, source in zip(scratch.rows, sources, strict=True):
             read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
-        remembered = (
-            {}
-            if sums is None
-            else {
-                "before": sums.before(info, start, count),
-                "after": sums.after(info, start, count),
-            }
-        )
+        before = sums.before(info, start, count) if sums is not None else None
+        after = sums.after(info, start, count) if sums is not None else None
         coefficients = self._blend.coefficients
         divisor = len(self._blend.members) if coefficients is None else 1
-        values = scratch.merge(count, coefficients, divisor, **remembered)
+        values = scratch.merge(count, coefficients, divisor, before, after)
         return None if values is None else (scratch.rows[:, :count].nbytes, values)
 
     def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:

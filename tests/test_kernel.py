@@ -1,4 +1,4 @@
-"""soup/kernel.py: one pass, and the bits of the plain way."""
+"""soup/kernel.py and kernel.c: one pass, and the bits of the plain way."""
 
 import sys
 from pathlib import Path
@@ -10,33 +10,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup import kernel, streaming
+from soup import streaming
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.kernel import BLOCK, OVERFLOW, Scratch
 from soup.methods import Slice, linear
 from soup.rounding import round_once
 from tests.conftest import make_checkpoint, random_tensors
 from tests.test_streaming import collect
 
+kernel = pytest.importorskip("soup.kernel", reason="no compiler when soup was installed")
+TILE = 128  # of kernel.c
 TORCH = {"BF16": torch.bfloat16, "F32": torch.float32}
 RAW = {"BF16": torch.int16, "F32": torch.int32}
 
 
-def merged(rows: list[torch.Tensor], out: str, factors: list[float] | None) -> torch.Tensor | None:
-    """What the kernel makes of some rows."""
+def merged(
+    rows: list[torch.Tensor], out: str, factors: list[float] | None, sums: Any = None
+) -> torch.Tensor | None:
+    """What the kernel makes of some rows; their float64 sums, too, where there is room given."""
     dtype = "BF16" if rows[0].dtype is torch.bfloat16 else "F32"
-    scratch = Scratch(len(rows), dtype, out, len(rows[0]))
+    scratch = kernel.Scratch(len(rows), dtype, out, len(rows[0]))
     for target, row in zip(scratch.rows, rows, strict=True):
         target[:] = row.view(RAW[dtype]).numpy().view(target.dtype)
-    return scratch.merge(len(rows[0]), factors, 1 if factors else len(rows))
+    return scratch.merge(len(rows[0]), factors, 1 if factors else len(rows), None, sums)
 
 
 @settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 6),
-    length=st.sampled_from([1, 7, 100, BLOCK - 1, BLOCK, 3 * BLOCK + 5]),
+    length=st.sampled_from([1, 7, TILE - 1, TILE, 3 * TILE + 5, 2000]),
     dtype=st.sampled_from(["BF16", "F32"]),
     out=st.sampled_from(["BF16", "F32"]),
     weighted=st.booleans(),
@@ -58,11 +61,16 @@ def test_the_kernel_gives_the_bits_of_sum_and_round(
         else:
             row = torch.randn(length, generator=generator).to(TORCH[dtype])
         rows.append(row)
-    factors = torch.randn(count, generator=generator).tolist() if weighted else None
-    expected = round_once(linear(Slice("x", 0, rows, None, factors, {})), TORCH[out])
-    found = merged(rows, out, factors)
+    factors = (
+        torch.randn(count, dtype=torch.float64, generator=generator).tolist() if weighted else None
+    )
+    plain = linear(Slice("x", 0, rows, None, factors, {}))
+    sums = np.empty(length)
+    found = merged(rows, out, factors, sums)
     assert found is not None
-    assert torch.equal(found.view(RAW[out]), expected.view(RAW[out]))
+    assert torch.equal(found.view(RAW[out]), round_once(plain, TORCH[out]).view(RAW[out]))
+    divided = torch.from_numpy(sums / (1 if factors else count))
+    assert torch.equal(divided.view(torch.int64), plain.view(torch.int64))
 
 
 @given(st.integers(0, 2**16 - 1), st.sampled_from([-1.0, 1.0]))
@@ -78,12 +86,34 @@ def test_ties_that_float32_makes_are_not_taken_for_ties(upper: int, sign: float)
     assert torch.equal(found, expected)
 
 
+@given(
+    divisor=st.integers(1, 1 << 20),
+    upper=st.integers(0, 0x7F00),
+    lower=st.sampled_from([0x0000, 0x7FFF, 0x8000, 0x8001]),
+    negative=st.booleans(),
+    out=st.sampled_from(["BF16", "F32"]),
+)
+def test_sums_are_divided_as_if_by_a_division(
+    divisor: int, upper: int, lower: int, negative: bool, out: str
+) -> None:
+    """Quotients that differ in the last bits from where rounding to either dtype turns."""
+    low = (upper << 16) | lower
+    single = torch.tensor([low, low + 1], dtype=torch.int32).view(torch.float32).double()
+    turns = torch.stack([single[0], single.mean()]) * (-1 if negative else 1)
+    sums = (turns[:, None] * divisor * (1 + torch.arange(-9, 10) * 2.0**-52)).flatten()
+    scratch = kernel.Scratch(0, "F32", out, len(sums))
+    found = scratch.merge(len(sums), None, divisor, before=sums.numpy())
+    expected = round_once(sums / divisor, TORCH[out])
+    assert found is not None
+    assert torch.equal(found.view(RAW[out]), expected.view(RAW[out]))
+
+
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**31), out=st.sampled_from(["BF16", "F32"]))
 def test_the_kernel_rounds_sums_made_elsewhere(seed: int, out: str) -> None:
     """Those of LoRA members: the bits of the plain way, or None where one is not finite."""
     generator = torch.Generator().manual_seed(seed)
-    low = torch.randn(3 * BLOCK + 5, generator=generator).to(torch.bfloat16).double()
+    low = torch.randn(3 * TILE + 5, generator=generator).to(torch.bfloat16).double()
     values = low * (1 + 2.0**-8) * (1 + 2.0**-45 * torch.randint(-1, 2, low.shape))
     values[:2] = torch.tensor([-0.0, 1e-44])
     found = kernel.round_once(values, out)
@@ -97,14 +127,14 @@ def test_the_kernel_rounds_sums_made_elsewhere(seed: int, out: str) -> None:
 def test_what_is_not_finite_is_left_to_who_can_name_it(bad: float) -> None:
     """NaN with any payload, Inf, and overflow of the output give no result."""
     for dtype in ("BF16", "F32"):
-        row = torch.ones(BLOCK + 3, dtype=TORCH[dtype])
+        row = torch.ones(TILE + 3, dtype=TORCH[dtype])
         row[-1] = bad
         assert merged([row, row], dtype, None) is None
     payload = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     assert merged([payload], "BF16", None) is None
     assert merged([torch.tensor([3.4e38])], "BF16", None) is None  # rounds up to Inf
     assert merged([torch.tensor([3.38e38])], "BF16", None) is not None
-    assert set(OVERFLOW) == set(TORCH)
+    assert set(TORCH) == kernel.SUPPORTED
 
 
 def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
@@ -117,8 +147,9 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
         for k, row in enumerate(rows)
     ]
     blend = Blend(tuple(members), members[0])
-    plain = collect(blend, chunk=1000)  # too small for the kernel to be worth loading
-    monkeypatch.setattr(streaming, "KERNEL_WORTH", 0)
+    with monkeypatch.context() as without:
+        without.setattr(streaming, "_kernel", lambda blend: None)
+        plain = collect(blend, chunk=1000)
     taken = 0
     merge = streaming._Fast.merge
 
@@ -134,9 +165,14 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
     assert torch.equal(fast["x"], plain["x"])
 
 
-def test_without_numba_there_is_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interpreter that lacks it takes the plain way (the import is made to fail here)."""
+def test_without_a_compiled_loop_blending_takes_the_plain_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no compiler was at hand (the import is made to fail here)."""
     member = Checkpoint.open(make_checkpoint(tmp_path / "m", random_tensors(0)))
+    blend = Blend((member,), member)
+    fast = collect(blend)
     monkeypatch.setitem(sys.modules, "soup.kernel", None)
     monkeypatch.delattr("soup.kernel")
-    assert streaming._load_kernel(Blend((member,), member)) is None
+    assert streaming._kernel(blend) is None
+    assert all(torch.equal(fast[name], plain) for name, plain in collect(blend).items())

@@ -253,11 +253,11 @@ def test_nothing_but_our_packages_is_taken_from_where_we_are(
     process.close()
 
 
-COMMAND_LINE = {"typer", "click", "rich", "numba", "tomli", "cli"}
+COMMAND_LINE = {"typer", "click", "rich", "tomli", "cli"}
 
 
 def test_what_runs_in_the_worker_needs_nothing_of_the_command_line() -> None:
-    """It starts without typer, rich, numba and tomli."""
+    """It starts without typer, rich and tomli."""
     code = f"""
 import sys
 absent = {COMMAND_LINE!r}
@@ -276,10 +276,10 @@ print(sorted(absent & {{name.partition(".")[0] for name in sys.modules}}))
 
 @pytest.mark.parametrize("package", ["soup", "evaluators"])
 def test_no_module_that_may_run_there_asks_for_the_command_line(package: str) -> None:
-    """Whatever is imported later; only the compiled loop, which is optional, has numba."""
+    """Whatever is imported later."""
     for file in (process_module.ROOT / package).glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found = {name.partition(".")[0] for name in names} & COMMAND_LINE
-            assert found <= ({"numba"} if file.name == "kernel.py" else set()), file
+            assert not found, file
