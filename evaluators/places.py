@@ -203,7 +203,6 @@ def swap_in(
                 task=task,
                 observe=observe,
                 threads=min(device.LANES, os.cpu_count() or 1),
-                chunk=device.CHUNK,
                 device=gpu,
             )
             return copy_in.verify()

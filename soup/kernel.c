@@ -1,30 +1,49 @@
-/* The inner loop of a blend: a linear sum of bfloat16 or float32 elements, rounded once.
+/* The inner loop of a blend: bfloat16 or float32 elements of every member, summed, rounded once.
 
    The same operations on the same float64 values in the same order as soup.methods.linear and
    soup.rounding.round_once, so the same bits. Compiled without contraction (a fused multiply-add
    would round once less) and without any other licence to change what is written here.
 
-   Every loop runs over a tile that stays in a core's first-level cache, with a length that the
-   compiler knows, and has no branches: that is what lets it use the widest vectors there are. */
+   Elements are read where they lie in the page cache, through mapped spans of the files: copying
+   them costs more than the arithmetic. Every loop of the arithmetic runs over a tile that stays in
+   a core's first-level cache, with a length that the compiler knows, and has no branches: that is
+   what lets it use the widest vectors there are. */
 
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#define TILE 128 /* elements */
+#define SPAN 262144 /* elements of a member that are mapped at a time */
+#define TILE 128    /* elements */
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(k) for (int64_t k = 0; k < size; k++)
 
-struct job {
-    const char *rows;     /* of raw elements, one row per member */
-    int64_t stride;       /* bytes from row to row */
-    int64_t members;      /* rows */
-    int64_t count;        /* elements of a row to merge */
-    const double *factors; /* one per member, or NULL: all count the same */
-    double divisor;       /* a whole number; of what is divided there are no factors */
-    const double *before; /* sums to start from, or NULL */
-    double *after;        /* where to leave the sums, before they are divided; or NULL */
-    void *out;            /* raw elements */
+struct window {
+    const char *row; /* where the elements begin */
+    char *base;      /* the mapping, from the start of a page; NULL for none */
+    int64_t size;    /* of the mapping, in bytes */
 };
+
+struct job {
+    const int *files;       /* one per member */
+    const int64_t *places;  /* of each member's first element, in bytes */
+    struct window *windows; /* one per member */
+    int64_t members;
+    int64_t count;          /* elements of each member to merge */
+    const double *factors;  /* one per member, or NULL: all count the same */
+    double divisor;         /* a whole number; 1 where there are factors */
+    const double *before;   /* count sums to start from, or NULL */
+    double *after;          /* where to leave the sums, before they are divided; or NULL */
+    void *out;              /* count raw elements */
+};
+
+/* --- arithmetic: a tile of `size` elements, the first of which is `at` in the windows and
+   `start` + `at` in all else -------------------------------------------------------------- */
 
 INLINE float from_bits(uint32_t bits) {
     float value;
@@ -32,32 +51,39 @@ INLINE float from_bits(uint32_t bits) {
     return value;
 }
 
-INLINE double element(const char *row, int64_t at, int bfloat16) {
-    if (bfloat16) /* the upper half of a float32 */
-        return from_bits((uint32_t)((const uint16_t *)row)[at] << 16);
-    return ((const float *)row)[at];
+INLINE double element(const char *row, int64_t at, int narrow) { /* of any alignment */
+    float value;
+    if (narrow) { /* bfloat16 is the upper half of a float32 */
+        uint16_t upper;
+        memcpy(&upper, row + at * 2, sizeof upper);
+        return from_bits((uint32_t)upper << 16);
+    }
+    memcpy(&value, row + at * 4, sizeof value);
+    return value;
 }
 
-/* Float64 sums of the rows, in their order. */
-INLINE void sum(const struct job *job, int64_t at, int64_t size, int bfloat16, double *total) {
+/* Float64 sums, in the order of members. */
+INLINE void sum(const struct job *job, int64_t start, int64_t at, int64_t size, int narrow,
+                double *total) {
     int64_t i = 0;
     if (job->before) {
-        memcpy(total, job->before + at, size * sizeof *total);
+        memcpy(total, job->before + start + at, size * sizeof *total);
     } else { /* not added to zero: that would lose -0.0 */
+        const char *row = job->windows[0].row;
         const double factor = job->factors ? job->factors[0] : 1;
-        EACH(k) total[k] = element(job->rows, at + k, bfloat16) * factor;
+        EACH(k) total[k] = element(row, at + k, narrow) * factor;
         i = 1;
     }
     for (; i < job->members; i++) {
-        const char *row = job->rows + i * job->stride;
+        const char *row = job->windows[i].row;
         if (job->factors) {
             const double factor = job->factors[i];
-            EACH(k) total[k] += element(row, at + k, bfloat16) * factor;
+            EACH(k) total[k] += element(row, at + k, narrow) * factor;
         } else {
-            EACH(k) total[k] += element(row, at + k, bfloat16);
+            EACH(k) total[k] += element(row, at + k, narrow);
         }
     }
-    if (job->after) memcpy(job->after + at, total, size * sizeof *total);
+    if (job->after) memcpy(job->after + start + at, total, size * sizeof *total);
 }
 
 /* Whether every element is finite as a float32 and, without its sign, below `limit`. */
@@ -111,19 +137,63 @@ INLINE int to_bfloat16(const double *total, int64_t size, double divisor, uint16
     return all_below(bits, size, 0x7F7F8000u); /* from there on bfloat16 has only Inf */
 }
 
-INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int narrow, int to_narrow) {
+INLINE int merge_tile(const struct job *job, int64_t start, int64_t at, int64_t size, int narrow,
+                      int to_narrow) {
     double total[TILE];
-    sum(job, at, size, narrow, total);
-    return to_narrow ? to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + at)
-                     : to_float32(total, size, job->divisor, (float *)job->out + at);
+    sum(job, start, at, size, narrow, total);
+    return to_narrow ? to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + start + at)
+                     : to_float32(total, size, job->divisor, (float *)job->out + start + at);
+}
+
+/* --- reading ------------------------------------------------------------------------------ */
+
+static void unmap(const struct job *job) {
+    for (int64_t i = 0; i < job->members; i++) {
+        if (job->windows[i].base) munmap(job->windows[i].base, job->windows[i].size);
+        job->windows[i].base = NULL;
+    }
+}
+
+/* Map each member's `size` bytes from `start` on; whether that went well. */
+static int map(const struct job *job, int64_t start, int64_t size) {
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    unmap(job);
+    for (int64_t i = 0; i < job->members; i++) {
+        const int64_t place = job->places[i] + start, skipped = place % page;
+        struct window *window = job->windows + i;
+        void *base = mmap(NULL, size + skipped, PROT_READ, MAP_SHARED, job->files[i],
+                          place - skipped);
+        if (base == MAP_FAILED) return 0;
+        *window = (struct window){(char *)base + skipped, base, size + skipped};
+        madvise(base, window->size, MADV_SEQUENTIAL); /* reads ahead as read() does */
+#ifdef MADV_POPULATE_READ /* all pages at once: a fault for each costs as much as copying them */
+        madvise(base, window->size, MADV_POPULATE_READ);
+#endif
+    }
+    return 1;
+}
+
+/* Whether each file still holds all that was read: past its end, the last page is zeros. */
+static int complete(const struct job *job, int64_t width) {
+    struct stat found;
+    for (int64_t i = 0; i < job->members; i++)
+        if (fstat(job->files[i], &found) || found.st_size < job->places[i] + job->count * width)
+            return 0;
+    return 1;
 }
 
 INLINE int merge_all(const struct job *job, int narrow, int to_narrow) {
+    const int64_t width = narrow ? 2 : 4;
     int finite = 1;
-    int64_t at = 0;
-    for (; at + TILE <= job->count; at += TILE)
-        finite &= merge_tile(job, at, TILE, narrow, to_narrow);
-    return finite & merge_tile(job, at, job->count - at, narrow, to_narrow);
+    for (int64_t start = 0; start < job->count; start += SPAN) {
+        const int64_t left = job->count - start, size = left < SPAN ? left : SPAN;
+        if (!map(job, start * width, size * width)) return 0;
+        int64_t at = 0;
+        for (; at + TILE <= size; at += TILE)
+            finite &= merge_tile(job, start, at, TILE, narrow, to_narrow);
+        finite &= merge_tile(job, start, at, size - at, narrow, to_narrow);
+    }
+    return finite && complete(job, width);
 }
 
 INLINE int merge(const struct job *job, int narrow, int to_narrow) {
@@ -131,7 +201,9 @@ INLINE int merge(const struct job *job, int narrow, int to_narrow) {
     return to_narrow ? merge_all(job, 0, 1) : merge_all(job, 0, 0);
 }
 
-/* The same code for the vectors of several processors; which one is at hand is asked when it runs. */
+/* --- the same code for the vectors of several processors: which is at hand is asked when it
+   runs --------------------------------------------------------------------------------------- */
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define DISPATCHED 1
 #if defined(__clang__)
@@ -147,17 +219,58 @@ __attribute__((target("avx2"))) static int merge_avx2(const struct job *job, int
 }
 #endif
 
-/* Merge; narrow and to_narrow say whether rows and result are bfloat16, else they are float32.
-   Returns 1 where all of the result is finite, else 0. */
-int soup_merge(const char *rows, int64_t stride, int64_t members, int64_t count,
-               const double *factors, double divisor, const double *before, double *after,
-               void *out, int narrow, int to_narrow) {
-    const struct job job = {rows, stride, members, count, factors, divisor, before, after, out};
+static int merge_best(const struct job *job, int narrow, int to_narrow) {
 #ifdef DISPATCHED
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return merge_avx512(&job, narrow, to_narrow);
-    if (__builtin_cpu_supports("avx2")) return merge_avx2(&job, narrow, to_narrow);
+        return merge_avx512(job, narrow, to_narrow);
+    if (__builtin_cpu_supports("avx2")) return merge_avx2(job, narrow, to_narrow);
 #endif
-    return merge(&job, narrow, to_narrow);
+    return merge(job, narrow, to_narrow);
+}
+
+/* --- a file that shrinks, or a disk that fails, while it is mapped: SIGBUS ---------------- */
+
+static __thread sigjmp_buf *escape; /* of the thread that reads mapped files just now */
+static struct sigaction earlier;
+
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    (void)number, (void)info, (void)context;
+    if (escape) siglongjmp(*escape, 1);
+    sigaction(SIGBUS, &earlier, NULL); /* not ours: it happens again, and is theirs */
+}
+
+/* To be called before the first merge, by one thread; again does no harm. */
+void soup_guard(void) {
+    struct sigaction now, ours;
+    memset(&ours, 0, sizeof ours);
+    ours.sa_sigaction = on_bus_error;
+    ours.sa_flags = SA_SIGINFO;
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(SIGBUS, NULL, &now) || now.sa_sigaction == on_bus_error) return;
+    earlier = now;
+    sigaction(SIGBUS, &ours, NULL);
+}
+
+/* --- what Python calls -------------------------------------------------------------------- */
+
+/* Bytes that `windows` must have; all of them zero. */
+int64_t soup_windows(int64_t members) { return members * sizeof(struct window); }
+
+/* Merge; narrow and to_narrow say whether members and result are bfloat16, else they are float32.
+   Returns 1 where all could be read and all of the result is finite, else 0. */
+int soup_merge(const int *files, const int64_t *places, struct window *windows, int64_t members,
+               int64_t count, const double *factors, double divisor, const double *before,
+               double *after, void *out, int narrow, int to_narrow) {
+    const struct job job = {files,   places,  windows, members, count,
+                            factors, divisor, before,  after,   out};
+    sigjmp_buf here;
+    volatile int done = 0;
+    if (!sigsetjmp(here, 1)) {
+        escape = &here;
+        done = merge_best(&job, narrow, to_narrow);
+    }
+    escape = NULL;
+    unmap(&job);
+    return done;
 }

@@ -1,9 +1,10 @@
 """The commonest merge in one pass over the bytes: a linear sum of bfloat16 or float32 tensors.
 
 The same bits as ``soup.methods.linear`` and ``soup.rounding.round_once`` (tested against them), at
-a tenth of the cost: torch makes a dozen passes over a chunk for what is one loop in ``kernel.c``.
-That file is compiled when the package is installed. Where there was no compiler, importing this
-raises ImportError, and blending takes the plain way.
+a tenth of the cost: torch makes a dozen passes over a chunk for what is one loop in ``kernel.c``,
+and copies what is read. That file is compiled when the package
+is installed. Where there was no compiler, importing this raises ImportError, and blending takes
+the plain way.
 """
 
 import ctypes
@@ -14,47 +15,59 @@ from typing import Any
 import numpy as np
 import torch
 
+from soup.tensors import DTYPES
+
 SUPPORTED = frozenset({"BF16", "F32"})
 """Dtypes, of members and of the output, that the loop knows."""
 
+CHUNK = 1 << 20
+"""Elements per chunk, chosen by `benchmarks/blend.py --chunks`: see README's table."""
+
 
 def _load() -> Any:
-    """``soup_merge`` of the compiled library: any Python can load it, it uses none of Python."""
+    """The compiled library: any Python can load it, for it uses nothing of Python."""
     found = sorted(Path(__file__).parent.glob("_kernel.*"))
     try:
-        merge = ctypes.CDLL(str(found[0])).soup_merge
+        library = ctypes.CDLL(str(found[0]))
+        number, pointer, flag = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+        library.soup_windows.argtypes = [number]
+        library.soup_windows.restype = number
+        library.soup_merge.argtypes = [
+            *(pointer, pointer, pointer, number, number, pointer, ctypes.c_double),
+            *(pointer, pointer, pointer, flag, flag),
+        ]
+        library.soup_merge.restype = flag
+        library.soup_guard.restype = None
     except (IndexError, OSError, AttributeError) as error:
         raise ImportError("soup was installed without its compiled loop") from error
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    merge.argtypes = [pointer, number, number, number, pointer, ctypes.c_double]
-    merge.argtypes += [pointer, pointer, pointer, ctypes.c_int, ctypes.c_int]
-    merge.restype = ctypes.c_int
-    return merge
+    return library
 
 
-_MERGE = _load()
+_LIBRARY = _load()
 
 
-class Scratch:
-    """One thread's buffers: a row of raw elements per member, and the result."""
+class Loop:
+    """The loop for members of one dtype, with the buffers that it needs: one per thread."""
 
     def __init__(self, members: int, dtype: str, out: str, size: int) -> None:
-        """``size`` is the longest chunk, in elements."""
-        self.dtype, self.out = dtype, out
-        self.rows = np.empty((members, size), _raw(dtype))
-        self.result = np.empty(size, _raw(out))
+        """``size`` is the longest chunk, in elements; dtypes are those of ``SUPPORTED``."""
+        self._narrow, self._to_narrow = dtype == "BF16", out == "BF16"
+        self._windows = np.zeros(_LIBRARY.soup_windows(members), np.uint8)
+        self._result = torch.empty(size, dtype=DTYPES[out])
 
     def merge(
         self,
+        places: Sequence[tuple[int, int]],
         count: int,
         coefficients: Sequence[float] | None,
         divisor: int = 1,
         before: Any = None,
         after: Any = None,
     ) -> torch.Tensor | None:
-        """Sum the first ``count`` elements of the rows and round them once.
+        """Read ``count`` elements of every member, sum them in order, and round them once.
 
         Args:
+            places: per member a file descriptor and the offset of its first element, in bytes.
             count: elements to merge.
             coefficients: float64 factors; None where all count the same.
             divisor: what the sum is divided by; 1 with coefficients.
@@ -62,37 +75,42 @@ class Scratch:
             after: where to leave the float64 sums, before they are divided; or None.
 
         Returns:
-            The result, flat, in the output dtype, valid until the next call; None where an
-            element is not finite in it.
+            The result, flat, in the output dtype, valid until the next call; None where a file
+            could not be read, or an element is not finite in that dtype.
         """
+        files = np.asarray([file for file, _ in places], np.intc)
+        offsets = np.asarray([offset for _, offset in places], np.int64)
         factors = None if coefficients is None else np.asarray(coefficients, np.float64)
-        finite = _MERGE(
-            self.rows.ctypes.data,
-            self.rows.strides[0],
-            len(self.rows),
+        done = _LIBRARY.soup_merge(
+            _address(files),
+            _address(offsets),
+            _address(self._windows),
+            len(places),
             count,
             _address(factors),
             divisor,
             _address(before),
             _address(after),
-            self.result.ctypes.data,
-            self.dtype == "BF16",
-            self.out == "BF16",
+            self._result.data_ptr(),
+            self._narrow,
+            self._to_narrow,
         )
-        if not finite:
-            return None
-        values = torch.from_numpy(self.result[:count])
-        return values.view(torch.bfloat16 if self.out == "BF16" else torch.float32)
+        return self._result[:count] if done else None
+
+
+def guard() -> None:
+    """Make a mapped file that shrinks an error rather than the end of the process (SIGBUS).
+
+    To be called before merging. Whoever handles the signal already still gets those that are not
+    ours.
+    """
+    _LIBRARY.soup_guard()
 
 
 def round_once(values: torch.Tensor, out: str) -> torch.Tensor | None:
     """Flat float64 values rounded once to ``out``; None where one is not finite in it."""
-    scratch = Scratch(0, "F32", out, len(values))
-    return scratch.merge(len(values), None, before=values.contiguous().numpy())
-
-
-def _raw(dtype: str) -> Any:
-    return np.uint16 if dtype == "BF16" else np.uint32
+    loop = Loop(0, "F32", out, len(values))
+    return loop.merge([], len(values), None, before=values.contiguous().numpy())
 
 
 def _address(values: Any) -> int | None:

@@ -123,8 +123,8 @@ class RunningSum:
         if needed <= self.budget:
             self._buffers = [_Buffer(np.empty(total)) for _ in range(2)]
             self.note = f"running sum in memory, {needed / 1e9:.2f} GB"
-        elif needed < 0.9 * shutil.disk_usage(self.directory).free:
-            self._buffers = [_Buffer(_file_backed(self.directory, total)) for _ in range(2)]
+        elif files := self._in_files(total):
+            self._buffers = files
             self.note = f"running sum in a file, {needed / 1e9:.2f} GB in {self.directory}"
         else:
             self._impossible = True
@@ -134,6 +134,15 @@ class RunningSum:
             )
         return not self._impossible
 
+    def _in_files(self, elements: int) -> list[_Buffer]:
+        """Both buffers in files; none where the disk has no room for them and some to spare."""
+        if 16 * elements > 0.9 * shutil.disk_usage(self.directory).free:
+            return []
+        try:
+            return [_Buffer(_file_backed(self.directory, elements)) for _ in range(2)]
+        except OSError:  # a quota, or somebody else was faster
+            return []
+
 
 def _file_backed(directory: Path, elements: int) -> Any:
     """Float64 elements in a file that has no name any more: nothing is left after a crash."""
@@ -141,6 +150,8 @@ def _file_backed(directory: Path, elements: int) -> Any:
     handle, name = tempfile.mkstemp(prefix="running-sum-", dir=directory)
     with os.fdopen(handle, "r+b") as file:
         os.unlink(name)
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process
+            os.posix_fallocate(handle, 0, 8 * max(elements, 1))
         return np.memmap(file, np.float64, "r+", shape=(max(elements, 1),))
 
 

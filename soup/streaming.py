@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,18 +17,18 @@ import torch
 
 from soup.blend import Blend, role
 from soup.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
+from soup.device import CHUNK as DEVICE_CHUNK
 from soup.device import Lane
 from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
 from soup.methods import METHODS, Slice
-from soup.reading import Reader, open_shards, read_into
+from soup.reading import Reader, open_shards
 from soup.rounding import all_finite, round_once
 from soup.running import Pass, RunningSum
 
 CHUNK = 1 << 17
-"""Elements per chunk, chosen by `benchmarks/blend.py --chunks`: smaller ones cost Python's overhead
-more often, larger ones leave a core's cache (see README's table)."""
-
+"""Elements per chunk of what neither ``soup.kernel`` nor ``soup.device`` does, which have sizes of
+their own: smaller ones cost Python's overhead more often, larger ones leave a core's cache."""
 
 THREAD_WORTH = 1 << 25
 """Bytes to read per thread: with less, threads wait for each other more than they help."""
@@ -54,7 +54,7 @@ def stream(
     task: str = "blend",
     observe: Observer = ignore,
     threads: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     running: RunningSum | None = None,
     device: torch.device | None = None,
 ) -> None:
@@ -68,7 +68,7 @@ def stream(
         task: the name of the work, for progress (bytes read).
         observe: told of progress.
         threads: readers and summers; by default all cores, fewer for a small blend.
-        chunk: elements per chunk.
+        chunk: elements per chunk; by default what was measured to be best for the way they go.
         running: sums of earlier averages, to start from where they fit; for equal averages.
         device: where to sum and round, if not on the processor: the sink gets values there, and
             all members are read (a float64 sum is more bytes to move than a few of them). For
@@ -101,10 +101,12 @@ def _stream(
     task: str,
     observe: Observer,
     threads: int | None,
-    chunk: int,
+    chunk: int | None,
     device: torch.device | None,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
+    kernel = _kernel(blend) if device is None else None
+    chunk = chunk or _best_chunk(blend, kernel, device)
     total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
     threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
     work = _chunks(blend, chunk)
@@ -145,7 +147,6 @@ def _stream(
     with ExitStack() as stack:
         files = _open_all(blend, stack)
         stack.enter_context(_torch_threads_restored())
-        kernel = _kernel(blend) if device is None else None
         executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
             for future in [executor.submit(run) for _ in range(threads)]:
@@ -153,6 +154,15 @@ def _stream(
         except BaseException:  # Ctrl-C, too: the others stop after their chunk
             failed.set()
             raise
+
+
+def _best_chunk(blend: Blend, kernel: Any, device: torch.device | None) -> int:
+    if device is not None:
+        return DEVICE_CHUNK
+    stored = not any(source.updates for source in blend.sources)
+    if kernel is not None and stored and set(blend.reference.dtypes) <= kernel.SUPPORTED:
+        return int(kernel.CHUNK)
+    return CHUNK
 
 
 def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
@@ -290,7 +300,17 @@ def _kernel(blend: Blend) -> Any:
         from soup import kernel
     except ImportError:
         return None
+    kernel.guard()
     return kernel
+
+
+@dataclass(frozen=True)
+class _Route:
+    """How one tensor goes through ``soup.kernel``: per member a file and an offset; in bytes."""
+
+    loop: Any
+    places: Sequence[tuple[int, int]]
+    width: int
 
 
 class _Fast:
@@ -305,34 +325,46 @@ class _Fast:
         kernel: Any,
     ) -> None:
         self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
-        self._scratches: dict[tuple[str, ...], Any] = {}
         self._kernel = kernel
+        self._loops: dict[tuple[str, ...], Any] = {}
+        self._last: tuple[TensorInfo | None, _Route | None] = None, None
 
     def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
-        """Bytes read and elements of the output, or None where the kernel does not serve."""
-        sums = self._sums
-        kernel = self._kernel
-        if kernel is None or not count or role(info) != "blend":
+        """Bytes read and elements of the output; None where the kernel does not serve, or where
+        what it met is for others to name: a file that ends early, a value that is not finite.
+        """
+        if self._kernel is None or not count:
             return None
-        sources = _unread(self._blend, info, sums)
-        dtypes = {source.tensors[info.name].dtype for source in sources}
-        out = self._blend.dtype_of(info)
-        if len(dtypes) > 1 or not {*dtypes, out} <= kernel.SUPPORTED:
+        if self._last[0] is not info:
+            self._last = info, self._route(info)
+        if (route := self._last[1]) is None:
+            return None
+        places = [(file, offset + start * route.width) for file, offset in route.places]
+        sums, coefficients = self._sums, self._blend.coefficients
+        values = route.loop.merge(
+            places,
+            count,
+            coefficients,
+            len(self._blend.members) if coefficients is None else 1,
+            sums.before(info, start, count) if sums is not None else None,
+            sums.after(info, start, count) if sums is not None else None,
+        )
+        return None if values is None else (len(places) * count * route.width, values)
+
+    def _route(self, info: TensorInfo) -> _Route | None:
+        """Where the members' elements lie and the loop that merges them, if it can."""
+        sources, out = _unread(self._blend, info, self._sums), self._blend.dtype_of(info)
+        stored = [source.tensors[info.name] for source in sources]
+        dtypes = {tensor.dtype for tensor in stored}
+        if role(info) != "blend" or len(dtypes) > 1 or not {*dtypes, out} <= self._kernel.SUPPORTED:
             return None
         if any(info.name in source.updates for source in sources):
             return None
         key = (*dtypes, out)
-        if key not in self._scratches:
-            self._scratches[key] = kernel.Scratch(len(sources), *key, self._chunk)
-        scratch = self._scratches[key]
-        for row, source in zip(scratch.rows, sources, strict=True):
-            read_into(self._files, source.tensors[info.name], start, row[:count].data.cast("B"))
-        before = sums.before(info, start, count) if sums is not None else None
-        after = sums.after(info, start, count) if sums is not None else None
-        coefficients = self._blend.coefficients
-        divisor = len(self._blend.members) if coefficients is None else 1
-        values = scratch.merge(count, coefficients, divisor, before, after)
-        return None if values is None else (scratch.rows[:, :count].nbytes, values)
+        if key not in self._loops:
+            self._loops[key] = self._kernel.Loop(len(sources), *key, self._chunk)
+        places = [(self._files[tensor.file], tensor.offset) for tensor in stored]
+        return _Route(self._loops[key], places, DTYPES[stored[0].dtype].itemsize)
 
     def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:
         """See ``soup.device.Lane``; here each chunk is known to be finite when it is merged."""
