@@ -7,8 +7,8 @@
     python benchmarks/blend.py --chunks           # only: seconds by elements per chunk
     python benchmarks/blend.py --lora             # only: LoRA adapters against the same, merged
 
-Rows, each the median of --repeats runs in fresh processes, inputs in the page cache:
-    floor      reading all bytes and writing the output, same threads and chunks, no arithmetic
+Rows, each the median of --repeats runs in fresh processes, in turn, inputs in the page cache:
+    floor      reading all bytes and writing the output, same threads, no arithmetic
     soup       the blending and writing alone
     soup average
                the whole command: start, digests, blend, write, read back for the output's digest;
@@ -160,9 +160,7 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
 
     import torch  # noqa: F401 — the same process, the same memory
 
-    from soup.streaming import CHUNK
-
-    size = CHUNK * 2
+    size = 1 << 18  # bytes; what is fastest here: larger ones leave a core's cache
     out.mkdir()
     files = [sorted(path.glob("*.safetensors")) for path in paths]
     work = []
@@ -223,17 +221,20 @@ def _peak() -> int:
 
 
 def measure(
-    job: str,
+    jobs: Sequence[str],
     paths: list[Path],
     scratch: Path,
     repeats: int,
     threads: int,
     extra: Sequence[str] = (),
     cold: bool = False,
-) -> Any:
-    """Median seconds and highest memory of a job; ``cold`` drops its inputs from the cache."""
-    results = []
-    for _ in range(repeats):
+) -> dict[str, Any]:
+    """Of each job, in turn: median seconds, highest memory, all seconds.
+
+    ``cold`` drops their inputs from the cache.
+    """
+    results: dict[str, list[dict[str, float]]] = {job: [] for job in jobs}
+    for job in [*jobs] * repeats:
         out = scratch / "out"
         if cold:
             drop_from_cache(paths)
@@ -244,10 +245,14 @@ def measure(
             capture_output=True,
             text=True,
         )
-        results.append(json.loads(done.stdout))
+        results[job].append(json.loads(done.stdout))
         shutil.rmtree(out)
-    seconds = [result["seconds"] for result in results]
-    return statistics.median(seconds), max(result["memory"] for result in results), seconds
+    return {job: _middle(found) for job, found in results.items()}
+
+
+def _middle(found: list[dict[str, float]]) -> Any:
+    seconds = [one["seconds"] for one in found]
+    return statistics.median(seconds), max(one["memory"] for one in found), seconds
 
 
 def drop_from_cache(paths: list[Path]) -> None:
@@ -351,24 +356,20 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
         return
     paths = elsewhere(make_pool, scratch / "pool", given.members, given.gigabytes)
     if given.chunks:
-        for bits in range(13, 21):
+        for bits in range(15, 24):
             extra = ["--chunk", str(1 << bits)]
-            seconds, memory, _ = measure(
-                "soup", paths, scratch, given.repeats, given.threads, extra
-            )
+            found = measure(["soup"], paths, scratch, given.repeats, given.threads, extra)
+            seconds, memory, _ = found["soup"]
             print(f"{1 << bits:8d} elements per chunk: {seconds:.2f} s, {memory:.0f} MB")
         return
-    rows = {job: measure(job, paths, scratch, given.repeats, given.threads) for job in JOBS}
+    rows = measure([*JOBS], paths, scratch, given.repeats, given.threads)
     shared = Path("/dev/shm")
     if shared.is_dir():
         with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=shared) as there:
-            for job in JOBS:
-                found = measure(job, paths, Path(there), given.repeats, given.threads)
-                rows[f"{job}, output on tmpfs"] = found
-    for job in JOBS:
-        rows[f"{job}, cold cache"] = measure(
-            job, paths, scratch, given.repeats, given.threads, cold=True
-        )
+            found = measure([*JOBS], paths, Path(there), given.repeats, given.threads)
+            rows |= {f"{job}, output on tmpfs": row for job, row in found.items()}
+    found = measure([*JOBS], paths, scratch, given.repeats, given.threads, cold=True)
+    rows |= {f"{job}, cold cache": row for job, row in found.items()}
     for name, first in (("soup average, first", True), ("soup average, again", False)):
         rows[name] = measure_command(paths, scratch, given.repeats, first)
     if given.mergekit:
@@ -389,7 +390,8 @@ def lora(given: argparse.Namespace, scratch: Path) -> None:
     (base,) = elsewhere(make_pool, scratch / "base", 1, given.gigabytes)
     adapters, merged = elsewhere(make_adapters, base, given.members)
     for name, paths in (("merged models", merged), (f"LoRA adapters, rank {RANK}", adapters)):
-        seconds, memory, runs = measure("soup", paths, scratch, given.repeats, given.threads)
+        found = measure(["soup"], paths, scratch, given.repeats, given.threads)
+        seconds, memory, runs = found["soup"]
         spread = " ".join(f"{run:.2f}" for run in runs)
         print(f"{len(paths)} {name}: {seconds:.2f} s ({spread}), {memory:.0f} MB")
 
@@ -402,13 +404,13 @@ def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None
     for path, copy in zip(paths, ten[len(paths) :], strict=True):
         copy.symlink_to(path)
     for count in (2, 4, 6, 8, 10):
-        seconds, memory, _ = measure("soup", ten[:count], scratch, 3, given.threads)
+        seconds, memory, _ = measure(["soup"], ten[:count], scratch, 3, given.threads)["soup"]
         print(f"| {count} | {seconds:.2f} | {seconds / count:.2f} | {memory:.0f} MB |")
     large = []
     for k in range(2):
         large.append(scratch / "large" / str(k))
         elsewhere(make_checkpoint, large[-1], {"w": (500_000_000,)}, k, 1, CONFIG)
-    seconds, memory, _ = measure("soup", large, scratch, 3, given.threads)
+    seconds, memory, _ = measure(["soup"], large, scratch, 3, given.threads)["soup"]
     print(f"| 2, one tensor of 1 GB | {seconds:.2f} | {seconds / 2:.2f} | {memory:.0f} MB |")
 
 
