@@ -4,7 +4,6 @@ The files are those of PEFT (https://huggingface.co/docs/peft), which ms-swift, 
 TRL write, too. Whatever is no fixed change of the base's weights is refused by name.
 """
 
-import json
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any
 
 from soup.checkpoint import Checkpoint, TensorInfo, Update
 from soup.errors import CheckpointError
+from soup.json_text import read_object
 from soup.lora import LoraUpdate, Recent, Replacement
 from soup.weights import ADAPTER, is_adapter, read_weights
 
@@ -115,14 +115,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or is no JSON object.
     """
-    file = directory / ADAPTER
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
-    return settings
+    return read_object(directory / ADAPTER)
 
 
 def _require_supported(directory: Path, settings: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from soup.errors import CheckpointError
+from soup.json_text import read_object
 from soup.reading import Reader, open_shards
 from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
 from soup.tensors import TensorInfo as TensorInfo
@@ -290,16 +291,9 @@ def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: missing; expected a model directory with its config") from (
-            None
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
+    if not file.exists():
+        raise CheckpointError(f"{file}: missing; expected a model directory with its config")
+    config = read_object(file)
     if quantization := config.get("quantization_config"):
         method = "unknown"
         if isinstance(quantization, dict):

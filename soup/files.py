@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from soup.json_text import parse
+
 WEIGHTS = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -108,11 +110,11 @@ def token_ids(directory: Path) -> dict[str, int] | None:
     try:
         fast = directory / "tokenizer.json"
         if fast.is_file():
-            return _fast_token_ids(json.loads(fast.read_text()))
+            return _fast_token_ids(parse(fast.read_bytes()))
         ids: dict[str, int] = {}
         for name in ("vocab.json", "added_tokens.json"):
             if (directory / name).is_file():
-                ids |= json.loads((directory / name).read_text())
+                ids |= parse((directory / name).read_bytes())
         model = directory / "tokenizer.model"
         if model.is_file():
             digest = hashlib.sha256(model.read_bytes()).hexdigest()
@@ -127,7 +129,7 @@ def chat_template(directory: Path) -> str | None:
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
         try:
             text = (directory / name).read_text()
-            found = text if name.endswith(".jinja") else json.loads(text).get("chat_template")
+            found = text if name.endswith(".jinja") else parse(text).get("chat_template")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(found, str):
@@ -148,7 +150,7 @@ def _fast_token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def _canonical(content: bytes) -> bytes:
     try:
-        config = json.loads(content)
+        config = parse(content)
     except ValueError:
         return content
     return json.dumps(_without_volatile(config), sort_keys=True).encode()

@@ -1,9 +1,9 @@
 """Which files of a directory hold its weights, and how each is read."""
 
-import json
 from pathlib import Path
 
 from soup.errors import CheckpointError
+from soup.json_text import read_object
 from soup.safetensors_format import read_header
 from soup.tensors import TensorInfo
 from soup.torch_format import read_torch
@@ -57,11 +57,10 @@ def find_weights(
 
 
 def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        names = sorted({str(file) for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index of weights ({error})") from error
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise CheckpointError(f"{index}: expected an object weight_map, from tensors to files")
+    names = sorted(set(weight_map.values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not a plain file name")
