@@ -7,16 +7,17 @@ TRL write, too. Whatever is no fixed change of the base's weights is refused by 
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soup.checkpoint import Checkpoint, TensorInfo, Update
 from soup.errors import CheckpointError
+from soup.files import weights_beside
 from soup.json_text import read_object
 from soup.lora import LoraUpdate, Recent, Replacement
-from soup.weights import ADAPTER, is_adapter, read_weights
+from soup.weights import ADAPTER, is_adapter, read_weights, unread_note
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
@@ -79,6 +80,7 @@ def open_adapter(
     settings = read_settings(directory)
     _require_supported(directory, settings)
     files = _adapter_files(directory)
+    _require_nothing_beside(directory, files)
     parent = _open_base(directory, settings, base)
     modules: dict[str, _Parts] = {}
     whole: dict[str, TensorInfo] = {}
@@ -106,6 +108,7 @@ def open_adapter(
         base=parent,
         settings=(directory / ADAPTER,),
         kind=_kind(updates.values(), parent),
+        notes=unread_note(directory, files),
     )
 
 
@@ -134,6 +137,16 @@ def _require_supported(directory: Path, settings: Mapping[str, Any]) -> None:
             "convert the adapter first (peft: `save_pretrained` with "
             "`path_initial_model_for_weight_conversion`), or merge it"
         )
+
+
+def _require_nothing_beside(directory: Path, read: Collection[Path]) -> None:
+    """LLaVA's trainers keep a trained projector in a file of its own: a soup would lose it."""
+    for path in weights_beside(directory, read):
+        if path.parent == Path() and not path.name.startswith(WEIGHTS):
+            raise CheckpointError(
+                f"{directory / path}: weights beside a LoRA adapter, which would be lost; {MERGE}, "
+                "or move the file away if it is not part of the model"
+            )
 
 
 def _adapter_files(directory: Path) -> tuple[Path, ...]:

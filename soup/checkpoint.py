@@ -23,7 +23,7 @@ from soup.json_text import read_object
 from soup.reading import Reader, open_shards
 from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
 from soup.tensors import TensorInfo as TensorInfo
-from soup.weights import check_index, find_weights, is_adapter, read_weights
+from soup.weights import check_index, find_weights, is_adapter, read_weights, unread_note
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -126,13 +126,23 @@ class Checkpoint:
         """
         # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
         directory = Path(os.path.abspath(path))
+        try:
+            return cls._open(directory, name or directory.name, base)
+        except OSError as error:  # a folder that may not be looked into
+            where = error.filename or directory
+            raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def _open(
+        cls, directory: Path, name: str, base: "str | os.PathLike[str] | Checkpoint | None"
+    ) -> "Checkpoint":
         if not directory.is_dir():
             found = "is a file" if directory.exists() else "does not exist"
-            raise CheckpointError(f"{path}: expected a model directory, but it {found}")
+            raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
         if is_adapter(directory):
             from soup.adapter import open_adapter  # not above: it is built on this module
 
-            return open_adapter(directory, name or directory.name, base)
+            return open_adapter(directory, name, base)
         shards, weight_map, notes = find_weights(directory)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
@@ -151,12 +161,12 @@ class Checkpoint:
         _refuse_packed(directory, tensors)
         return cls(
             directory,
-            name or directory.name,
+            name,
             tensors,
             shards,
             config,
             sharded=weight_map is not None,
-            notes=notes,
+            notes=notes + unread_note(directory, shards),
         )
 
     def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:

@@ -1,8 +1,11 @@
 """Which files of a directory hold its weights, and how each is read."""
 
+from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 
 from soup.errors import CheckpointError
+from soup.files import weights_beside
 from soup.json_text import read_object
 from soup.safetensors_format import read_header
 from soup.tensors import TensorInfo
@@ -56,6 +59,21 @@ def find_weights(
     raise CheckpointError(_why_no_weights(directory))
 
 
+def unread_note(directory: Path, read: Collection[Path]) -> tuple[str, ...]:
+    """What to say of weights in a directory that are not those of the model that is read."""
+    others = [str(path) for path in weights_beside(directory, read) if not _same_again(path, read)]
+    if not others:
+        return ()
+    names = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+    return (f"holds other weights, which are neither read nor copied: {names}",)
+
+
+def _same_again(path: Path, read: Collection[Path]) -> bool:
+    """Whether it is the other format's, of which ``find_weights`` has spoken."""
+    is_torch = path.name in TORCH_SINGLES or fnmatch(path.name, "pytorch_model-*.bin")
+    return is_torch and any(file.suffix == ".safetensors" for file in read)
+
+
 def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
@@ -74,6 +92,9 @@ def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
 
 def _why_no_weights(directory: Path) -> str:
     names = sorted(entry.name for entry in directory.iterdir())
+    for name in FULL:
+        if (link := directory / name).is_symlink() and not link.exists():
+            return f"{link}: a link to {link.readlink()}, which is not there; download it again"
     if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
         return (
             f"{directory}: torch files ({', '.join(torch_files[:3])}), but no {SINGLE}, {INDEX}, "
