@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoint import Checkpoint, TensorInfo, Update
+from soup.checkpoint import Checkpoint, TensorInfo, Update, file_states
 from soup.errors import CheckpointError
 from soup.files import weights_beside
 from soup.json_text import read_object
@@ -77,9 +77,10 @@ def open_adapter(
         CheckpointError: the base is unknown, the adapter is of a kind that is not supported, or a
             tensor of it does not fit the base; the message names it.
     """
+    files = _adapter_files(directory)
+    states = file_states((*files, directory / ADAPTER))
     settings = read_settings(directory)
     _require_supported(directory, settings)
-    files = _adapter_files(directory)
     _require_nothing_beside(directory, files)
     parent = _open_base(directory, settings, base)
     modules: dict[str, _Parts] = {}
@@ -107,6 +108,7 @@ def open_adapter(
         updates=updates,
         base=parent,
         settings=(directory / ADAPTER,),
+        states=(*parent.states, *states),
         kind=_kind(updates.values(), parent),
         notes=unread_note(directory, files),
     )

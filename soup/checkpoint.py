@@ -8,7 +8,7 @@ checkpoint is.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -39,6 +39,23 @@ PACKED = (
 """How the names of tensors end that only packed, quantised weights have."""
 
 READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
+
+
+FileState = tuple[str, int, int, int]
+"""Path, size, mtime (ns) and inode of a file: while none differs, its content is the same."""
+
+
+def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
+    """What is known of files without reading them.
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
+    try:
+        pairs = [(str(file.resolve()), file.stat()) for file in files]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in pairs)
 
 
 Read = Callable[[TensorInfo, int, int], torch.Tensor]
@@ -87,6 +104,7 @@ class Checkpoint:
         notes: what a user should know about how it was read.
         stored: what the files hold, where ``tensors`` was fitted to a pool (``soup.ties``); the
             digest is of it, so that it does not depend on the pool.
+        states: what each file was when it was opened, see ``file_states``.
         ties: pairs of stored (or computed) tensors that must have equal values; proven before it
             is digested.
     """
@@ -103,6 +121,7 @@ class Checkpoint:
     kind: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
+    states: tuple[FileState, ...] = field(default=(), repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
@@ -144,6 +163,7 @@ class Checkpoint:
 
             return open_adapter(directory, name, base)
         shards, weight_map, notes = find_weights(directory)
+        states = file_states(shards)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
@@ -167,6 +187,7 @@ class Checkpoint:
             config,
             sharded=weight_map is not None,
             notes=notes + unread_note(directory, shards),
+            states=states,
         )
 
     def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
@@ -205,10 +226,22 @@ class Checkpoint:
         so do the values. Ties, too: a digest that was found without proving them does not count.
         """
         key: list[list[str | int]] = [[*pair] for pair in self.ties]
-        for file in (*self.shards, *self.settings):
-            stat = file.stat()
-            key.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-        return key
+        return key + [list(state) for state in file_states((*self.shards, *self.settings))]
+
+    def require_unchanged(self) -> None:
+        """What was read since it was opened is of one and the same checkpoint.
+
+        Raises:
+            CheckpointError: a file is another one, or was written to; it is named.
+        """
+        for before, now in zip(
+            self.states, file_states((*self.shards, *self.settings)), strict=True
+        ):
+            if before[:3] != now[:3]:  # not the inode, which some network file systems renew
+                raise CheckpointError(
+                    f"{before[0]}: was changed while it was read; is it still being written? "
+                    "run the command again when it is complete"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -225,7 +258,8 @@ class Checkpoint:
             progress: called with the number of bytes of each tensor done.
 
         Raises:
-            CheckpointError: a file could not be read, or tied tensors have different values.
+            CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
+                have different values.
         """
         stored = self.tensors if self.stored is None else self.stored
         for one, other in self.ties:
@@ -244,6 +278,7 @@ class Checkpoint:
             for digest in threads.map(hashed, sorted(stored)):
                 total.update(digest)
         found = total.hexdigest()
+        self.require_unchanged()
         self.remember_digest(found)
         return found
 

@@ -123,6 +123,7 @@ def write(
         else:
             _copy_companions(blend.reference.home, temporary)
             _write_weights(blend, temporary, f"write {target.name}", observe)
+        blend.require_unchanged()
         digest = Checkpoint.open(temporary, base=blend.reference.base).digest
         manifest["digest"] = digest
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def test_digest_is_of_content_not_of_layout(tmp_path: Path) -> None:
     tensors["scale"] = -tensors["scale"]
     other = Checkpoint.open(make_checkpoint(tmp_path / "other", tensors))
     assert other.digest != one.digest
+
+
+def test_a_file_that_changes_while_it_is_digested_has_no_digest(tmp_path: Path) -> None:
+    """What was hashed is neither the old content nor the new one: nothing is remembered."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(1))
+    checkpoint = Checkpoint.open(path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: was changed while it was read"):
+        checkpoint.compute_digest(lambda done: os.utime(path / "model.safetensors", ns=(0, 1)))
+    assert "digest" not in vars(checkpoint)
+    assert Checkpoint.open(path).digest
 
 
 @settings(max_examples=30)

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from soup import writer
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import BlendError, OutputError
+from soup.errors import BlendError, CheckpointError, OutputError
 from soup.events import Event, Note
 from soup.methods import METHODS, Slice
 from soup.pool import Pool
 from soup.rounding import round_once
 from soup.writer import write
-from tests.conftest import make_checkpoint, random_tensors
+from tests.conftest import make_adapter, make_checkpoint, random_tensors
 
 
 def blend_of(paths: list[Path], dtype: str | None = None) -> Blend:
@@ -213,6 +213,39 @@ def test_a_name_that_no_disk_takes_is_an_error(pool_paths: list[Path], tmp_path:
         with pytest.raises(OutputError, match="cannot be written: File name too long"):
             write(blend_of(pool_paths), tmp_path / "out" / ("x" * length))
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["overwritten", "replaced", "removed", "settings"])
+def test_a_member_that_changes_while_it_is_read_is_named(
+    pool_paths: list[Path], tmp_path: Path, kind: str
+) -> None:
+    """By its trainer, which may still write: its digest would not be that of what was read."""
+    factors = {
+        "layers.0.lora_A.weight": torch.ones(1, 4),
+        "layers.0.lora_B.weight": torch.ones(4, 1),
+    }
+    adapter = make_adapter(tmp_path / "adapter", factors, pool_paths[0])
+    blend = blend_of([*pool_paths[:2], adapter])
+    for member in blend.members:
+        assert member.digest
+    file = pool_paths[0] / "model.safetensors"
+    if kind == "settings":
+        file = adapter / "adapter_config.json"
+    raw = file.read_bytes()
+
+    def change(event: Event) -> None:
+        if kind == "removed":
+            file.unlink(missing_ok=True)
+            return
+        if kind == "replaced":
+            file.rename(file.with_suffix(".old"))
+        file.write_bytes(raw)
+        os.utime(file, ns=(0, 1))
+
+    out = tmp_path / "results" / "out"
+    with pytest.raises(CheckpointError, match=f"{file}: (was changed while|cannot be read)"):
+        write(blend, out, observe=change)
+    assert list(out.parent.iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
