@@ -247,7 +247,7 @@ def _find(parent: Checkpoint, name: str, info: TensorInfo) -> TensorInfo:
             f"{parent.name}; expected one; {MERGE}"
         )
     tied = name.endswith("lm_head.weight") and parent.config.get("tie_word_embeddings", True)
-    hint = "tied to the embedding there?" if tied else "was it trained on another base?"
+    hint = f"tied to the embedding there? {MERGE}" if tied else "was it trained on another base?"
     raise CheckpointError(
         f"{info.file}: tensor {info.name}: the base {parent.name} has no tensor {name}; {hint}"
     )

@@ -294,7 +294,7 @@ class Checkpoint:
                     "tie_word_embeddings to false in that config.json, else merge it with the tool "
                     "that trained it"
                 )
-        elif not _same_bytes(one, other):
+        elif not same_bytes(one, other):
             raise CheckpointError(
                 f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
                 "because another member stores only one of them), but their values differ; save it "
@@ -358,10 +358,15 @@ def _tensor_digest(info: TensorInfo) -> bytes:
     return digest.digest()
 
 
-def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two stored tensors have the same dtype and values, to the bit.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
     if (one.file, one.offset) == (other.file, other.offset):
         return True  # one storage under two names
-    return one.dtype == other.dtype and all(
+    return (one.dtype, one.nbytes) == (other.dtype, other.nbytes) and all(
         a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
     )
 
