@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,10 @@ PACKED = (
     ".weight_packed",  # compressed-tensors
 )
 """How the names of tensors end that only packed, quantised weights have."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
+torch.compile's."""
 
 READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
 
@@ -178,6 +182,7 @@ class Checkpoint:
             check_index(directory, weight_map, tensors)
         if not tensors:
             raise CheckpointError(f"{directory}: the weight files hold no tensor")
+        tensors = _unwrapped(tensors)
         _refuse_packed(directory, tensors)
         return cls(
             directory,
@@ -321,6 +326,15 @@ class Checkpoint:
     def remember_digest(self, digest: str) -> None:
         """Take a digest that is already known, so that nothing is read for it again."""
         vars(self)["digest"] = digest
+
+
+def _unwrapped(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Names without what torch put before all of them: no model's own names begin so."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): info for name, info in tensors.items()}
+            return _unwrapped({name: replace(info, name=name) for name, info in bare.items()})
+    return tensors
 
 
 def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
