@@ -284,7 +284,7 @@ def _write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
         file.write(header)
         for factor in stacked.factors:
             file.write(factor.values(read).contiguous().numpy().data)
-    settings = json.dumps(stacked.settings, indent=2, sort_keys=True)
+    settings = json.dumps(stacked.settings, indent=2)  # PEFT's patterns have an order
     (directory / ADAPTER).write_text(settings + "\n")
 
 

@@ -115,6 +115,25 @@ def hand_made(tmp_path: Path) -> list[Path]:
     ]
 
 
+def test_a_module_whose_path_ends_like_another_keeps_its_rank(tmp_path: Path) -> None:
+    """PEFT takes the first pattern that a path ends with: the longer path stands before it."""
+    shapes = {"lin": 1, "z.lin": 2}
+    base = make_checkpoint(tmp_path / "base", {f"{m}.weight": torch.zeros(4, 3) for m in shapes})
+    factors = {}
+    for module, rank in shapes.items():
+        factors[f"{module}.lora_A.weight"] = torch.ones(rank, 3)
+        factors[f"{module}.lora_B.weight"] = torch.ones(4, rank)
+    ranks = {"rank_pattern": {"z.lin": 2, "lin": 1}}
+    pool = Pool.open(make_adapter(tmp_path / "adapter", factors, base, r=7, lora_alpha=7, **ranks))
+    out = write(Blend(pool.members, pool.reference), tmp_path / "out", as_adapter=True).path
+    settings = json.loads((out / "adapter_config.json").read_text())
+    for module, rank in shapes.items():
+        key = peft.utils.other.get_pattern_key(settings["rank_pattern"], module)
+        assert settings["rank_pattern"][key] == rank
+    found, expected = collect(Checkpoint.open(out)), collect(pool.reference)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
