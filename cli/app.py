@@ -447,7 +447,7 @@ def _plan(kind: str, given: dict[str, Any], settings: Settings) -> None:
         lines.append(f"trials that cannot win with confidence {settings.confident:g} end early")
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
-        check_target(target)
+        check_target(target, every)
         lines.append(f"would write {target}")
     done = len(Journal.open(settings.work, create=False).results)
     lines.append(f"{settings.work}: {done} result(s) recorded so far; those that fit are reused")

@@ -39,7 +39,7 @@ from typing import Any
 from evaluators.kept import Kept
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import SoupError
+from soup.errors import CheckpointError, SoupError
 from soup.events import Event, Note, Progress
 from soup.running import RunningSum, memory_budget
 from soup.ties import fit
@@ -260,7 +260,7 @@ def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
     """Whether the files are those that were opened; a path may hold new weights by now."""
     try:
         return bool(checkpoint.files_key == files_key)
-    except OSError:
+    except CheckpointError:
         return False
 
 

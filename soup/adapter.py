@@ -4,19 +4,20 @@ The files are those of PEFT (https://huggingface.co/docs/peft), which ms-swift, 
 TRL write, too. Whatever is no fixed change of the base's weights is refused by name.
 """
 
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoint import Checkpoint, TensorInfo, Update
+from soup.checkpoint import Checkpoint, TensorInfo, Update, file_states
 from soup.errors import CheckpointError
+from soup.files import weights_beside
+from soup.json_text import read_object
 from soup.lora import LoraUpdate, Recent, Replacement
-from soup.weights import ADAPTER, is_adapter, read_weights
+from soup.weights import ADAPTER, is_adapter, read_weights, unread_note
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
@@ -76,9 +77,11 @@ def open_adapter(
         CheckpointError: the base is unknown, the adapter is of a kind that is not supported, or a
             tensor of it does not fit the base; the message names it.
     """
+    files = _adapter_files(directory)
+    states = file_states((*files, directory / ADAPTER))
     settings = read_settings(directory)
     _require_supported(directory, settings)
-    files = _adapter_files(directory)
+    _require_nothing_beside(directory, files)
     parent = _open_base(directory, settings, base)
     modules: dict[str, _Parts] = {}
     whole: dict[str, TensorInfo] = {}
@@ -105,7 +108,9 @@ def open_adapter(
         updates=updates,
         base=parent,
         settings=(directory / ADAPTER,),
+        states=(*parent.states, *states),
         kind=_kind(updates.values(), parent),
+        notes=unread_note(directory, files),
     )
 
 
@@ -115,14 +120,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or is no JSON object.
     """
-    file = directory / ADAPTER
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
-    return settings
+    return read_object(directory / ADAPTER)
 
 
 def _require_supported(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -141,6 +139,16 @@ def _require_supported(directory: Path, settings: Mapping[str, Any]) -> None:
             "convert the adapter first (peft: `save_pretrained` with "
             "`path_initial_model_for_weight_conversion`), or merge it"
         )
+
+
+def _require_nothing_beside(directory: Path, read: Collection[Path]) -> None:
+    """LLaVA's trainers keep a trained projector in a file of its own: a soup would lose it."""
+    for path in weights_beside(directory, read):
+        if path.parent == Path() and not path.name.startswith(WEIGHTS):
+            raise CheckpointError(
+                f"{directory / path}: weights beside a LoRA adapter, which would be lost; {MERGE}, "
+                "or move the file away if it is not part of the model"
+            )
 
 
 def _adapter_files(directory: Path) -> tuple[Path, ...]:
@@ -239,7 +247,7 @@ def _find(parent: Checkpoint, name: str, info: TensorInfo) -> TensorInfo:
             f"{parent.name}; expected one; {MERGE}"
         )
     tied = name.endswith("lm_head.weight") and parent.config.get("tie_word_embeddings", True)
-    hint = "tied to the embedding there?" if tied else "was it trained on another base?"
+    hint = f"tied to the embedding there? {MERGE}" if tied else "was it trained on another base?"
     raise CheckpointError(
         f"{info.file}: tensor {info.name}: the base {parent.name} has no tensor {name}; {hint}"
     )

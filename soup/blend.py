@@ -72,6 +72,11 @@ class Blend:
             return (*self.members, self.base)
         return self.members
 
+    def require_unchanged(self) -> None:
+        """See ``soup.checkpoint.Checkpoint``: said of everything that was read for it."""
+        for source in (self.reference, *self.sources):
+            source.require_unchanged()
+
     @cached_property
     def shared_names(self) -> dict[str, str]:
         """Of each stored copy of a tied embedding, the name that stands for both.

@@ -8,10 +8,10 @@ checkpoint is.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import torch
 
 from soup.errors import CheckpointError
+from soup.json_text import read_object
 from soup.reading import Reader, open_shards
 from soup.tensors import DTYPES as DTYPES  # known from here, too: what a checkpoint is made of
 from soup.tensors import TensorInfo as TensorInfo
-from soup.weights import check_index, find_weights, is_adapter, read_weights
+from soup.weights import check_index, find_weights, is_adapter, read_weights, unread_note
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -37,7 +38,28 @@ PACKED = (
 )
 """How the names of tensors end that only packed, quantised weights have."""
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
+torch.compile's."""
+
 READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
+
+
+FileState = tuple[str, int, int, int]
+"""Path, size, mtime (ns) and inode of a file: while none differs, its content is the same."""
+
+
+def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
+    """What is known of files without reading them.
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
+    try:
+        pairs = [(str(file.resolve()), file.stat()) for file in files]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in pairs)
 
 
 Read = Callable[[TensorInfo, int, int], torch.Tensor]
@@ -86,6 +108,7 @@ class Checkpoint:
         notes: what a user should know about how it was read.
         stored: what the files hold, where ``tensors`` was fitted to a pool (``soup.ties``); the
             digest is of it, so that it does not depend on the pool.
+        states: what each file was when it was opened, see ``file_states``.
         ties: pairs of stored (or computed) tensors that must have equal values; proven before it
             is digested.
     """
@@ -102,6 +125,7 @@ class Checkpoint:
     kind: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
+    states: tuple[FileState, ...] = field(default=(), repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
@@ -125,14 +149,25 @@ class Checkpoint:
         """
         # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
         directory = Path(os.path.abspath(path))
+        try:
+            return cls._open(directory, name or directory.name, base)
+        except OSError as error:  # a folder that may not be looked into
+            where = error.filename or directory
+            raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def _open(
+        cls, directory: Path, name: str, base: "str | os.PathLike[str] | Checkpoint | None"
+    ) -> "Checkpoint":
         if not directory.is_dir():
             found = "is a file" if directory.exists() else "does not exist"
-            raise CheckpointError(f"{path}: expected a model directory, but it {found}")
+            raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
         if is_adapter(directory):
             from soup.adapter import open_adapter  # not above: it is built on this module
 
-            return open_adapter(directory, name or directory.name, base)
+            return open_adapter(directory, name, base)
         shards, weight_map, notes = find_weights(directory)
+        states = file_states(shards)
         config = _read_config(directory)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
@@ -147,15 +182,17 @@ class Checkpoint:
             check_index(directory, weight_map, tensors)
         if not tensors:
             raise CheckpointError(f"{directory}: the weight files hold no tensor")
+        tensors = _unwrapped(tensors)
         _refuse_packed(directory, tensors)
         return cls(
             directory,
-            name or directory.name,
+            name,
             tensors,
             shards,
             config,
             sharded=weight_map is not None,
-            notes=notes,
+            notes=notes + unread_note(directory, shards),
+            states=states,
         )
 
     def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
@@ -194,10 +231,22 @@ class Checkpoint:
         so do the values. Ties, too: a digest that was found without proving them does not count.
         """
         key: list[list[str | int]] = [[*pair] for pair in self.ties]
-        for file in (*self.shards, *self.settings):
-            stat = file.stat()
-            key.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-        return key
+        return key + [list(state) for state in file_states((*self.shards, *self.settings))]
+
+    def require_unchanged(self) -> None:
+        """What was read since it was opened is of one and the same checkpoint.
+
+        Raises:
+            CheckpointError: a file is another one, or was written to; it is named.
+        """
+        for before, now in zip(
+            self.states, file_states((*self.shards, *self.settings)), strict=True
+        ):
+            if before[:3] != now[:3]:  # not the inode, which some network file systems renew
+                raise CheckpointError(
+                    f"{before[0]}: was changed while it was read; is it still being written? "
+                    "run the command again when it is complete"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -214,7 +263,8 @@ class Checkpoint:
             progress: called with the number of bytes of each tensor done.
 
         Raises:
-            CheckpointError: a file could not be read, or tied tensors have different values.
+            CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
+                have different values.
         """
         stored = self.tensors if self.stored is None else self.stored
         for one, other in self.ties:
@@ -233,6 +283,7 @@ class Checkpoint:
             for digest in threads.map(hashed, sorted(stored)):
                 total.update(digest)
         found = total.hexdigest()
+        self.require_unchanged()
         self.remember_digest(found)
         return found
 
@@ -248,7 +299,7 @@ class Checkpoint:
                     "tie_word_embeddings to false in that config.json, else merge it with the tool "
                     "that trained it"
                 )
-        elif not _same_bytes(one, other):
+        elif not same_bytes(one, other):
             raise CheckpointError(
                 f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
                 "because another member stores only one of them), but their values differ; save it "
@@ -277,6 +328,15 @@ class Checkpoint:
         vars(self)["digest"] = digest
 
 
+def _unwrapped(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Names without what torch put before all of them: no model's own names begin so."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): info for name, info in tensors.items()}
+            return _unwrapped({name: replace(info, name=name) for name, info in bare.items()})
+    return tensors
+
+
 def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
     """Quantised weights that no ``quantization_config`` announced are known by their names."""
     packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
@@ -290,16 +350,9 @@ def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: missing; expected a model directory with its config") from (
-            None
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
+    if not file.exists():
+        raise CheckpointError(f"{file}: missing; expected a model directory with its config")
+    config = read_object(file)
     if quantization := config.get("quantization_config"):
         method = "unknown"
         if isinstance(quantization, dict):
@@ -319,10 +372,15 @@ def _tensor_digest(info: TensorInfo) -> bytes:
     return digest.digest()
 
 
-def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two stored tensors have the same dtype and values, to the bit.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
     if (one.file, one.offset) == (other.file, other.offset):
         return True  # one storage under two names
-    return one.dtype == other.dtype and all(
+    return (one.dtype, one.nbytes) == (other.dtype, other.nbytes) and all(
         a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
     )
 

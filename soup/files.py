@@ -2,11 +2,14 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from soup.errors import CheckpointError
+from soup.json_text import parse
+from soup.tensors import LFS_POINTER, LFS_PREFIX
 
 WEIGHTS = (
     "*.safetensors",
@@ -22,6 +25,9 @@ WEIGHTS = (
     "*.onnx",
     "*.onnx_data",
 )
+READABLE = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+"""Among them, those of the formats that are read."""
+
 TRAINER_STATE = (
     "optimizer*",
     "scheduler*",
@@ -45,6 +51,8 @@ TRAINER_STATE = (
     "sft_args.json",
     "adapter_config.json",  # a full model is no adapter
 )
+LFS_START = LFS_PREFIX + b"https://git-lfs"
+
 REPLACED = ("README.md", "soup.json")
 """Files that the soup brings itself: its model card and its manifest."""
 
@@ -70,16 +78,64 @@ def companions(directory: Path) -> Iterator[Path]:
     Everything but weights, trainer state, version control and what the soup brings itself:
     config, generation config, tokenizer, processor, chat template, custom code, licence.
     """
-    for root, folders, files in os.walk(directory):
-        here = Path(root)
-        top = here == directory
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and not _matches(f, TRAINER_STATE)
-        )
-        for file in sorted(files):
-            skip = WEIGHTS + TRAINER_STATE + (REPLACED if top else ())
-            if not _matches(file, skip):
-                yield (here / file).relative_to(directory)
+    for relative in _files(directory):
+        skip = WEIGHTS + (REPLACED if relative.parent == Path() else ())
+        if not _matches(relative.name, skip):
+            yield relative
+
+
+def weights_beside(directory: Path, read: Collection[Path]) -> list[Path]:
+    """Files, relative to ``directory``, that look like a model's weights and are not ``read``."""
+    return [
+        relative
+        for relative in _files(directory)
+        if _matches(relative.name, READABLE) and directory / relative not in read
+    ]
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Files, relative to ``directory``, but for trainer state and version control.
+
+    Links to folders are followed, as those to files are: a soup is whole wherever it is moved.
+    """
+
+    def walk(here: Path, around: tuple[Path, ...]) -> Iterator[Path]:
+        itself = here.resolve()
+        if itself in around:
+            return  # a link to a folder that it stands in
+        folders = []
+        for entry in sorted(here.iterdir()):
+            if _matches(entry.name, TRAINER_STATE):
+                continue
+            if not entry.is_dir():
+                yield entry.relative_to(directory)
+            elif not entry.name.startswith("."):
+                folders.append(entry)
+        for folder in folders:
+            yield from walk(folder, (*around, itself))
+
+    try:
+        yield from walk(directory, ())
+    except OSError as error:
+        where = error.filename or directory
+        raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
+
+
+def require_companions(directory: Path) -> None:
+    """Fail now, not after hours of scoring, where a file beside the weights cannot be copied.
+
+    Raises:
+        CheckpointError: one cannot be read, or is a git-lfs pointer; it is named.
+    """
+    for relative in companions(directory):
+        file = directory / relative
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(len(LFS_START))
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+        if head == LFS_START:
+            raise CheckpointError(f"{file}: {LFS_POINTER}")
 
 
 def companions_digest(directory: Path) -> str:
@@ -108,11 +164,11 @@ def token_ids(directory: Path) -> dict[str, int] | None:
     try:
         fast = directory / "tokenizer.json"
         if fast.is_file():
-            return _fast_token_ids(json.loads(fast.read_text()))
+            return _fast_token_ids(parse(fast.read_bytes()))
         ids: dict[str, int] = {}
         for name in ("vocab.json", "added_tokens.json"):
             if (directory / name).is_file():
-                ids |= json.loads((directory / name).read_text())
+                ids |= parse((directory / name).read_bytes())
         model = directory / "tokenizer.model"
         if model.is_file():
             digest = hashlib.sha256(model.read_bytes()).hexdigest()
@@ -127,7 +183,7 @@ def chat_template(directory: Path) -> str | None:
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
         try:
             text = (directory / name).read_text()
-            found = text if name.endswith(".jinja") else json.loads(text).get("chat_template")
+            found = text if name.endswith(".jinja") else parse(text).get("chat_template")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(found, str):
@@ -148,7 +204,7 @@ def _fast_token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def _canonical(content: bytes) -> bytes:
     try:
-        config = json.loads(content)
+        config = parse(content)
     except ValueError:
         return content
     return json.dumps(_without_volatile(config), sort_keys=True).encode()

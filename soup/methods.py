@@ -3,7 +3,8 @@
 To add one, write its function and its row in ``METHODS``; reading, checking, rounding and
 writing are the engine's (``soup.streaming``). A method sees float64 and returns float64, which is
 rounded once. One that needs statistics of a whole tensor says so, and then gets whole tensors:
-its memory is about ``(members + 6) · 8`` bytes per element of the largest tensor, in each thread.
+its memory is 8 bytes and the stored ones per element of every member and the base, and up to 36
+more (``ties``), for the largest tensor in each thread.
 
 NaN and Inf must not vanish in a method, because the engine looks for them in its result: entries
 are dropped by a product with zero, which keeps them, never by a choice.

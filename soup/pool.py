@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoint import Checkpoint, TensorInfo
-from soup.errors import CheckpointError, PoolError, UsageError
-from soup.files import VOLATILE_CONFIG, chat_template, token_ids
+from soup.errors import PoolError, UsageError
+from soup.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
 from soup.ties import fit_all, is_tied
 
 
@@ -141,7 +141,8 @@ def inspect(
 
     Raises:
         UsageError: see ``expand``.
-        CheckpointError: a directory is not a readable checkpoint.
+        CheckpointError: a directory is not a readable checkpoint, or a file that the soup would
+            get from it cannot be copied.
     """
     directories = expand(paths)
     named = zip(directories, unique_names(directories), strict=True)
@@ -150,6 +151,8 @@ def inspect(
     reference, *others = fit_all([*opened, *parent])
     members = (reference, *others[: len(opened) - 1])
     problems: list[Problem] = []
+    for directory in dict.fromkeys(member.home for member in (reference, *others)):
+        require_companions(directory)
     warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
     warnings += _batchnorm_warnings(reference)
     for member in others:
@@ -374,15 +377,3 @@ def _batchnorm_warnings(reference: Checkpoint) -> list[str]:
         f"{names[0]} and {len(names) - 1} more are BatchNorm statistics: the average of "
         "statistics is not the statistics of the average; recompute them on data if they matter"
     ]
-
-
-def require_readable(members: Sequence[Checkpoint]) -> None:
-    """Fail now, not after hours of scoring, when a shard cannot be opened.
-
-    Raises:
-        CheckpointError: names the file.
-    """
-    for member in members:
-        for shard in member.shards:
-            if not os.access(shard, os.R_OK):
-                raise CheckpointError(f"{shard}: permission denied")

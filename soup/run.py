@@ -13,7 +13,7 @@ from soup.events import Note, Observer, Progress, ignore
 from soup.journal import Journal
 from soup.leaderboard import Leaderboard, last_leaderboard
 from soup.methods import find, require_weights
-from soup.pool import Pool, require_readable, same_content
+from soup.pool import Pool, same_content
 from soup.recipes import Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.stack import stack
@@ -304,7 +304,6 @@ def _label(blend: Blend) -> str:
 def _begin(
     command: str, pool: Pool, scorer: Scorer | None, settings: Settings, observe: Observer
 ) -> _Walk:
-    require_readable(pool.members)
     journal = Journal.open(settings.work)
     if journal.damaged:
         text = f"{journal.path}: skipped {journal.damaged} damaged line(s)"

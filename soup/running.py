@@ -123,8 +123,7 @@ class RunningSum:
         if needed <= self.budget:
             self._buffers = [_Buffer(np.empty(total)) for _ in range(2)]
             self.note = f"running sum in memory, {needed / 1e9:.2f} GB"
-        elif files := self._in_files(total):
-            self._buffers = files
+        elif self._in_files(total):
             self.note = f"running sum in a file, {needed / 1e9:.2f} GB in {self.directory}"
         else:
             self._impossible = True
@@ -134,24 +133,29 @@ class RunningSum:
             )
         return not self._impossible
 
-    def _in_files(self, elements: int) -> list[_Buffer]:
-        """Both buffers in files; none where the disk has no room for them and some to spare."""
-        if 16 * elements > 0.9 * shutil.disk_usage(self.directory).free:
-            return []
+    def _in_files(self, total: int) -> bool:
+        """Whether there was room on the disk for both buffers, of ``total`` elements each."""
+        if 16 * total >= 0.9 * shutil.disk_usage(self.directory).free:
+            return False
         try:
-            return [_Buffer(_file_backed(self.directory, elements)) for _ in range(2)]
-        except OSError:  # a quota, or somebody else was faster
-            return []
+            self._buffers = [_Buffer(_file_backed(self.directory, total)) for _ in range(2)]
+        except OSError:  # a quota, or somebody was faster
+            self._buffers = []
+        return bool(self._buffers)
 
 
 def _file_backed(directory: Path, elements: int) -> Any:
-    """Float64 elements in a file that has no name any more: nothing is left after a crash."""
+    """Float64 elements in a file that has no name any more: nothing is left after a crash.
+
+    Raises:
+        OSError: no room. It is reserved now: a mapped file that finds none later kills the process.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix="running-sum-", dir=directory)
     with os.fdopen(handle, "r+b") as file:
         os.unlink(name)
-        if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process
-            os.posix_fallocate(handle, 0, 8 * max(elements, 1))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, 8 * max(elements, 1))
         return np.memmap(file, np.float64, "r+", shape=(max(elements, 1),))
 
 

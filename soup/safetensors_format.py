@@ -4,13 +4,13 @@ https://github.com/huggingface/safetensors#format: eight bytes with the header's
 header, then the tensors' bytes.
 """
 
-import json
 import os
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from soup.errors import CheckpointError
+from soup.json_text import distinct, parse
 from soup.tensors import DTYPES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
 
 
@@ -38,7 +38,7 @@ def read_header(file: Path) -> list[TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     try:
-        header = json.loads(raw)
+        header = parse(raw, distinct)
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
         infos = [_tensor_info(file, k, v, 8 + length) for k, v in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -66,10 +66,9 @@ def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> Ten
             f"{file}: tensor {name} is {dtype}, which cannot be averaged; "
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )
-    shape = tuple(int(n) for n in entry["shape"])
-    start, stop = (int(n) for n in entry["data_offsets"])
-    if min(shape, default=0) < 0 or start < 0:
-        raise ValueError(f"tensor {name}: negative shape or offset")
+    shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise ValueError(f"tensor {name}: shape or offsets are no whole numbers from 0 on")
     if stop - start != prod(shape) * DTYPES[dtype].itemsize:
         raise CheckpointError(
             f"{file}: tensor {name} has {stop - start} bytes, expected "

@@ -159,7 +159,11 @@ class RecordedScorer:
     measured: int = 0
 
     def score(self, blend: Blend, benchmarks: Sequence[Benchmark], label: str) -> Score:
-        """Results of ``blend`` on each benchmark, recorded one by one as they come in."""
+        """Results of ``blend`` on each benchmark, recorded one by one as they come in.
+
+        Raises:
+            CheckpointError: a member was changed while it was scored; nothing is recorded of it.
+        """
         results: dict[str, Result] = {}
         for benchmark in benchmarks:
             key = result_key(blend.digest, benchmark.digest)
@@ -167,6 +171,7 @@ class RecordedScorer:
             if found is None:
                 task = f"{label} on {benchmark.name}"
                 found = self.scorer.measure(blend, benchmark, task, self.observe)
+                blend.require_unchanged()
                 self.journal.append(
                     "result", key=key, blend=blend.digest, result=_to_json(found, benchmark)
                 )

@@ -17,7 +17,7 @@ import torch
 
 from soup.adapter import PREFIX, read_settings
 from soup.blend import Blend
-from soup.checkpoint import Checkpoint, Read
+from soup.checkpoint import Checkpoint, Read, same_bytes
 from soup.errors import BlendError, PoolError, UsageError
 from soup.lora import LoraUpdate
 
@@ -119,7 +119,8 @@ def _plain_updates(reference: Checkpoint, member: Checkpoint) -> dict[str, LoraU
             raise refuse(f"tensor {name} is stored whole (modules_to_save or a bias)")
         if update.magnitude is not None:
             raise refuse(f"tensor {name} is changed by DoRA, whose sum is no DoRA")
-        if update.stored is not update.target:
+        # PEFT saves a copy of the base's own embedding beside factors of it.
+        if update.stored is not update.target and not same_bytes(update.stored, update.target):
             raise refuse(f"tensor {name} brings a base layer of its own")
         plain[name] = update
     return plain

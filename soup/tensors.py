@@ -25,8 +25,8 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
 
 LFS_PREFIX = b"version "
-LFS_POINTER = "a git-lfs pointer, not the weights; run `git lfs pull` there"
-"""How a git-lfs pointer begins, and what to say when one stands where weights should be."""
+LFS_POINTER = "a git-lfs pointer, not the file itself; run `git lfs pull` there"
+"""How a git-lfs pointer begins, and what to say when one stands where a file should be."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Trials:
         if not all(self._recorded(candidate, b) for b in self.benchmarks):
             if key not in journal.trials:
                 stopped = self._look(candidate, soup)
+                candidate.require_unchanged()
                 journal.append("trial", key=key, stopped=stopped and asdict(stopped))
             found = journal.trials[key]["stopped"]
             if found is not None:

@@ -1,9 +1,12 @@
 """Which files of a directory hold its weights, and how each is read."""
 
-import json
+from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 
 from soup.errors import CheckpointError
+from soup.files import weights_beside
+from soup.json_text import read_object
 from soup.safetensors_format import read_header
 from soup.tensors import TensorInfo
 from soup.torch_format import read_torch
@@ -56,12 +59,26 @@ def find_weights(
     raise CheckpointError(_why_no_weights(directory))
 
 
+def unread_note(directory: Path, read: Collection[Path]) -> tuple[str, ...]:
+    """What to say of weights in a directory that are not those of the model that is read."""
+    others = [str(path) for path in weights_beside(directory, read) if not _same_again(path, read)]
+    if not others:
+        return ()
+    names = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+    return (f"holds other weights, which are neither read nor copied: {names}",)
+
+
+def _same_again(path: Path, read: Collection[Path]) -> bool:
+    """Whether it is the other format's, of which ``find_weights`` has spoken."""
+    is_torch = path.name in TORCH_SINGLES or fnmatch(path.name, "pytorch_model-*.bin")
+    return is_torch and any(file.suffix == ".safetensors" for file in read)
+
+
 def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        names = sorted({str(file) for file in weight_map.values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index of weights ({error})") from error
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise CheckpointError(f"{index}: expected an object weight_map, from tensors to files")
+    names = sorted(set(weight_map.values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not a plain file name")
@@ -75,6 +92,9 @@ def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
 
 def _why_no_weights(directory: Path) -> str:
     names = sorted(entry.name for entry in directory.iterdir())
+    for name in FULL:
+        if (link := directory / name).is_symlink() and not link.exists():
+            return f"{link}: a link to {link.readlink()}, which is not there; download it again"
     if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
         return (
             f"{directory}: torch files ({', '.join(torch_files[:3])}), but no {SINGLE}, {INDEX}, "

@@ -109,10 +109,13 @@ def write(
     same = _same_soup(target, manifest, blend.reference.base)
     if same is not None:
         return Written(target, same, reused=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     infos = blend.reference.tensors.values()
-    _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
     try:
         temporary.chmod(0o777 & ~_umask())
         if stacked is not None:
@@ -120,6 +123,7 @@ def write(
         else:
             _copy_companions(blend.reference.home, temporary)
             _write_weights(blend, temporary, f"write {target.name}", observe)
+        blend.require_unchanged()
         digest = Checkpoint.open(temporary, base=blend.reference.base).digest
         manifest["digest"] = digest
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
@@ -135,17 +139,39 @@ def write(
     return Written(target, digest, reused=False)
 
 
-def check_target(target: Path, blend: Blend | None = None) -> None:
+def check_target(target: Path, blend: Blend) -> None:
     """Say now, before anything is scored, that ``target`` cannot take the result.
 
     Raises:
-        OutputError: it is a file, a directory with other content, or a member of the blend.
+        OutputError: it is a file, a directory with other content, a member of the blend or its
+            base, or is in or around one of these.
     """
+    try:
+        _require_apart(target, blend)
+        _require_takeable(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _require_apart(target: Path, blend: Blend) -> None:
+    here = target.resolve()
+    for source in (*blend.members, blend.reference, blend.base):
+        if source is None:
+            continue
+        for place in (path.resolve() for path in (source.path, source.home, *source.shards)):
+            if place == here:
+                how = "is a member of the pool" if source is not blend.base else "is the base"
+            elif here.is_relative_to(place):
+                how = f"lies inside {place}, a member of the pool or its base"
+            elif place.is_relative_to(here):
+                how = f"holds {place}, which is read for it"
+            else:
+                continue
+            raise OutputError(f"{target}: {how}; choose another place with -o")
+
+
+def _require_takeable(target: Path) -> None:
     if target.is_dir():
-        members = blend.members if blend is not None else ()
-        taken = {path.resolve() for member in members for path in (member.path, member.home)}
-        if target.resolve() in taken:
-            raise OutputError(f"{target}: is a member of the pool; choose another place with -o")
         if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise OutputError(
                 f"{target}: exists and is not a soup (no {MANIFEST}); choose another place with -o"
@@ -258,7 +284,7 @@ def _write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
         file.write(header)
         for factor in stacked.factors:
             file.write(factor.values(read).contiguous().numpy().data)
-    settings = json.dumps(stacked.settings, indent=2, sort_keys=True)
+    settings = json.dumps(stacked.settings, indent=2)  # PEFT's patterns have an order
     (directory / ADAPTER).write_text(settings + "\n")
 
 
@@ -308,7 +334,10 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
     finally:
         os.close(handle)
     if aside is not None and overwrite:
-        shutil.rmtree(aside)
+        if aside.is_symlink():  # what it leads to is not ours to delete
+            aside.unlink()
+        else:
+            shutil.rmtree(aside)
         return None
     return aside
 

@@ -297,7 +297,7 @@ def test_tensors_that_do_not_fit_the_base_are_named(
         ("bin", "not a complete torch file"),
         ("empty", "adapter_config.json without adapter_model.safetensors"),
         ("part", "expected 00002 parts of adapter_model, found 1"),
-        ("not json", "cannot be read as JSON"),
+        ("not json", "adapter_config.json: not JSON"),
         ("no object", "expected a JSON object"),
         ("no prefix", "expected a name that begins with base_model.model."),
         ("its own base", "found the LoRA adapter"),

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +56,16 @@ def test_digest_is_of_content_not_of_layout(tmp_path: Path) -> None:
     assert other.digest != one.digest
 
 
+def test_a_file_that_changes_while_it_is_digested_has_no_digest(tmp_path: Path) -> None:
+    """What was hashed is neither the old content nor the new one: nothing is remembered."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(1))
+    checkpoint = Checkpoint.open(path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: was changed while it was read"):
+        checkpoint.compute_digest(lambda done: os.utime(path / "model.safetensors", ns=(0, 1)))
+    assert "digest" not in vars(checkpoint)
+    assert Checkpoint.open(path).digest
+
+
 @settings(max_examples=30)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=6),
@@ -97,6 +110,35 @@ def test_damaged_files_end_in_a_checkpoint_error_or_read_the_same(
         assert sum(info.nbytes for info in read_header(file)) <= len(raw)
 
 
+def header(**entries: Any) -> bytes:
+    """A header, as JSON; 16 bytes of data follow it."""
+    return json.dumps({name: {"dtype": "F32", **entry} for name, entry in entries.items()}).encode()
+
+
+W: dict[str, Any] = {"shape": [4], "data_offsets": [0, 16]}
+HEADERS = {
+    "overlap": header(v=W, w={"shape": [2], "data_offsets": [8, 16]}),
+    "out of range": header(w={"shape": [8], "data_offsets": [0, 32]}),
+    "gap": header(w={"shape": [3], "data_offsets": [4, 16]}),
+    "other size": header(w={"shape": [3], "data_offsets": [0, 16]}),
+    "fractional": header(w={"shape": [4.0], "data_offsets": [0, 16]}),
+    "words": header(w={"shape": "4", "data_offsets": [0, 16]}),
+    "negative": header(w={"shape": [-4], "data_offsets": [0, 16]}),
+    "twice": header(w=W)[:-1] + b"," + header(w=W)[1:],
+    "nested": b"[" * 100_000,
+    "left over": b"{}" + b" " * 8,
+}
+INDICES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "shards, not all in the index": lambda index: dict([*index["weight_map"].items()][1:]),
+    "shards, more in the index": lambda index: (
+        index["weight_map"] | {"new": next(iter(index["weight_map"].values()))}
+    ),
+    "shards elsewhere": lambda index: index["weight_map"] | {"scale": "../x.safetensors"},
+    "shards by number": lambda index: index["weight_map"] | {"scale": 1},
+    "shards in a list": lambda index: list(index["weight_map"]),
+}
+
+
 def broken(tmp_path: Path, kind: str) -> Path:
     """A model directory with one thing wrong."""
     path = make_checkpoint(tmp_path / "m", random_tensors(0), shards=2 if "shard" in kind else 1)
@@ -124,6 +166,16 @@ def broken(tmp_path: Path, kind: str) -> Path:
         (path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     if kind == "fp8":
         save_file({"w": torch.ones(4).to(torch.float8_e4m3fn)}, weights)
+    if kind in HEADERS:
+        raw = HEADERS[kind]
+        weights.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(16))
+    if kind == "nested config":
+        (path / "config.json").write_text("[" * 100_000)
+    if kind == "config by lfs":
+        (path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    if kind in INDICES:
+        file = path / "model.safetensors.index.json"
+        file.write_text(json.dumps({"weight_map": INDICES[kind](json.loads(file.read_text()))}))
     if kind == "parent":
         return tmp_path
     return path
@@ -144,9 +196,28 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("quantised", r"quantised \(gptq\)"),
         ("fp8", "tensor w is F8_E4M3"),
         ("parent", "did you mean"),
+        ("overlap", "tensor w starts at byte .*, expected"),
+        ("out of range", "the header speaks of .* bytes, the file has"),
+        ("gap", "tensor w starts at byte .*, expected"),
+        ("other size", r"tensor w has 16 bytes, expected 12 for F32 \[3\]"),
+        ("fractional", "the safetensors header is damaged .tensor w: shape or offsets"),
+        ("words", "the safetensors header is damaged .tensor w: shape or offsets"),
+        ("negative", "the safetensors header is damaged .tensor w: shape or offsets"),
+        ("twice", "the safetensors header is damaged .w stands there twice"),
+        ("nested", "the safetensors header is damaged .nested too deeply"),
+        ("left over", "the header speaks of .* bytes, the file has"),
+        ("nested config", "config.json: not JSON .nested too deeply"),
+        ("config by lfs", "config.json: a git-lfs pointer"),
+        ("shards, not all in the index", "is not in the index; is it from another save"),
+        ("shards, more in the index", "tensor new should be in .*, found in no shard"),
+        ("shards elsewhere", "shard '../x.safetensors' is not a plain file name"),
+        ("shards by number", "expected an object weight_map, from tensors to files"),
+        ("shards in a list", "expected an object weight_map, from tensors to files"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, message: str) -> None:
     """Each odd directory has its own line."""
-    with pytest.raises(CheckpointError, match=message):
-        Checkpoint.open(broken(tmp_path, kind))
+    path = broken(tmp_path, kind)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Checkpoint.open(path)
+    assert "\n" not in str(caught.value)

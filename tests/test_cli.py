@@ -120,7 +120,7 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
         (["average", "nowhere"], 1, "nowhere: expected a model directory"),
         (["average", "nothing-*"], 2, "matches no directory"),
         (["average", "ckpts/*", "--dtype", "int3"], 2, "expected float32, float16 or bfloat16"),
-        (["average", "ckpts/*", "-o", "ckpts"], 1, "exists and is not a soup"),
+        (["average", "ckpts/*", "-o", "ckpts"], 1, ", which is read for it; choose another place"),
         (["average", "ckpts/*", "-o", "ckpts/a"], 1, "is a member of the pool"),
         (["average", "ckpts/*", "--work", "file"], 1, "choose another --work"),
         (["leaderboard"], 1, "no run is recorded there yet"),

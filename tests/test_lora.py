@@ -68,8 +68,14 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         {
             "target_modules": ["q_proj", "k_proj", "o_proj"],
             "r": 4,
-            "rank_pattern": {"layers.0.self_attn.q_proj": 2, "k_proj": 3, r"layers\.\d.*": 6},
-            "alpha_pattern": {"o_proj": 5, "model.layers.1.self_attn.q_proj": 1},
+            "rank_pattern": {
+                "proj": 9,  # of no module: a key is whole names, at the end
+                "layers.0.self_attn": 9,
+                "layers.0.self_attn.q_proj": 2,
+                "k_proj": 3,
+                r"layers\.\d.*": 6,
+            },
+            "alpha_pattern": {"proj": 9, "o_proj": 5, "model.layers.1.self_attn.q_proj": 1},
         },
     ),
     "embedding": (llama, {"target_modules": ["embed_tokens", "q_proj"], "r": 4}),

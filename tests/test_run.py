@@ -1,6 +1,7 @@
 """soup/run.py: the walk from paths to a leaderboard, with the fake scorer."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from evaluators.fake import FakeScorer, by_names
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import OutputError, ScoringError, UsageError
+from soup.errors import CheckpointError, OutputError, ScoringError, UsageError
 from soup.events import Event, Note, Observer
+from soup.journal import Journal
 from soup.leaderboard import Leaderboard
 from soup.pool import Pool
 from soup.run import Settings, make, score, show
@@ -42,6 +44,26 @@ def scorer() -> FakeScorer:
     """Scores from the table; the hold-out's are others, and would decide otherwise."""
     look_up = by_names({**TABLE, ("b", "d", "c"): 73.0})
     return FakeScorer(lambda blend, name: look_up(blend, name) if name != "z" else 1.0)
+
+
+def test_a_member_that_changes_while_it_is_scored_gets_no_score(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """Its result would be recorded for weights that were not scored."""
+
+    def late(blend: Blend, name: str) -> float:
+        if blend.members[0].name == "b":
+            os.utime(pool_paths[1] / "model-00001-of-00002.safetensors", ns=(0, 1))
+        return 50.0
+
+    pool = Pool.open(*pool_paths)
+    with pytest.raises(CheckpointError, match="b/model-00001.*: was changed while it was read"):
+        make("greedy", pool, FakeScorer(late), settings(tmp_path))
+    recorded = Journal.open(tmp_path / "work").results.values()
+    digests = [Blend((pool.members[k],), pool.reference).digest for k in range(2)]
+    assert digests[0] in {record["blend"] for record in recorded}
+    assert digests[1] not in {record["blend"] for record in recorded}
+    assert not (tmp_path / "out").exists()
 
 
 def test_greedy_walks_to_a_written_soup(pool_paths: list[Path], tmp_path: Path) -> None:

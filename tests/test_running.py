@@ -1,5 +1,7 @@
 """soup/running.py: trials from a running sum, with the bits of summing anew."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -116,9 +118,10 @@ def test_a_failed_trial_leaves_no_sums_to_start_from(tmp_path: Path) -> None:
     streamed(Blend((a, b), a), running)
     with pytest.raises(BlendError, match="bad: tensor norm.weight holds NaN"):
         streamed(Blend((a, b, bad), a), running)
-    expected, _ = streamed(Blend((a, b, c), a), None)
-    found, _ = streamed(Blend((a, b, c), a), running)
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    for trial in (Blend((a, c), a), Blend((a, b, c), a)):  # the first would start where it failed
+        expected, _ = streamed(trial, None)
+        found, _ = streamed(trial, running)
+        assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_without_room_all_members_are_read_and_it_is_said(
@@ -135,6 +138,34 @@ def test_without_room_all_members_are_read_and_it_is_said(
         assert read == read_with
         assert all(torch.equal(found[name], expected[name]) for name in found)
     assert running.note.startswith("no room for a running sum")
+
+
+def test_room_on_the_disk_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks, not holes; and where a quota leaves less room than the disk shows, no sum."""
+    a, b, c = members_of(tmp_path, 3, torch.bfloat16)
+    running = RunningSum(0, tmp_path)
+    opened: list[int] = []
+    reserve = os.posix_fallocate
+
+    def reserved(handle: int, start: int, size: int) -> None:
+        reserve(handle, start, size)
+        stat = os.fstat(handle)
+        opened.append(512 * stat.st_blocks >= stat.st_size == size)
+
+    monkeypatch.setattr("soup.running.os.posix_fallocate", reserved)
+    streamed(Blend((a, b), a), running)
+    assert opened == [True, True]
+
+    def refused(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("soup.running.os.posix_fallocate", refused)
+    running = RunningSum(0, tmp_path)
+    blend = Blend((a, b, c), a)
+    found, expected = streamed(blend, running)[0], streamed(blend, None)[0]
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert running.note.startswith("no room for a running sum")
+    assert not list(tmp_path.glob("running-sum-*"))
 
 
 def test_a_blend_with_methods_of_its_own_is_left_alone(tmp_path: Path) -> None:

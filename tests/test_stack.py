@@ -42,7 +42,7 @@ def pool_of(tmp_path: Path, make: Any, *every: dict[str, Any]) -> list[Path]:
                 if parameter.requires_grad:
                     parameter.copy_(torch.randn(parameter.shape) * 0.3)
         paths.append(tmp_path / f"adapter-{k}")
-        wrapped.save_pretrained(paths[-1], save_embedding_layers=False)
+        wrapped.save_pretrained(paths[-1])  # with a copy of the base's embedding, where it is one's
     return paths
 
 
@@ -115,6 +115,25 @@ def hand_made(tmp_path: Path) -> list[Path]:
     ]
 
 
+def test_a_module_whose_path_ends_like_another_keeps_its_rank(tmp_path: Path) -> None:
+    """PEFT takes the first pattern that a path ends with: the longer path stands before it."""
+    shapes = {"lin": 1, "z.lin": 2}
+    base = make_checkpoint(tmp_path / "base", {f"{m}.weight": torch.zeros(4, 3) for m in shapes})
+    factors = {}
+    for module, rank in shapes.items():
+        factors[f"{module}.lora_A.weight"] = torch.ones(rank, 3)
+        factors[f"{module}.lora_B.weight"] = torch.ones(4, rank)
+    ranks = {"rank_pattern": {"z.lin": 2, "lin": 1}}
+    pool = Pool.open(make_adapter(tmp_path / "adapter", factors, base, r=7, lora_alpha=7, **ranks))
+    out = write(Blend(pool.members, pool.reference), tmp_path / "out", as_adapter=True).path
+    settings = json.loads((out / "adapter_config.json").read_text())
+    for module, rank in shapes.items():
+        key = peft.utils.other.get_pattern_key(settings["rank_pattern"], module)
+        assert settings["rank_pattern"][key] == rank
+    found, expected = collect(Checkpoint.open(out)), collect(pool.reference)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -141,7 +160,7 @@ def test_members_that_no_adapter_can_hold_are_named(
         more = {
             "dora": factors | {"lin.lora_magnitude_vector": torch.ones(4)},
             "whole": {"lin.weight": torch.ones(4, 3)},
-            "base layer": factors | {"lin.base_layer.weight": torch.ones(4, 3)},
+            "base layer": factors | {"lin.base_layer.weight": torch.zeros(4, 3)},
         }
         third = make_adapter(tmp_path / "third", more[kind], base)
     pool = Pool.open(*paths, third)

@@ -116,6 +116,18 @@ def test_average_is_the_float64_average_rounded_once(
         assert Fraction(found["x"][element].double().item()) == expected
 
 
+@settings(max_examples=200)
+@given(rows=st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=7))
+def test_the_average_is_the_sum_divided(rows: list[float]) -> None:
+    """To the last bit of float64: times 1/n would be another number."""
+    total = rows[0]
+    for row in rows[1:]:
+        total += row
+    members = [torch.tensor([row], dtype=torch.float64) for row in rows]
+    found = linear(Slice("x", 0, members, None, None, {})).item()
+    assert found.hex() == (total / len(rows)).hex()
+
+
 @settings(max_examples=100)
 @given(
     rows=st.lists(

@@ -213,6 +213,25 @@ def test_a_trainers_checkpoint_is_read_by_its_state_dict(tmp_path: Path) -> None
     assert [info.name for info in read_torch(tmp_path / "x.bin")] == list(tensors)
 
 
+@pytest.mark.parametrize("make", [make_checkpoint, make_torch_checkpoint])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_torch_puts_before_all_names_is_taken_off(
+    tmp_path: Path, make: Any, shards: int
+) -> None:
+    """Saved out of DataParallel or torch.compile: the same checkpoint, and a soup that loads."""
+    tensors = random_tensors(0)
+    plain = make_checkpoint(tmp_path / "plain", tensors)
+    for k, prefix in enumerate(("module.", "_orig_mod.", "module._orig_mod.")):
+        wrapped = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+        path = make(tmp_path / str(k), wrapped, shards)
+        pool = Pool.open(path, plain)
+        assert pool.reference.digest == pool.members[1].digest
+        out = write(Blend(pool.members, pool.reference), tmp_path / "out" / str(k)).path
+        assert loaded(out).keys() == tensors.keys()
+    some = {f"module.{name}" if k else name: t for k, (name, t) in enumerate(tensors.items())}
+    assert Checkpoint.open(make(tmp_path / "some", some)).tensors.keys() == some.keys()
+
+
 def test_equal_tensors_have_one_digest_in_every_format(tmp_path: Path) -> None:
     """Safetensors, .bin, sharded .bin and model.pt are the same checkpoint."""
     tensors = random_tensors(1)

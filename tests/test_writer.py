@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from soup import writer
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.errors import BlendError, OutputError
+from soup.errors import BlendError, CheckpointError, OutputError
 from soup.events import Event, Note
 from soup.methods import METHODS, Slice
 from soup.pool import Pool
 from soup.rounding import round_once
 from soup.writer import write
-from tests.conftest import make_checkpoint, random_tensors
+from tests.conftest import make_adapter, make_checkpoint, random_tensors
 
 
 def blend_of(paths: list[Path], dtype: str | None = None) -> Blend:
@@ -166,6 +166,86 @@ def test_what_is_not_a_soup_is_never_touched(pool_paths: list[Path], tmp_path: P
     with pytest.raises(OutputError, match="is a member of the pool"):
         write(blend_of(pool_paths), pool_paths[1])
     assert (other / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_read_is_never_written_into_or_over(
+    pool_paths: list[Path], tmp_path: Path, overwrite: bool
+) -> None:
+    """Inside a member, around one (an earlier soup in which members lie), at the base."""
+    around = write(blend_of(pool_paths[:1]), tmp_path / "around").path
+    inner = make_checkpoint(around / "inner", random_tensors(5))
+    base = write(blend_of(pool_paths[:2]), tmp_path / "base").path
+    linked = make_checkpoint(tmp_path / "linked", random_tensors(6))
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to(around / "model.safetensors")
+    before = contents(tmp_path)
+    pool = Pool.open(*pool_paths[:2], inner, linked, base=base)
+    blend = Blend(pool.members, pool.reference, method="ties", base=pool.base)
+    for out, message in (
+        (pool_paths[1] / "deep" / "out", "lies inside .*/b, a member of the pool or its base"),
+        (around, "holds .*/inner, which is read for it"),
+        (base, "is the base; choose another place"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            write(blend, out, overwrite=overwrite)
+    blobs = Blend((pool.members[3],), pool.reference)
+    with pytest.raises(OutputError, match=r"holds .*/around/model.safetensors, which is read"):
+        write(blobs, around, overwrite=overwrite)
+    assert contents(tmp_path) == before
+
+
+def test_a_link_to_an_earlier_soup_is_replaced_and_the_soup_stays(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """With --overwrite, too: the link alone stood where the new soup was asked for."""
+    first = write(blend_of(pool_paths[:2]), tmp_path / "first")
+    (tmp_path / "best").symlink_to(first.path)
+    second = write(blend_of(pool_paths), tmp_path / "best", overwrite=True)
+    assert Checkpoint.open(first.path).digest == first.digest
+    assert Checkpoint.open(tmp_path / "best").digest == second.digest
+    assert not (tmp_path / "best").is_symlink()
+
+
+def test_a_name_that_no_disk_takes_is_an_error(pool_paths: list[Path], tmp_path: Path) -> None:
+    """Too long for a directory, or for the temporary one beside it."""
+    for length in (300, 250):
+        with pytest.raises(OutputError, match="cannot be written: File name too long"):
+            write(blend_of(pool_paths), tmp_path / "out" / ("x" * length))
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["overwritten", "replaced", "removed", "settings"])
+def test_a_member_that_changes_while_it_is_read_is_named(
+    pool_paths: list[Path], tmp_path: Path, kind: str
+) -> None:
+    """By its trainer, which may still write: its digest would not be that of what was read."""
+    factors = {
+        "layers.0.lora_A.weight": torch.ones(1, 4),
+        "layers.0.lora_B.weight": torch.ones(4, 1),
+    }
+    adapter = make_adapter(tmp_path / "adapter", factors, pool_paths[0])
+    blend = blend_of([*pool_paths[:2], adapter])
+    for member in blend.members:
+        assert member.digest
+    file = pool_paths[0] / "model.safetensors"
+    if kind == "settings":
+        file = adapter / "adapter_config.json"
+    raw = file.read_bytes()
+
+    def change(event: Event) -> None:
+        if kind == "removed":
+            file.unlink(missing_ok=True)
+            return
+        if kind == "replaced":
+            file.rename(file.with_suffix(".old"))
+        file.write_bytes(raw)
+        os.utime(file, ns=(0, 1))
+
+    out = tmp_path / "results" / "out"
+    with pytest.raises(CheckpointError, match=f"{file}: (was changed while|cannot be read)"):
+        write(blend, out, observe=change)
+    assert list(out.parent.iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
