@@ -283,13 +283,20 @@ def _merge(
 
 
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:
-    for member, part in zip(blend.members[1:], parts[1:], strict=True):
-        if not torch.equal(part, parts[0].to(part.dtype)):
+    """The values that all members have, in the reference's dtype.
+
+    Members in several dtypes agree where their values do in the narrowest; the widest has them.
+    """
+    narrow, wide = (pick(parts, key=lambda part: part.itemsize) for pick in (min, max))
+    for member, part in zip(blend.members, parts, strict=True):
+        if info.is_float and not torch.isfinite(part).all():
+            raise BlendError(_not_finite_in(member, info, part))
+        if not torch.equal(part.to(narrow.dtype), parts[0].to(narrow.dtype)):
             raise BlendError(
                 f"tensor {info.name}: {member.name} differs from {blend.members[0].name}; "
                 f"{info.dtype} values like these are copied, and must be equal in all members"
             )
-    return parts[0]
+    return wide.to(DTYPES[info.dtype])
 
 
 def _kernel(blend: Blend) -> Any:
@@ -377,12 +384,16 @@ def _why_not_finite(
     """Which member holds a NaN or an Inf; else it is the output dtype that overflows."""
     for source, part in zip(blend.sources, parts, strict=True):
         if not torch.isfinite(part).all():
-            kind = "NaN" if torch.isnan(part).any() else "Inf"
-            return (
-                f"{source.name}: tensor {info.name} holds {kind}; "
-                "leave this checkpoint out, its training diverged or its file is damaged"
-            )
+            return _not_finite_in(source, info, part)
     return (
         f"tensor {info.name}: {total.abs().max().item():.4g} overflows {blend.dtype_of(info)}; "
         "write a wider dtype, e.g. --dtype bfloat16 or float32"
+    )
+
+
+def _not_finite_in(source: Checkpoint, info: TensorInfo, part: torch.Tensor) -> str:
+    kind = "NaN" if torch.isnan(part).any() else "Inf"
+    return (
+        f"{source.name}: tensor {info.name} holds {kind}; "
+        "leave this checkpoint out, its training diverged or its file is damaged"
     )

@@ -156,12 +156,13 @@ def test_the_average_is_of_merged_weights_not_of_factors(tmp_path: Path) -> None
     assert not torch.allclose(found.double(), wrong, atol=1e-2)
 
 
-@pytest.mark.parametrize("worth", [0, streaming.KERNEL_WORTH])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_running_sums_of_adapters_are_the_sums(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
     """A greedy trial that reads the new member alone has the bits of one that reads all."""
-    monkeypatch.setattr(streaming, "KERNEL_WORTH", worth)
+    if not compiled:
+        monkeypatch.setattr(streaming, "_kernel", lambda blend: None)
     base, first, factors = small(tmp_path)
     doubled = {name: 2 * tensor for name, tensor in factors.items()}
     second = make_adapter(tmp_path / "second", doubled, base)

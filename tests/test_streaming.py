@@ -12,6 +12,7 @@ from soup.blend import Blend
 from soup.checkpoint import Checkpoint, TensorInfo
 from soup.errors import BlendError
 from soup.methods import Slice, linear
+from soup.pool import Pool
 from soup.rounding import round_once
 from soup.streaming import stream
 from tests.conftest import make_checkpoint
@@ -29,7 +30,7 @@ def collect(blend: Blend, **kwargs: int) -> dict[str, torch.Tensor]:
             flat = found.setdefault(info.name, torch.empty(info.numel, dtype=values.dtype))
             flat[start : start + len(values)] = values
 
-    stream(blend, Fill(), threads=kwargs.get("threads"), chunk=kwargs.get("chunk", 1 << 17))
+    stream(blend, Fill(), threads=kwargs.get("threads"), chunk=kwargs.get("chunk"))
     return found
 
 
@@ -239,3 +240,36 @@ def test_dare_streams_in_chunks_of_any_size(tmp_path: Path) -> None:
     assert not torch.equal(expected, rows[2])
     for chunk, threads in ((1, 4), (7, 2), (333, 3), (999, 1)):
         assert torch.equal(collect(blend, chunk=chunk, threads=threads)["x"], expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_buffers_in_several_dtypes_are_written_in_the_references(
+    tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """Members of two dtypes mix with --dtype; a buffer equal in both stays what it was."""
+    exact = 1 / torch.arange(1.0, 9.0)
+    paths = [
+        make_checkpoint(tmp_path / name, {"w": torch.ones(4, dtype=dtype), "inv_freq": buffer})
+        for name, dtype, buffer in (
+            ("wide", torch.float32, exact),
+            ("narrow", torch.bfloat16, exact.to(torch.bfloat16)),
+        )
+    ]
+    pool = Pool.open(*(paths[k] for k in order), dtype="BF16")
+    stored = pool.reference.tensors["inv_freq"].dtype
+    best = exact if stored == "F32" else exact.to(torch.bfloat16)
+    for members in (pool.members, pool.members[::-1]):
+        found = collect(Blend(members, pool.reference, dtype="BF16"))["inv_freq"]
+        assert found.dtype is best.dtype and torch.equal(found, best)
+    (narrow,) = (member for member in pool.members if member.name == "narrow")
+    alone = collect(Blend((narrow,), pool.reference, dtype="BF16"))["inv_freq"]
+    assert torch.equal(alone, exact.to(torch.bfloat16).to(best.dtype))
+
+
+def test_a_buffer_that_is_not_finite_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """NaN is not taken for a difference between members, and not copied from a single one."""
+    tensors = {"w": torch.ones(4), "inv_freq": torch.tensor([1.0, float("nan")])}
+    members = [Checkpoint.open(make_checkpoint(tmp_path / name, tensors)) for name in "ab"]
+    for count in (1, 2):
+        with pytest.raises(BlendError, match="a: tensor inv_freq holds NaN"):
+            collect(Blend(tuple(members[:count]), members[0]))
