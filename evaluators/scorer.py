@@ -114,7 +114,9 @@ class VLMEvalKitScorer:
         """Everything the worker's libraries print."""
         return self._work / "worker.log"
 
-    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
+    def benchmarks(
+        self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
+    ) -> list[Benchmark]:
         """See ``soup.scoring.Scorer``."""
         lacking = [] if self._judge else judged_only(names)
         if lacking:
@@ -134,7 +136,7 @@ class VLMEvalKitScorer:
         common = model | {"companions": companions_digest(reference.home)}
         found = []
         for source in names:
-            answer = self._tell({"do": "benchmark", "source": source})
+            answer = self._tell({"do": "benchmark", "source": source}, observe)
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
@@ -199,9 +201,9 @@ class VLMEvalKitScorer:
             self.log.unlink(missing_ok=True)
         self._checked = python, family
 
-    def _tell(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _tell(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
         """Ask what every worker must have been asked before it can measure."""
-        answer = self._ask(request)
+        answer = self._ask(request, observe)
         self._told[_label(request)] = request, answer
         return answer
 

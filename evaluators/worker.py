@@ -121,10 +121,13 @@ class Worker:
         }
 
     def benchmark(self, source: str) -> dict[str, Any]:
-        """Look a benchmark up; if it asks a judge, see that there is one."""
+        """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
         from evaluators.vlmevalkit import Dataset
 
-        dataset = Dataset(source, self._cache, self._judge)
+        def progress(done: int, total: int) -> None:
+            self._observe(Progress(f"unpack {Path(source).stem}", done, total, "images"))
+
+        dataset = Dataset(source, self._cache, self._judge, progress)
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
