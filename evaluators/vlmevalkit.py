@@ -8,7 +8,6 @@ counts); of its wrappers in ``kit_wrapper.py`` and beside it.
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from evaluators.importing import (
     prefetch_answer,
 )
 from evaluators.judge import Judge
+from evaluators.kept import write_whole, writing
 from evaluators.metrics import EXACT, judge_arguments
 from evaluators.tables import find_dataset, is_circular
 from evaluators.wrapper import Message, Wrapper
@@ -203,7 +203,8 @@ class Dataset:
         arguments, case = judge_arguments(self.judge)
         with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
             file = Path(fresh) / "predictions.tsv"
-            frame.to_csv(file, sep="\t", index=False)
+            with writing(file):
+                frame.to_csv(file, sep="\t", index=False)
             try:
                 report = self.kit.evaluate(str(file), **arguments)
             except SoupError:
@@ -219,9 +220,7 @@ class Dataset:
                 report = None
             finally:
                 if keep is not None:
-                    keep.parent.mkdir(parents=True, exist_ok=True)
-                    frame.to_csv(file, sep="\t", index=False)  # evaluate may rewrite its input
-                    shutil.copyfile(file, keep)
+                    write_whole(keep, lambda path: frame.to_csv(path, sep="\t", index=False))
             return _Evaluation(report, frame, outcomes(Path(fresh)), case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
