@@ -60,6 +60,10 @@ def find_dataset(source: str, name: str, judge: Judge | None) -> tuple[Any, Path
         BenchmarkError: unknown, missing, or nothing that can be asked; the message says what to do.
     """
     is_path = source.endswith(".tsv") or os.sep in source
+    if not name.strip("."):
+        raise BenchmarkError(
+            f"{source!r}: no benchmark; expected a VLMEvalKit name, or the path of a TSV"
+        )
     _require_judge(name, judge)
     dataset, file = (_from_file if is_path else _by_name)(source, name)
     _require_usable(dataset, name, source)

@@ -306,6 +306,7 @@ def test_devices_and_dtypes_are_checked(pool: Pool) -> None:
     for options, message in (
         (Options(device="cuda:9"), "sees no CUDA GPU|expected"),
         (Options(device="abacus"), "--device abacus: expected auto, cpu or cuda"),
+        (Options(device="meta"), "--device meta: torch cannot compute there .*; expected auto"),
         (Options("cpu", compute_dtype="float7"), "expected float32, bfloat16 or float16"),
     ):
         if "cuda" in options.device and torch.cuda.is_available():
