@@ -224,7 +224,7 @@ class Dataset:
             return _Evaluation(report, frame, outcomes(Path(fresh)), case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
-        rows = [frame.iloc[k] for k in range(len(frame))]
+        rows = frame.to_dict("records")
         if isinstance(self.kit, image_yorn.ImageYORNDataset):
             missed = sum(YOrN_Extraction(row["prediction"]) == "Unknown" for row in rows)
         elif isinstance(self.kit, image_mcq.ImageMCQDataset):
