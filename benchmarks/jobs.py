@@ -45,12 +45,16 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
         max_new_tokens=given["tokens"],
         batch_size=given["batch"],
     ) as scorer:
-        benchmarks = scorer.benchmarks(pool.reference, given["files"])
+        scorer.benchmarks(pool.reference, [])
         found: dict[str, Any] = {"start": time.perf_counter() - started, "passes": []}
+        started = time.perf_counter()
+        benchmarks = scorer.benchmarks(pool.reference, given["files"])  # unpacks the images
+        looked_up = time.perf_counter() - started
         for k in range(given["passes"]):
             blend = average if k % 2 else first
             parts = [timed(scorer, blend, benchmark) for benchmark in benchmarks]
             found["passes"].append({name: sum(p[name] for p in parts) for name in parts[0]})
+        found["passes"][0]["load"] += looked_up
     kept = Path(given["work"]) / "predictions"
     keys = {one.name: result_key(first.digest, one.digest)[:16] for one in benchmarks}
     found["answers"] = {name: predictions(kept / f"{key}.tsv") for name, key in keys.items()}
@@ -136,13 +140,15 @@ def written_and_loaded(given: dict[str, Any]) -> dict[str, Any]:
 
 def profile(given: dict[str, Any]) -> dict[str, Any]:
     """Our worker in this process, its parts timed; then the model alone, at several batch sizes."""
+    import evaluators.importing  # noqa: F401  # first of all
+    from evaluators import resident, vlmevalkit
+
     parts = Parts()
+    parts.watch(vlmevalkit, "unpack", "unpack")
     worker, blends = our_worker(given, given["batch"])
+    unpack = parts.seconds["unpack"]
     import torch
     import transformers
-
-    from evaluators import resident
-    from evaluators.vlmevalkit import Dataset
 
     wrapper = type(worker._resident.wrapper)
     calls: list[dict[str, Any]] = []
@@ -151,8 +157,8 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
     parts.watch(wrapper, "decode", "decode")
     parts.watch(resident, "collate", "collate")
     parts.watch(type(worker._resident), "load", "load")
-    parts.watch(Dataset, "messages", "prompts")
-    parts.watch(Dataset, "evaluate", "evaluate")
+    parts.watch(vlmevalkit.Dataset, "messages", "prompts")
+    parts.watch(vlmevalkit.Dataset, "evaluate", "evaluate")
     passes = []
     for k in range(given["passes"]):
         parts.seconds.clear()
@@ -161,6 +167,7 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
         for file in given["files"]:
             samples += measure(worker, blends[k % 2], file, given)["samples"]
         passes.append({"whole": time.perf_counter() - begun, **parts.seconds})
+    passes[0] |= {"unpack": unpack, "whole": passes[0]["whole"] + unpack}
     alone = {}
     for size in given["sizes"]:
         other, blends = our_worker(given, size)
@@ -233,9 +240,12 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
 
 def measure(worker: Any, blend: Any, file: str, given: dict[str, Any]) -> Any:
     """One blend on one benchmark."""
-    keep = str(Path(given["work"]) / "kept.tsv")
-    work = {"blend": blend, "benchmark": file, "key": "a key", "keep": keep, "task": "benchmark"}
-    return worker.handle({"do": "measure", **work})
+    from evaluators.kept import ANSWERS
+
+    keep = Path(given["work"]) / "kept.tsv"
+    keep.with_suffix(ANSWERS).unlink(missing_ok=True)  # as one who has recorded the result does
+    work = {"blend": blend, "benchmark": file, "key": "a key", "keep": str(keep)}
+    return worker.handle({"do": "measure", "task": "benchmark", **work})
 
 
 def model_alone(model: Any, calls: list[dict[str, Any]], device: str) -> dict[str, float]:

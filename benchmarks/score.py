@@ -198,7 +198,16 @@ def show_profile(given: argparse.Namespace, setting: dict[str, Any], scratch: Pa
     """Our worker's time by part, and the model's own."""
     found = child("profile", setting | {"work": str(scratch / "profile")})
     first, later = found["passes"][0], found["passes"][2::2]
-    part_names = ("load", "prompts", "prepare", "collate", "generate", "decode", "evaluate")
+    part_names = (
+        "unpack",
+        "load",
+        "prompts",
+        "prepare",
+        "collate",
+        "generate",
+        "decode",
+        "evaluate",
+    )
     middle = {
         part: statistics.median(p.get(part, 0.0) for p in later) for part in (*part_names, "whole")
     }

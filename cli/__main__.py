@@ -1,6 +1,17 @@
-"""`python -m cli`, and by way of it `python -m soup`."""
+"""The `soup` command; also `python -m cli` and, by way of it, `python -m soup`."""
 
-from cli.app import main
+import signal
+
+
+def main() -> None:
+    """Import the command line and run it."""
+    # Importing torch takes seconds: Ctrl-C then just ends the process, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from cli.app import main as run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
 
 if __name__ == "__main__":
     main()

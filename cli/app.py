@@ -47,7 +47,7 @@ from cli.options import (
     WorkerPython,
 )
 from cli.progress import Watch
-from cli.results import show
+from cli.results import require_places, show
 from evaluators.doctor import ask_once, examine
 from evaluators.families import FAMILIES
 from soup.checkpoint import Checkpoint
@@ -294,6 +294,7 @@ def score(
     if dry_run:
         _plan("score", given, settings)
         return
+    require_places(given)
     pool = soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
     with Watch(err_console, quiet) as watch, scorer_of(given) as scorer:
         board = soup.score(pool, scorer, settings, watch)
@@ -421,6 +422,7 @@ def _make(kind: str, given: dict[str, Any]) -> None:
     if given["dry_run"]:
         _plan(kind, given, settings)
         return
+    require_places(given)
     pool = soup.Pool.open(*given["ckpts"], dtype=settings.dtype, base=given["base"])
     with Watch(err_console, given["quiet"]) as watch, scorer_of(given) as scorer:
         board = soup.make(kind, pool, scorer, settings, watch)

@@ -36,6 +36,19 @@ def show(board: Leaderboard, given: dict[str, Any], console: Console) -> None:
         print(board.soup.out)
 
 
+def require_places(given: dict[str, Any]) -> None:
+    """Raises OutputError, before hours of work, where ``show`` could not write in the end."""
+    for key in ("json", "markdown"):
+        file: Path | None = given[key]
+        if file is None or str(file) == "-":
+            continue
+        if file.is_dir():
+            raise OutputError(f"{file}: cannot be written: it is a directory")
+        if not os.access(file.parent, os.W_OK):
+            found = "not writable" if file.parent.is_dir() else "no such directory"
+            raise OutputError(f"{file}: cannot be written: {file.parent}: {found}")
+
+
 def _write_text(file: Path, text: str) -> None:
     try:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")

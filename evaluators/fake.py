@@ -6,7 +6,7 @@ from math import fsum
 
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
-from soup.events import Observer, Progress
+from soup.events import Observer, Progress, ignore
 from soup.scoring import Benchmark, Part, Result
 
 
@@ -50,7 +50,9 @@ class FakeScorer:
         self.calls: list[tuple[tuple[str, ...], str]] = []
         self.answered = 0
 
-    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
+    def benchmarks(
+        self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
+    ) -> list[Benchmark]:
         """Any name is a benchmark."""
         return [
             Benchmark(name, self._samples, hashlib.sha256(f"fake {name}".encode()).hexdigest())

@@ -40,6 +40,7 @@ def headline_rule(dataset: Any, name: str) -> Rule:
     special = ("MMT", "MMSci", "MMVP", "MME", "AMBER", "VSR", "MMMU")
     if not any(part in name for part in special):
         if isinstance(dataset, image_mcq.ImageMCQDataset) and _plain(kind):
+            _require_one_split(dataset, name)
             return lambda report: 100 * _overall(report, name)
         if kind in (image_yorn.ImageYORNDataset, image_vqa.ImageVQADataset):
             return lambda report: _overall(report, name)
@@ -62,12 +63,19 @@ def _hallusion(report: Any) -> float:
 def _overall(report: Any, name: str) -> float:
     """The ``Overall`` column of a report with one row."""
     if len(report) != 1:
-        splits = sorted(map(str, report["split"])) if "split" in report else []
-        raise ScoringError(
-            f"{name}: one overall score expected, found one for each of {', '.join(splits)}; "
+        raise ScoringError(f"{name}: a report of one row expected, found {len(report)}")
+    return float(report["Overall"].iloc[0])
+
+
+def _require_one_split(dataset: Any, name: str) -> None:
+    """Multiple choice has an overall number for each split, and none for all."""
+    data = getattr(dataset, "data", {})
+    splits = sorted(set(map(str, data["split"]))) if "split" in data else []
+    if len(splits) > 1:
+        raise BenchmarkError(
+            f"{name}: it has several splits ({', '.join(splits[:4])}), so no overall score; "
             "give one split per TSV"
         )
-    return float(report["Overall"].iloc[0])
 
 
 def _cell(report: Any, column: str, value: str, key: str) -> float:

@@ -6,7 +6,6 @@ variables, so this happens in a worker process only.
 """
 
 import importlib.metadata
-import multiprocessing.dummy
 import os
 import string
 from typing import Any
@@ -66,9 +65,26 @@ __all__ = [
 
 _settle_environment()  # again: importing vlmeval reads a .env file of its own into the environment
 
-# ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
-# of a process that holds a model and threads can hang. Threads give the same results.
-image_vqa.mp = multiprocessing.dummy
+
+class _Here:
+    """In place of ``multiprocessing``: the same results, one after another.
+
+    ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
+    of a process that holds a model and threads can hang, and threads only wait for each other.
+    """
+
+    @staticmethod
+    def Pool(processes: int) -> Any:
+        """What has the one method that is used."""
+        return _Here
+
+    @staticmethod
+    def map(function: Any, items: Any) -> list[Any]:
+        """As a pool's."""
+        return [function(item) for item in items]
+
+
+image_vqa.mp = _Here
 
 read_csv = pd.read_csv
 """Pandas' own."""

@@ -49,6 +49,8 @@ def endpoint(url: str) -> str:
     parts = urlsplit(url.strip())
     if parts.username or parts.password:
         raise UsageError(f"--judge-url: it holds a user or password; put the key into {KEY}")
+    if parts.query or parts.fragment:
+        raise UsageError(f"--judge-url: expected an address without ? and #; a key goes into {KEY}")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise UsageError(f"--judge-url {url}: expected an address like http://localhost:8000/v1")
     return url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
@@ -64,6 +66,9 @@ class Judge:
             model: as the server names it.
             url: see ``endpoint``.
             directory: where verdicts are kept.
+
+        Raises:
+            UsageError: the key in the environment cannot be one.
         """
         # Imported here: it takes a second, and most runs have no judge.
         self._openai: Any = import_module("openai")
@@ -73,6 +78,11 @@ class Judge:
         self.url = endpoint(url)
         self.verdicts = Verdicts(directory / "verdicts.jsonl")
         self._key = os.environ.get(KEY, "").strip()
+        if not re.fullmatch("[!-~]*", self._key):  # errors of such a header would show it
+            raise UsageError(
+                f"{KEY}: it holds a space, a line break or another character that no key has; "
+                "set it again, the key alone"
+            )
         self._client = self._openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=SECONDS, max_retries=RETRIES
         )

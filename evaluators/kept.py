@@ -2,8 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from soup.errors import ScoringError
+
+ANSWERS = ".answers"
+"""The end of such a file's name."""
 
 
 class Kept:
@@ -19,15 +26,17 @@ class Kept:
         Args:
             file: where; its directory is made.
             key: of the result, see ``soup.scoring.result_key``.
+
+        Raises:
+            ScoringError: it cannot be written; nor can what is added.
         """
         self.known: dict[int, str] = {}
         self._file = file
         lines = self._valid(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in [key, *lines]))
-        temporary.replace(file)
-        self._stream: IO[str] = file.open("a", buffering=1)  # a line at a time
+        text = "".join(json.dumps(line) + "\n" for line in [key, *lines])
+        write_whole(file, lambda path: path.write_text(text))
+        with writing(file):
+            self._stream: IO[str] = file.open("a", buffering=1)  # a line at a time
 
     def _valid(self, key: str) -> list[Any]:
         lines: list[Any] = []
@@ -45,10 +54,36 @@ class Kept:
 
     def add(self, index: int, answer: str) -> None:
         """Keep one answer."""
-        self._stream.write(json.dumps([index, answer]) + "\n")
+        with writing(self._file):
+            self._stream.write(json.dumps([index, answer]) + "\n")
 
-    def close(self, remove: bool) -> None:
-        """Let go of the file; ``remove`` it when the answers have become a result."""
+    def close(self) -> None:
+        """Let go of the file."""
         self._stream.close()
-        if remove:
-            self._file.unlink(missing_ok=True)
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` fill a file, in a directory that is made; it is all there, or as it was.
+
+    Raises:
+        ScoringError: it cannot be written.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ScoringError(
+            f"{file}: cannot be written: {error.strerror}; free some room, the same command goes on"
+        ) from error

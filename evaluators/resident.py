@@ -240,6 +240,13 @@ def _device(name: str) -> torch.device:
         raise ScoringError(f"--device {name}: expected auto, cpu or cuda[:N]") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ScoringError(f"--device {name}: torch sees no CUDA GPU here; use --device cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError as error:
+        text = str(error).splitlines()[0][:200]
+        raise ScoringError(
+            f"--device {name}: torch cannot compute there ({text}); expected auto, cpu or cuda[:N]"
+        ) from error
     return device
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from evaluators.environment import ANY, find_python, look, require
 from evaluators.families import Family, family_of, named, require_named
 from evaluators.judge import endpoint
+from evaluators.kept import ANSWERS
 from evaluators.process import Died, Process
 from evaluators.suites import ADD_A_JUDGE, judged_only
 from evaluators.worker import encode_blend, encode_checkpoint
@@ -65,7 +66,7 @@ class VLMEvalKitScorer:
             UsageError: a number that cannot be, a family that is none, or a judge without an
                 address or the other way round.
         """
-        if (judge is None) != (judge_url is None):
+        if bool(judge) != bool(judge_url) or "" in (judge, judge_url):
             raise UsageError(
                 "a judge is a model and an address: give both --judge MODEL and --judge-url URL, "
                 "e.g. --judge-url http://localhost:8000/v1"
@@ -95,6 +96,7 @@ class VLMEvalKitScorer:
         self._families = families or {}
         self._checked: tuple[str, Family] | None = None
         self._process: Process | None = None
+        self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
 
@@ -107,6 +109,8 @@ class VLMEvalKitScorer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self._forget()
         self.close()
 
     @property
@@ -114,7 +118,9 @@ class VLMEvalKitScorer:
         """Everything the worker's libraries print."""
         return self._work / "worker.log"
 
-    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
+    def benchmarks(
+        self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
+    ) -> list[Benchmark]:
         """See ``soup.scoring.Scorer``."""
         lacking = [] if self._judge else judged_only(names)
         if lacking:
@@ -134,7 +140,7 @@ class VLMEvalKitScorer:
         common = model | {"companions": companions_digest(reference.home)}
         found = []
         for source in names:
-            answer = self._tell({"do": "benchmark", "source": source})
+            answer = self._tell({"do": "benchmark", "source": source}, observe)
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
@@ -144,8 +150,11 @@ class VLMEvalKitScorer:
     def measure(
         self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer = ignore
     ) -> Result:
-        """See ``soup.scoring.Scorer``."""
-        answer = self._ask({"do": "measure", **self._work_on(blend, benchmark, task)}, observe)
+        """See ``soup.scoring.Scorer``; asked again, it has recorded what it was told before."""
+        self._forget()
+        work = self._work_on(blend, benchmark, task)
+        answer = self._ask({"do": "measure", **work}, observe)
+        self._measured = Path(work["keep"]).with_suffix(ANSWERS)
         answer.pop("seconds")
         return Result(**answer, settings=benchmark.settings)
 
@@ -171,6 +180,12 @@ class VLMEvalKitScorer:
             "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
             "task": task,
         }
+
+    def _forget(self) -> None:
+        """Remove the answers of the last result: it is recorded."""
+        if self._measured is not None:
+            self._measured.unlink(missing_ok=True)
+            self._measured = None
 
     def close(self) -> None:
         """End the worker."""
@@ -199,9 +214,9 @@ class VLMEvalKitScorer:
             self.log.unlink(missing_ok=True)
         self._checked = python, family
 
-    def _tell(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _tell(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
         """Ask what every worker must have been asked before it can measure."""
-        answer = self._ask(request)
+        answer = self._ask(request, observe)
         self._told[_label(request)] = request, answer
         return answer
 

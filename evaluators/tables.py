@@ -1,7 +1,9 @@
 """Benchmarks as VLMEvalKit's dataset objects: its own by name, a user's TSV by what is in it."""
 
 import difflib
+import io
 import os
+import string
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,20 @@ METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 CIRCULAR_NAMES = ("mmbench", "ccbench", "circular", "mmcr")
 """Parts of a dataset's name, in small letters, by which VLMEvalKit asks for all rotations."""
 
+OCRBENCH_CATEGORIES = (
+    "Regular Text Recognition",
+    "Irregular Text Recognition",
+    "Artistic Text Recognition",
+    "Handwriting Recognition",
+    "Digit String Recognition",
+    "Non-Semantic Text Recognition",
+    "Scene Text-centric VQA",
+    "Doc-oriented VQA",
+    "Key Information Extraction",
+    "Handwritten Mathematical Expression Recognition",
+)
+"""Its metric counts right answers in these, and fails on any other."""
+
 JUDGED_OTHERWISE = ("LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
 """Beginnings of names that need a judge and have no headline number that is known here."""
 
@@ -44,6 +60,10 @@ def find_dataset(source: str, name: str, judge: Judge | None) -> tuple[Any, Path
         BenchmarkError: unknown, missing, or nothing that can be asked; the message says what to do.
     """
     is_path = source.endswith(".tsv") or os.sep in source
+    if not name.strip("."):
+        raise BenchmarkError(
+            f"{source!r}: no benchmark; expected a VLMEvalKit name, or the path of a TSV"
+        )
     _require_judge(name, judge)
     dataset, file = (_from_file if is_path else _by_name)(source, name)
     _require_usable(dataset, name, source)
@@ -72,7 +92,7 @@ def _by_name(source: str, name: str) -> tuple[Any, Path]:
     except Exception as error:
         raise BenchmarkError(
             f"{name}: no usable {file}, and it could not be downloaded "
-            f"({' '.join(str(error).split())[:120]}); put the TSV there, or name it by its path"
+            f"({_line(error)}); put the TSV there, or name it by its path"
         ) from error
     if dataset is None:
         raise BenchmarkError(f"{name}: VLMEvalKit cannot build it")
@@ -83,8 +103,10 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
     """A user's own TSV, by the class of VLMEvalKit that fits its columns."""
     file = Path(source).absolute()
     if not file.is_file():
-        raise BenchmarkError(f"{source}: no such file; expected a TSV in VLMEvalKit's format")
+        found = "found a directory" if file.is_dir() else "no such file"
+        raise BenchmarkError(f"{source}: {found}; expected a TSV in VLMEvalKit's format")
     try:
+        columns = list(read_csv(file, sep="\t", nrows=0).columns)
         head = read_csv(
             file,
             sep="\t",
@@ -94,16 +116,21 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
             na_values=list(MISSING),
         )
     except (ValueError, OSError) as error:
-        raise BenchmarkError(f"{source}: not a readable TSV ({error})") from error
-    for column in ("index", "question", "answer"):
-        if column not in head:
+        raise BenchmarkError(
+            f"{source}: not a readable TSV ({_line(error)}); expected tab-separated UTF-8"
+        ) from error
+    linked = "image_path" in columns and "image" not in columns
+    for column in ("index", "question", "answer", "image_path" if linked else "image"):
+        if column not in columns:
             raise BenchmarkError(
                 f"{source}: no column {column!r}; expected index, image, question, answer and, "
-                f"for multiple choice, A, B, …; found {', '.join(head.columns[:8])}"
+                f"for multiple choice, A, B, …; found {', '.join(columns[:8])}"
             )
     if not len(head):
         raise BenchmarkError(f"{source}: no question in it")
     known = kit_class(name)
+    if known is None:
+        _require_whole_rows(head, source)
     _require_kind(getattr(known, "MODALITY", "IMAGE"), name)
     cls, kit_name = (known, name) if known else _class_for(head, name)
     with tempfile.TemporaryDirectory(prefix="soup-lmu-") as root:
@@ -116,8 +143,9 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
         try:
             dataset = cls(dataset=kit_name)
         except Exception as error:
+            text = _line(error) or "an image is neither base64 nor the index of a row that has one"
             raise BenchmarkError(
-                f"{source}: VLMEvalKit cannot read it ({type(error).__name__}: {error})"
+                f"{source}: VLMEvalKit cannot read it ({type(error).__name__}: {text})"
             ) from error
         finally:
             if expected is not None:
@@ -127,12 +155,50 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
             else:
                 os.environ["LMUData"] = before
     if known is None:
+        left_out = sorted(set(head.index) - set(dataset.data.index))
+        if left_out:
+            raise _incomplete(source, head, left_out[0], "image")
         _register(cls, kit_name)
-    if cls is image_vqa.ImageVQADataset and known is None:
+    if cls in (image_vqa.ImageVQADataset, image_vqa.OCRBench) and known is None:
         # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
-        answers = head["answer"].loc[dataset.data.index]  # questions without their image are gone
-        dataset.data["answer"] = [_as_list(text) for text in answers]
+        dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
     return dataset, file
+
+
+def _require_whole_rows(head: Any, source: str) -> None:
+    """Refuse a user's table in which cells are missing, or in which an answer can never be right.
+
+    VLMEvalKit would fail on them when everything has been answered, or count them as wrong.
+    """
+    for column in ("index", "question", "answer", "category", "l2-category", "split"):
+        gaps = list(head.index[head[column].isna()]) if column in head else []
+        if gaps:
+            raise _incomplete(source, head, gaps[0], column)
+    if "A" in head and "B" in head:
+        for row, answer in head["answer"].items():
+            letters = [letter for letter in _letters(head) if pd.notna(head.at[row, letter])]
+            if answer not in letters:
+                raise BenchmarkError(
+                    f"{source}: the answer of index {head.at[row, 'index']} is {answer!r}; "
+                    f"expected one of its options, {', '.join(letters)}"
+                )
+    elif _letters(head):
+        raise BenchmarkError(
+            f"{source}: multiple choice needs columns A and B at least; found {_letters(head)[0]}"
+        )
+
+
+def _letters(head: Any) -> list[str]:
+    """The columns that hold options."""
+    return [column for column in head if column in list(string.ascii_uppercase)]
+
+
+def _incomplete(source: str, head: Any, row: int, column: str) -> BenchmarkError:
+    index = head.at[row, "index"]
+    where = f"data row {row + 1}" if pd.isna(index) else f"index {index}"
+    return BenchmarkError(
+        f"{source}: {where} has no {column}; fill it in, or leave the row (or the column) out"
+    )
 
 
 def kit_class(name: str) -> Any:
@@ -177,6 +243,12 @@ def _class_for(head: Any, name: str) -> tuple[Any, str]:
     if "A" in head and "B" in head:
         return image_mcq.CustomMCQDataset, name
     if name.startswith("OCRBench") and "category" in head:
+        other = sorted(set(head["category"]) - set(OCRBENCH_CATEGORIES))
+        if other:
+            raise BenchmarkError(
+                f"{name}: OCRBench has no category {other[0]!r}; expected one of "
+                f"{', '.join(OCRBENCH_CATEGORIES)}; or choose a name that does not begin with it"
+            )
         return image_vqa.OCRBench, name
     if set(head["answer"].dropna().unique()) <= {"Yes", "No"}:
         return image_yorn.ImageYORNDataset, name
@@ -187,6 +259,11 @@ def _class_for(head: Any, name: str) -> tuple[Any, str]:
 def _as_list(text: Any) -> str:
     text = str(text)
     return text if text.startswith("[") and text.endswith("]") else repr([text])
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _data_root() -> Path:
@@ -206,6 +283,19 @@ def _require_usable(dataset: Any, name: str, source: str) -> None:
     if data["index"].duplicated().any():
         twice = data["index"][data["index"].duplicated()].iloc[0]
         raise BenchmarkError(f"{source}: index {twice} stands twice; expected one row per index")
+    if "answer" not in data or data["answer"].isna().all():
+        raise BenchmarkError(
+            f"{name}: it has no answers to compare with; expected a split whose answers are public"
+        )
+    written = io.StringIO()
+    data[["index"]].to_csv(written, sep="\t", index=False)
+    written.seek(0)
+    for index, again in zip(data["index"], read_csv(written, sep="\t")["index"], strict=True):
+        if index != again:  # predictions are kept in a TSV
+            raise BenchmarkError(
+                f"{source}: index {index!r} is read back from a TSV as {again!r}; expected whole "
+                "numbers, or words"
+            )
     if isinstance(dataset, image_mcq.CustomMCQDataset):
         _require_whole_groups(dataset, source)
 

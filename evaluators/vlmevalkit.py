@@ -8,15 +8,15 @@ counts); of its wrappers in ``kit_wrapper.py`` and beside it.
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evaluators.headlines import headline_rule, outcomes
+from evaluators.images import digest_of_linked, file_digest, unpack
 from evaluators.importing import (
     INFER_FAIL_MSG,
     YOrN_Extraction,
@@ -26,6 +26,7 @@ from evaluators.importing import (
     prefetch_answer,
 )
 from evaluators.judge import Judge
+from evaluators.kept import write_whole, writing
 from evaluators.metrics import EXACT, judge_arguments
 from evaluators.tables import find_dataset, is_circular
 from evaluators.wrapper import Message, Wrapper
@@ -63,13 +64,20 @@ class _Evaluation:
 class Dataset:
     """One VLMEvalKit dataset, its prompts and its headline number."""
 
-    def __init__(self, source: str, cache: Path, judge: Judge | None = None) -> None:
-        """Find and build a dataset; nothing is generated.
+    def __init__(
+        self,
+        source: str,
+        cache: Path,
+        judge: Judge | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Find and build a dataset, and unpack its images; nothing is generated.
 
         Args:
             source: a VLMEvalKit name, or the path of a TSV in its format.
             cache: where images are unpacked, by content.
             judge: asked where VLMEvalKit's metric for this dataset can ask one.
+            progress: called with the number of images unpacked, and of all.
 
         Raises:
             BenchmarkError: unknown, missing, not scorable; the message says what to do.
@@ -79,13 +87,15 @@ class Dataset:
         self.kit, self.file = find_dataset(source, self.name, judge)
         self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         self.rule = headline_rule(self.kit, self.name)
-        self.data_digest = _file_digest(self.file)
+        self.data_digest = file_digest(self.file)
         if "image" in self.kit.data:
             # Images are unpacked once and never looked at again, so each content has its place.
-            images = cache / "images" / self.data_digest[:16]
-            images.mkdir(parents=True, exist_ok=True)
-            self.kit.img_root = str(images)
-        self._data = self.kit.data.copy()
+            place = cache / "images" / self.data_digest[:16]
+            unpack(self.kit, self.name, place, progress)
+        elif "image_path" in self.kit.data:
+            both = f"{self.data_digest} {digest_of_linked(self.kit, self.name)}"
+            self.data_digest = hashlib.sha256(both.encode()).hexdigest()
+        self._data = self.kit.data
 
     def __len__(self) -> int:
         return len(self._data)
@@ -193,7 +203,8 @@ class Dataset:
         arguments, case = judge_arguments(self.judge)
         with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
             file = Path(fresh) / "predictions.tsv"
-            frame.to_csv(file, sep="\t", index=False)
+            with writing(file):
+                frame.to_csv(file, sep="\t", index=False)
             try:
                 report = self.kit.evaluate(str(file), **arguments)
             except SoupError:
@@ -209,13 +220,11 @@ class Dataset:
                 report = None
             finally:
                 if keep is not None:
-                    keep.parent.mkdir(parents=True, exist_ok=True)
-                    frame.to_csv(file, sep="\t", index=False)  # evaluate may rewrite its input
-                    shutil.copyfile(file, keep)
+                    write_whole(keep, lambda path: frame.to_csv(path, sep="\t", index=False))
             return _Evaluation(report, frame, outcomes(Path(fresh)), case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
-        rows = [frame.iloc[k] for k in range(len(frame))]
+        rows = frame.to_dict("records")
         if isinstance(self.kit, image_yorn.ImageYORNDataset):
             missed = sum(YOrN_Extraction(row["prediction"]) == "Unknown" for row in rows)
         elif isinstance(self.kit, image_mcq.ImageMCQDataset):
@@ -233,11 +242,3 @@ def version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "vlmeval (unknown version)"
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

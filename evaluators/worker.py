@@ -36,7 +36,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.kept import Kept
+from evaluators.kept import ANSWERS, Kept
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
 from soup.errors import CheckpointError, SoupError
@@ -121,10 +121,13 @@ class Worker:
         }
 
     def benchmark(self, source: str) -> dict[str, Any]:
-        """Look a benchmark up; if it asks a judge, see that there is one."""
+        """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
         from evaluators.vlmevalkit import Dataset
 
-        dataset = Dataset(source, self._cache, self._judge)
+        def progress(done: int, total: int) -> None:
+            self._observe(Progress(f"unpack {Path(source).stem}", done, total, "images"))
+
+        dataset = Dataset(source, self._cache, self._judge, progress)
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
@@ -135,8 +138,8 @@ class Worker:
     ) -> dict[str, Any]:
         """Swap the blend in, answer the benchmark, score it.
 
-        Answers are kept beside the predictions, which are to be in ``keep``, until all are there:
-        what follows a crash, of this process or of all, goes on from them.
+        Answers are kept beside the predictions, which are to be in ``keep``: what follows a crash,
+        of this process or of all, goes on from them. Who records the result removes them.
         """
         dataset = self._datasets[benchmark]
         self._load(blend, benchmark, task)
@@ -149,7 +152,7 @@ class Worker:
             text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
             text += "the judge's replies could not be read; they count as wrong"
             self._observe(Note(text, warning=True))
-        kept.close(remove=True)
+        kept.close()
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
@@ -178,13 +181,13 @@ class Worker:
         self._load(blend, benchmark, task)
         kept = self._kept(key, keep, len(dataset), task)
         answers = self._answer(benchmark, positions, kept, task)
-        kept.close(remove=False)
+        kept.close()
         outcomes = dataset.outcomes(positions, answers)
         return {"outcomes": outcomes, "samples": len(positions)}
 
     def _kept(self, key: str, keep: str, total: int, task: str) -> Kept:
         """The answers that a result has already, from this process or from one that crashed."""
-        kept = Kept(Path(keep).with_suffix(".answers"), key)
+        kept = Kept(Path(keep).with_suffix(ANSWERS), key)
         if kept.known and key not in self._begun:
             self._observe(Note(f"{task}: {len(kept.known)} of {total} answers are kept"))
         self._begun.add(key)

@@ -325,7 +325,7 @@ def _begin(
                 "(soup.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
         observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
-        found = scorer.benchmarks(pool.reference, names)
+        found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")

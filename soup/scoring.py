@@ -84,12 +84,15 @@ def mean_of(values: Sequence[float]) -> float:
 class Scorer(Protocol):
     """Anything that maps a blend to results."""
 
-    def benchmarks(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark]:
+    def benchmarks(
+        self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
+    ) -> list[Benchmark]:
         """Look benchmarks up, in order; nothing is generated.
 
         Args:
             reference: whose companion files (config, processor, chat template) will be used.
             names: as the user gave them.
+            observe: told of progress.
 
         Raises:
             BenchmarkError: one is unknown, missing, or cannot be scored as configured.

@@ -1,4 +1,4 @@
-"""Score a model directory with VLMEvalKit alone: its loop, a plain wrapper, its evaluate.
+"""Score a model directory with VLMEvalKit alone: its loop, a plain wrapper or its, its evaluate.
 
 What a user would write today, and what our numbers and times are compared with. Nothing of ours
 is imported. It is a script, so that what importing vlmeval does to a process stays there:
@@ -28,6 +28,8 @@ parser.add_argument("sets", nargs="+", help="CLASS:NAME, a class of vlmeval.data
 parser.add_argument("--tokens", type=int, default=4, help="longest answer")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--dtype", default="float32")
+parser.add_argument("--wrapper", help="of VLMEvalKit, on the CPU [a plain one]")
+parser.add_argument("--options", type=json.loads, default={}, help="of that wrapper, JSON")
 given = parser.parse_args()
 os.environ["LMUData"] = given.data
 os.environ["PRED_FORMAT"] = "tsv"
@@ -37,6 +39,7 @@ os.dup2(2, 1)  # evaluate prints, too
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
 from vlmeval import dataset as datasets  # noqa: E402
 from vlmeval.inference import infer_data_job  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
@@ -76,6 +79,38 @@ class Plain(BaseModel):
         return str(self.processor.decode(tokens, skip_special_tokens=True)).strip()
 
 
+class NoCuda(TorchFunctionMode):
+    """VLMEvalKit's wrappers say "cuda", whatever there is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The same on the CPU."""
+        given = {k: "cpu" if v == "cuda" else v for k, v in (kwargs or {}).items()}
+        return func(*("cpu" if isinstance(a, str) and a == "cuda" else a for a in args), **given)
+
+
+def kits_own() -> Any:
+    """One of VLMEvalKit's wrappers, as it is but for the device and flash attention."""
+    from vlmeval import vlm
+    from vlmeval.vlm.qwen2_vl import model as qwen
+
+    qwen.get_gpu_memory = lambda: [80]
+    load = transformers.PreTrainedModel.from_pretrained.__func__
+
+    def on_cpu(cls: Any, path: str, **_: Any) -> Any:
+        return load(cls, path, dtype=getattr(torch, given.dtype))
+
+    transformers.PreTrainedModel.from_pretrained = classmethod(on_cpu)
+    kind = getattr(vlm, given.wrapper)
+
+    class Noted(kind):  # type: ignore[misc, valid-type]
+        def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> Any:
+            self.prompts.append([dict(item) for item in message])
+            with NoCuda():
+                return super().generate_inner(message, dataset)
+
+    return Noted(model_path=given.model, max_new_tokens=given.tokens, **given.options)
+
+
 def plainly(message: list[dict[str, str]]) -> list[list[str]]:
     """A prompt without paths."""
     return [
@@ -86,9 +121,12 @@ def plainly(message: list[dict[str, str]]) -> list[list[str]]:
     ]
 
 
-def score(model: Plain, kind: str, name: str) -> dict[str, Any]:
+def score(model: Any, kind: str, name: str) -> dict[str, Any]:
     """Infer and evaluate one data set."""
-    dataset = getattr(datasets, kind)(dataset=name)
+    cls = getattr(datasets, kind)
+    if kind != "CustomMCQDataset":  # as if it were one of its own: its wrappers ask by name
+        cls.DATASET_URL.setdefault(name, "")
+    dataset = cls(dataset=name)
     model.prompts = []
     begun = time.perf_counter()
     infer_data_job(model, given.work, "plain", dataset)
@@ -115,7 +153,7 @@ def score(model: Plain, kind: str, name: str) -> dict[str, Any]:
 def main() -> None:
     """Load the model once and score all sets."""
     imported = time.perf_counter()
-    model = Plain()
+    model = kits_own() if given.wrapper else Plain()
     loaded = time.perf_counter()
     found = {name: score(model, kind, name) for kind, name in (s.split(":") for s in given.sets)}
     seconds = {"import": imported - STARTED, "load": loaded - imported}

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -140,6 +141,13 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
             2,
             "--judge-url host:80: expected an address like http://localhost:8000/v1",
         ),
+        (
+            ["score", "ckpts/*", "--bench", "b", "--judge", "", "--judge-url", "http://h/v1"],
+            2,
+            "both --judge MODEL and --judge-url URL",
+        ),
+        (["score", "ckpts/*", "--bench", "b", "--json", "no/b.json"], 1, "no: no such directory"),
+        (["average", "ckpts/*", "--markdown", "ckpts"], 1, "ckpts: cannot be written: it is a dir"),
         (["greedy", "ckpts/*", "--bench", "b", "--confident", "1"], 2, "less than 1, e.g. 0.95"),
         (["average", "ckpts/*", "--confident", "0.9"], 2, "--confident"),
         (["stew"], 2, "No such command"),
@@ -162,6 +170,23 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
     assert done.stdout == f"soup {soup.__version__}\n"
     done = subprocess.run([*module, "average", "nowhere"], capture_output=True, text=True)
     assert "nowhere: expected a model directory" in fails(done, 1)
+
+
+def test_ctrl_c_while_python_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    """The first seconds of a command are torch's: the signal just ends them."""
+    code = """
+import os, signal, sys
+class Stop:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop)
+from cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:

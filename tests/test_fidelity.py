@@ -9,7 +9,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from soup.blend import Blend
 from soup.pool import Pool
 from soup.scoring import Result, result_key
 from soup.writer import write
+from tests import tiny_families
 
 pytest.importorskip("transformers")
 csv.field_size_limit(1 << 24)
@@ -124,27 +126,38 @@ def both(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     blend = Blend(pool.members, pool.reference)
     soup = write(blend, work / "soup").path
     (work / "kit").mkdir()
+    with by_hand(soup, data, work) as theirs:
+        ours = {size: score(blend, pool, data, work / str(size), size) for size in SIZES}
+    return Both(theirs, ours, data)
+
+
+@contextmanager
+def by_hand(model: Path, data: Path, work: Path, *options: str) -> Iterator[dict[str, Any]]:
+    """VLMEvalKit alone, beside what is done inside; its results are there at the end."""
     script = Path(__file__).with_name("kit_by_hand.py")
     sets = [f"{one.kind}:{one.name}" for one in SETS.values()]
-    arguments = [sys.executable, script, soup, data, work / "kit", *sets, "--tokens", str(TOKENS)]
+    arguments = [script, model, data, work / "kit", *sets, "--tokens", str(TOKENS), *options]
     with (work / "kit.log").open("w") as log:
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    found: dict[str, Any] = {}
     try:
-        ours = {size: score(blend, pool, data, work / str(size), size) for size in SIZES}
+        yield found
         printed = process.communicate()[0]
         assert process.returncode == 0, (work / "kit.log").read_text()[-2000:]
+        found |= json.loads(printed)["sets"]
     finally:
         process.kill()
-    return Both(json.loads(printed)["sets"], ours, data)
 
 
 def score(
-    blend: Blend, pool: Pool, data: Path, work: Path, size: int
+    blend: Blend, pool: Pool, data: Path, work: Path, size: int, **options: Any
 ) -> dict[str, tuple[Result, dict[str, str]]]:
     """Our results and predictions on all sets."""
     found = {}
     with VLMEvalKitScorer(
-        work=work, device="cpu", batch_size=size, max_new_tokens=TOKENS
+        work=work, device="cpu", batch_size=size, max_new_tokens=TOKENS, **options
     ) as scorer:
         paths = [str(data / f"{one.name}.tsv") for one in SETS.values()]
         benchmarks = scorer.benchmarks(pool.reference, paths)
@@ -208,3 +221,30 @@ def test_outcomes_add_up_to_the_headline(both: Both, name: str) -> None:
     assert len(result.outcomes) == ROWS
     if name != "free":  # ANLS counts what is below a half as nothing
         assert 100 * sum(result.outcomes.values()) / ROWS == pytest.approx(result.value)
+
+
+PIXELS = {"min_pixels": 56 * 56, "max_pixels": 112 * 112}
+
+
+def test_a_familys_numbers_are_those_of_its_own_wrapper_in_vlmevalkits_loop(
+    demo: Path, tmp_path: Path
+) -> None:
+    """Qwen2VLChat, whose words depend on the kind of benchmark: predictions and headlines."""
+    data = tmp_path / "data"
+    make_sets(demo, data)
+    model = tiny_families.write("qwen2-vl", tmp_path / "model", 1)
+    (tmp_path / "kit").mkdir()
+    pool = Pool.open(model)
+    blend = Blend(pool.members, pool.reference)
+    options = ("--wrapper", "Qwen2VLChat", "--options", json.dumps(PIXELS))
+    with by_hand(model, data, tmp_path, *options) as theirs:
+        ours = score(blend, pool, data, tmp_path / "ours", 7, families={"qwen2-vl": PIXELS})
+    for name, one in SETS.items():
+        result, predictions = ours[name]
+        assert predictions == theirs[one.name]["predictions"], name
+        assert len(set(predictions.values())) > ROWS // 4, name
+        expected = one.headline(theirs[one.name]["report"], ROWS)
+        assert result.value == pytest.approx(expected), name
+    prompts = {name: theirs[one.name]["prompts"][0][-1][1] for name, one in SETS.items()}
+    assert prompts["choice"].endswith("Please select the correct answer from the options above. \n")
+    assert "Please try to answer the question with short words" in prompts["exact"]

@@ -9,7 +9,7 @@ import pytest
 
 from evaluators import judge as judge_module
 from evaluators.demo import WORD_TAIL
-from evaluators.judge import Judge, Verdicts, endpoint
+from evaluators.judge import Judge, Verdicts, endpoint, verdict_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from tests.judge_server import KEY, MODEL, sensible, serve
 from tests.small_sets import SETS, SmallSet, choice
@@ -58,6 +58,25 @@ def test_a_key_in_the_address_is_refused_without_repeating_it() -> None:
     with pytest.raises(UsageError, match="put the key into OPENAI_API_KEY") as caught:
         endpoint(f"http://user:{KEY}@host/v1")
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://host/v1?api_key=sk-secret", "http://host/v1#sk-secret"])
+def test_an_address_with_more_than_a_path_is_refused(url: str) -> None:
+    """What stands there may be a key, so it is not repeated."""
+    with pytest.raises(UsageError, match="without . and #; a key goes into OPENAI_API") as caught:
+        endpoint(url)
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk one", "“sk-one”"])
+def test_what_cannot_be_a_key_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Two lines, a space, a typographic quote: one line that does not show it."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="OPENAI_API_KEY: it holds a space, a line br") as caught:
+        Judge(MODEL, "http://127.0.0.1:9/v1", tmp_path)
+    assert "sk" not in str(caught.value)
 
 
 def test_the_key_goes_to_the_endpoint_alone(
@@ -148,6 +167,12 @@ def test_the_same_answer_is_judged_once(tmp_path: Path) -> None:
         other = SETS["MMStar"]._replace(answers=["B", "the third", "the third", "the first"])
         evaluate(tmp_path, "AI2D_TEST", other, Judge(MODEL, server.url, tmp_path))
         assert len(server.asked) == 10
+
+
+def test_a_verdict_is_one_models_on_one_question() -> None:
+    """Another judge, another limit, other words: asked for itself."""
+    keys = {verdict_key(*of) for of in (("a", 1, "q"), ("b", 1, "q"), ("a", 2, "q"), ("a", 1, "p"))}
+    assert len(keys) == 4
 
 
 def test_unknown_is_a_verdict(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from evaluators.kept import Kept
+import pytest
+
+from evaluators.kept import Kept, write_whole
+from soup.errors import ScoringError
 
 
 def test_answers_are_there_again(tmp_path: Path) -> None:
-    """Any text, in any order; they are gone once they have become a result."""
+    """Any text, in any order."""
     file = tmp_path / "new" / "file.answers"
     first = Kept(file, "key")
     assert first.known == {}
@@ -16,11 +19,10 @@ def test_answers_are_there_again(tmp_path: Path) -> None:
     second = Kept(file, "key")
     assert second.known == {7: "tab\t, line\n and é ", 0: ""}
     second.add(1, "B")
-    second.close(remove=False)
+    second.close()
     third = Kept(file, "key")
     assert set(third.known) == {0, 1, 7}
-    third.close(remove=True)
-    assert list(file.parent.iterdir()) == []
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_answers_of_another_result_are_not_taken(tmp_path: Path) -> None:
@@ -41,3 +43,25 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
     assert Kept(tmp_path / "file", "key").known == {0: "A", 1: "C"}
     (tmp_path / "file").write_text("")
     assert Kept(tmp_path / "file", "key").known == {}
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
+    """The file and what to do, when it is made and when an answer is added; the rest stays."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ScoringError, match="taken/file: cannot be written: .*free some room"):
+        Kept(tmp_path / "taken" / "file", "key")
+    kept = Kept(tmp_path / "file", "key")
+    kept.add(0, "A")
+    kept._stream = open("/dev/full", "a", buffering=1)
+    with pytest.raises(ScoringError, match="No space left on device; free some room"):
+        kept.add(1, "B")
+    assert Kept(tmp_path / "file", "key").known == {0: "A"}
+
+    def half(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ScoringError, match="No space left on device"):
+        write_whole(tmp_path / "file", half)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
+    assert Kept(tmp_path / "file", "key").known == {0: "A"}

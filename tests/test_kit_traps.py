@@ -271,7 +271,7 @@ def prompts_and_scores(directory: Path, answers: dict[str, list[str]]) -> dict[s
 
 
 def test_trap_9_the_environment_changes_no_score(tmp_path: Path) -> None:
-    """Trap 9: nor does the .env file that VLMEvalKit reads beside its package."""
+    """Trap 9: nor does the .env file that VLMEvalKit reads beside its package; none is left."""
     rows = [{"question": "q?", "A": "x", "B": "y", "C": "w", "answer": "A"} for _ in range(4)]
     tsv(tmp_path / "choice.tsv", rows)
     tsv(tmp_path / "yes_no.tsv", YES_NO)
@@ -282,10 +282,16 @@ def test_trap_9_the_environment_changes_no_score(tmp_path: Path) -> None:
         "yes_no": ["Yes", "=No", "no " * 20000, "<think>Yes</think> No"],
         "circular": ["A is the one", "A", "B", "A"],
     }
-    hostile = dict.fromkeys(importing.CHANGES_SCORES, "1") | {
+    hostile = {
+        "VERBOSE": "1",
+        "USE_COT": "1",
+        "SPLIT_THINK": "True",
+        "SKIP_ERR": "1",
         "PRED_FORMAT": "xlsx",
         "EVAL_FORMAT": "json",
-        "SPLIT_THINK": "True",
+        "LOCAL_LLM": "a-model",
+        "FORCE_LOCAL": "1",
+        "PRINT_VANILLA": "1",
     }
     import vlmeval
 
@@ -295,7 +301,8 @@ def test_trap_9_the_environment_changes_no_score(tmp_path: Path) -> None:
     (beside / ".env").write_text("".join(f"{k}={v}\n" for k, v in hostile.items()))
     code = (
         "import json, sys; from pathlib import Path; from tests import test_kit_traps as t;"
-        "print(json.dumps(t.prompts_and_scores(Path(sys.argv[1]), json.loads(sys.argv[2]))))"
+        "print(json.dumps(t.prompts_and_scores(Path(sys.argv[1]), json.loads(sys.argv[2]))));"
+        "print(json.dumps(dict(t.os.environ)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), json.dumps(answers)],
@@ -305,7 +312,10 @@ def test_trap_9_the_environment_changes_no_score(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found, environment = map(json.loads, done.stdout.splitlines()[-2:])
+    assert {name: environment[name] for name in hostile if name in environment} == {
+        "PRED_FORMAT": "tsv"
+    }
     assert found == prompts_and_scores(tmp_path, answers)
     assert [found[name][0] for name in answers] == [50.0, 75.0, 75.0]
 
@@ -450,7 +460,7 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
     digests, ask = {found.digest}, scorer._ask
     for key in ("vlmeval", "transformers", "torch"):
 
-        def asked(request: dict[str, Any], key: str = key) -> dict[str, Any]:
+        def asked(request: dict[str, Any], *_: Any, key: str = key) -> dict[str, Any]:
             answer = ask(request)
             for part in (answer, answer.get("settings", {})):
                 if key in part:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evaluators.batches import Store
+from evaluators.batches import Store, by_length
 from evaluators.wrapper import Options
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -159,6 +162,49 @@ def test_answers_do_not_depend_on_the_batch(
     assert len(set(answers[0])) > 4
 
 
+def test_questions_are_prepared_beside_the_model_the_short_ones_first(
+    demo: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread, further than the batch at hand; neighbours in length share a batch."""
+    messages = questions(demo, tmp_path, 40)
+    model = resident.Resident(pool.reference, replace(OPTIONS, batch_size=5))
+    model.load(Blend((pool.reference,), pool.reference), "x", "load")
+    prepare, generate = model.wrapper.prepare, model._model.generate
+    prepared: list[int] = []
+    threads, ahead = set(), []
+
+    def noted(message: Any, dataset: str) -> Any:
+        threads.add(threading.get_ident())
+        prepared.append(next(k for k, one in enumerate(messages) if one is message))
+        return prepare(message, dataset)
+
+    def slow(**inputs: Any) -> Any:
+        if not ahead:
+            time.sleep(0.5)
+            ahead.append(len(prepared))
+        return generate(**inputs)
+
+    monkeypatch.setattr(model.wrapper, "prepare", noted)
+    monkeypatch.setattr(model._model, "generate", slow)
+    model.answer("questions", "x", messages)
+    assert prepared == by_length(messages)
+    assert threading.get_ident() not in threads
+    assert ahead[0] > 10
+
+
+def test_a_batch_ends_when_all_its_answers_have(demo: Path, pool: Pool, tmp_path: Path) -> None:
+    """Not at the longest length allowed: this model says a word and stops."""
+    messages = questions(demo, tmp_path, 12)
+    messages = messages[::4]  # of a kind that it knows
+    model = resident.Resident(pool.reference, replace(OPTIONS, max_new_tokens=500))
+    parity = next(member for member in pool.members if member.name == "parity")
+    model.load(Blend((parity,), pool.reference), "x", "load")
+    steps: list[None] = []
+    model._model.register_forward_hook(lambda *_: steps.append(None))
+    assert set(model.answer("questions", "x", messages)) <= {"A", "B"}
+    assert 1 <= len(steps) <= 4
+
+
 def test_prepared_questions_are_used_again_with_new_weights(
     demo: Path, pool: Pool, tmp_path: Path
 ) -> None:
@@ -306,6 +352,7 @@ def test_devices_and_dtypes_are_checked(pool: Pool) -> None:
     for options, message in (
         (Options(device="cuda:9"), "sees no CUDA GPU|expected"),
         (Options(device="abacus"), "--device abacus: expected auto, cpu or cuda"),
+        (Options(device="meta"), "--device meta: torch cannot compute there .*; expected auto"),
         (Options("cpu", compute_dtype="float7"), "expected float32, bfloat16 or float16"),
     ):
         if "cuda" in options.device and torch.cuda.is_available():

@@ -55,12 +55,92 @@ def test_a_users_tsv_is_scored_by_the_class_that_fits_its_columns(
     assert (tmp_path / "kept.tsv").is_file()
 
 
-def test_questions_without_their_image_are_left_out_as_vlmevalkit_does(tmp_path: Path) -> None:
-    """The others keep their own answers."""
-    rows: list[dict[str, object]] = [dict(row) for row in SHORT]
+def test_questions_without_their_image_are_left_out_of_vlmevalkits_benchmarks(
+    tmp_path: Path,
+) -> None:
+    """As it does itself: HallusionBench has some. The others keep their own answers."""
+    rows: list[dict[str, object]] = [dict(row) for row in YES_NO]
     rows[1]["image"] = ""
-    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", rows)), tmp_path)
-    assert dataset.evaluate(["0", "2", "3"], tmp_path / "kept.tsv").value == 100.0
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "HallusionBench.tsv", rows)), tmp_path)
+    assert len(dataset) == 3
+    assert [message[1]["value"] for message in dataset.messages()] == ["q?"] * 3
+
+
+SPLIT = [{**row, "split": "ab"[k % 2]} for k, row in enumerate(CHOICE)]
+OCR = [{"question": "q?", "answer": "7", "category": "Doc-oriented VQA"} for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (SHORT, {"image": ""}, "index 1 has no image; fill it in"),
+        (SHORT, {"question": ""}, "index 1 has no question"),
+        (CHOICE, {"answer": ""}, "index 1 has no answer"),
+        (YES_NO, {"answer": ""}, "index 1 has no answer"),
+        (SHORT, {"index": ""}, "data row 2 has no index"),
+        (SHORT, {"index": "0.5"}, "index '0.0' is read back from a TSV as 0.0; expected whole"),
+        (OCR, {"category": ""}, "index 1 has no category"),
+        (OCR, {"category": "Pictures"}, "no category 'Pictures'; expected one of Regular Text"),
+        (
+            CHOICE,
+            {"answer": "C"},
+            "index 1 is 'C'; expected one of its options, A, B",
+        ),
+        (CHOICE, {"answer": "odd"}, "the answer of index 1 is 'odd'"),
+        (CHOICE, {"B": ""}, "the answer of index 1 is 'B'; expected one of its options, A"),
+        (SPLIT, {}, r"several splits \(a, b\), so no overall score; give one split per TSV"),
+        ([{"question": "q?", "A": "x", "answer": "A"}] * 4, {}, "needs columns A and B at least"),
+        (SHORT, {"image": "no base64"}, "neither base64 nor the index of a row that has one"),
+    ],
+)
+def test_a_row_that_would_not_count_is_named(
+    tmp_path: Path, rows: list[dict[str, object]], changes: dict[str, object], message: str
+) -> None:
+    """Before anything is generated: else it would fail the metric, or count as wrong for all."""
+    made = [dict(row) for row in rows]
+    made[1].update(changes)
+    name = "OCRBench_own" if rows is OCR else "set"
+    with pytest.raises(BenchmarkError, match=message) as caught:
+        vlmevalkit.Dataset(str(tsv(tmp_path / f"{name}.tsv", made)), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"index\timage\tquestion\tanswer\n0\tx\tq\xe9?\ta\n", "expected tab-separated UTF-8"),
+        (b"", "not a readable TSV .No columns"),
+        (b"index,image,question,answer\n", "no column 'index'"),
+        (b"index\tquestion\tanswer\n0\tq?\ta\n", "no column 'image'"),
+        (b"index\timage\tquestion\tanswer\n0\tx\tq?\ta\n1\tx\tq?\ta\tb\tc\n", "in line 3, saw 6"),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    """Another encoding, another format, rows of another length."""
+    (tmp_path / "set.tsv").write_bytes(content)
+    with pytest.raises(BenchmarkError, match=message) as caught:
+        vlmevalkit.Dataset(str(tmp_path / "set.tsv"), tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BenchmarkError, match="found a directory; expected a TSV"):
+        vlmevalkit.Dataset(f"{tmp_path}/", tmp_path)
+
+
+def test_a_split_without_public_answers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VLMEvalKit would have it answered, and then fail."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    rows = [{key: row[key] for key in ("question", "A", "B")} for row in CHOICE]
+    tsv(tmp_path / "MMBench_TEST_EN.tsv", rows)
+    monkeypatch.setattr(importing.image_mcq.ImageMCQDataset, "DATASET_MD5", {})
+    with pytest.raises(BenchmarkError, match="MMBench_TEST_EN: it has no answers to compare with"):
+        vlmevalkit.Dataset("MMBench_TEST_EN", tmp_path / "cache")
+
+
+def test_short_answers_of_an_ocr_table_may_be_plain(tmp_path: Path) -> None:
+    """VLMEvalKit takes lists of accepted answers, and evaluates them: "7" is a list of one."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "OCRBench_own.tsv", OCR)), tmp_path)
+    assert dataset.evaluate(["7", "it is 7", "8", ""], tmp_path / "kept.tsv").value == 50.0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from evaluators import scorer as scorer_module
 from evaluators.process import Died, Process
 from evaluators.worker import PROTOCOL, Worker, encode_blend
 from soup.blend import Blend
-from soup.errors import BenchmarkError, ScoringError
+from soup.errors import BenchmarkError, JournalError, ScoringError
 from soup.events import Event, Note, Progress
 from soup.pool import Pool
 
@@ -144,6 +145,28 @@ def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
     assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
     assert 1 <= int(words[1]) < 300
     assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
+
+
+def test_answers_stay_until_their_result_is_recorded(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Where the journal's disk is full, the same command scores them without asking again."""
+    blend = Blend(pool.members[:2], pool.reference)
+    digit = str(small_benchmarks / "digit.tsv")
+    with (
+        suppress(JournalError),
+        VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer,
+    ):
+        (benchmark,) = scorer.benchmarks(pool.reference, [digit])
+        expected = scorer.measure(blend, benchmark, "task")
+        raise JournalError("the disk is full")
+    events: list[Event] = []
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [digit])
+        assert scorer.measure(blend, benchmark, "task", events.append) == expected
+    shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+    assert shown == [40], "all of them were known"
+    assert [file.suffix for file in (tmp_path / "predictions").iterdir()] == [".tsv"]
 
 
 def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
