@@ -218,6 +218,7 @@ FAMILIES: tuple[Family, ...] = (
         transformers=("4.38", "4.46"),
         custom_code=True,
         workarounds=("yi",),
+        verified=BY_HAND,
     ),
     Family(
         name="points-1.5",
@@ -304,6 +305,7 @@ FAMILIES: tuple[Family, ...] = (
         custom_code=True,
         packages={"icecream": "icecream", "einops": "einops"},
         workarounds=("dataset-name",),
+        verified=BY_HAND,
     ),
 )
 """The first that fits a checkpoint is its family. Options are those of VLMEvalKit's own list."""
