@@ -198,7 +198,8 @@ def _references(config: Path) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     for value in values:
-        yield from (v for v in (value if isinstance(value, list) else [value]) if v)
+        several = value if isinstance(value, list) else [value]
+        yield from (name for name in several if isinstance(name, str) and name)
 
 
 def _commands(

@@ -86,6 +86,13 @@ def test_custom_code_that_was_left_behind_is_named(tmp_path: Path) -> None:
     assert "✓ may it run yes" in line
 
 
+def test_an_auto_map_that_names_no_class_names_no_code(tmp_path: Path) -> None:
+    """Whatever stands in it: what is no name is passed over, what is one is still looked for."""
+    odd = {"AutoModel": 3, "AutoConfig": ["x.Y", None, {}], "AutoProcessor": None}
+    make_checkpoint(tmp_path / "odd", {"w": torch.ones(2)}, config=INTERNVL | {"auto_map": odd})
+    assert custom_code(tmp_path / "odd") == (["x.py"], [])
+
+
 def test_an_adapter_is_what_its_base_is(tmp_path: Path) -> None:
     """Family and code are those of --base."""
     tensors = {"w.weight": torch.ones(2, 2)}
