@@ -22,7 +22,7 @@ from evaluators.environment import (
     look_at_torch,
     needed,
 )
-from evaluators.families import Family
+from evaluators.families import GENERIC, Family, family_of
 from evaluators.scorer import VLMEvalKitScorer
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -214,13 +214,25 @@ def _commands(
         python = f"{place}/bin/python"
         yield shlex.join(["python3", "-m", "venv", place])
         yield from _install(python, list(needed(family)), family)
-        own = ["--trust-remote-code"] if family.custom_code else []
-        name = str(checkpoint.path) if checkpoint else "CKPT"
-        yield shlex.join(["soup", "doctor", name, "--worker-python", python, *own, "--try"])
+        yield shlex.join(
+            ["soup", "doctor", *_asked(checkpoint, family), "--worker-python", python, "--try"]
+        )
     elif missing or wrong:
         yield from _install(python, missing + wrong, family)
     elif broken:
         yield install(python, ["--force-reinstall", "torch", "torchvision"])
+
+
+def _asked(checkpoint: Checkpoint | None, family: Family) -> Iterator[str]:
+    """A checkpoint on the command line, with the options without which it is not what it is."""
+    yield str(checkpoint.path) if checkpoint else "CKPT"
+    if checkpoint is not None and checkpoint.base is not None:
+        yield from ("--base", str(checkpoint.base.path))
+    found = family_of(checkpoint.config) if checkpoint else None
+    if family.name != (found or GENERIC):
+        yield from ("--family", family.name)
+    if family.custom_code:
+        yield "--trust-remote-code"
 
 
 def _install(python: str, packages: list[str], family: Family) -> Iterator[str]:

@@ -70,7 +70,7 @@ def test_an_older_transformers_gets_an_environment_of_its_own(tmp_path: Path) ->
         "python3 -m venv envs/internvl-1.5",
         f"{python} -m pip install torch torchvision '{requirement(family)}' pillow ms-vlmeval "
         + " ".join(family.packages.values()),
-        f"soup doctor {path} --worker-python {python} --trust-remote-code --try",
+        f"soup doctor {path} --trust-remote-code --worker-python {python} --try",
     ]
 
 
@@ -94,7 +94,7 @@ def test_an_auto_map_that_names_no_class_names_no_code(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_what_its_base_is(tmp_path: Path) -> None:
-    """Family and code are those of --base."""
+    """Family and code are those of --base, which the command to type names, too."""
     tensors = {"w.weight": torch.ones(2, 2)}
     base = make_checkpoint(tmp_path / "model", tensors, config=INTERNVL)
     factors = {"w.lora_A.weight": torch.ones(1, 2), "w.lora_B.weight": torch.ones(2, 1)}
@@ -102,6 +102,9 @@ def test_an_adapter_is_what_its_base_is(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", "adapter", "--base", base)
     assert "asked as      internvl-1.5" in done.stdout
     assert "modeling_own.py" in done.stdout
+    assert f"soup doctor {tmp_path / 'adapter'} --base {base} --trust-remote-code" in done.stdout
+    done = run(tmp_path, "doctor", "adapter", "--base", base, "--family", "internvl-2")
+    assert f"--base {base} --family internvl-2 --trust-remote-code" in done.stdout
 
 
 def test_a_torch_that_does_not_import_is_found(
