@@ -34,7 +34,7 @@ class Family:
             where none is known.
         when: what else must hold of config.json, where the marks are shared.
         options: how the wrapper is constructed; ``[family.NAME]`` in soup.toml goes before.
-        accepts: options that the constructor hides in ``**kwargs``.
+        accepts: options, all of them numbers, that the constructor hides in ``**kwargs``.
         decode: how its tokens become an answer, by name in ``evaluators.kit_wrapper``; without one
             it cannot be taken apart, and is asked one question at a time.
         custom_code: whether the checkpoint brings Python code of its own.
