@@ -22,7 +22,7 @@ from evaluators.environment import (
     look_at_torch,
     needed,
 )
-from evaluators.families import GENERIC, Family, family_of
+from evaluators.families import GENERIC, Family, family_of, has_tokenizer
 from evaluators.scorer import VLMEvalKitScorer
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -107,7 +107,7 @@ def examine(
         broken = bool(gpu.problem)
         findings.append(gpu)
     if checkpoint is not None:
-        findings += _code(checkpoint, family, trusted)
+        findings += [_tokenizer(checkpoint), *_code(checkpoint, family, trusted)]
     commands = _commands(environment, checkpoint, family, broken)
     return Diagnosis(tuple(findings), tuple(commands))
 
@@ -149,6 +149,12 @@ def _gpu(python: str) -> Finding:
         return Finding("GPU", f"{len(names)} × {', '.join(sorted(set(names)))}, CUDA {cuda}")
     built = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
     return Finding("GPU", f"none seen ({built}): models are asked on the CPU")
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Finding:
+    if has_tokenizer(checkpoint.home):
+        return Finding("tokenizer", "beside the weights")
+    return Finding("tokenizer", "copy from the base model", "not beside the weights")
 
 
 def _code(checkpoint: Checkpoint, family: Family, trusted: bool) -> Iterator[Finding]:

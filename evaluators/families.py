@@ -19,6 +19,9 @@ from soup.errors import UsageError
 GENERIC = "chat-template"
 """What a checkpoint of no family is asked through, and how ``--family`` calls that."""
 
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.spm")
+"""Files that tokenizers are read from."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -350,3 +353,12 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a model directory holds any of the files that tokenizers are read from.
+
+    Without one, transformers makes an empty tokenizer for some models, and complains of others in
+    words that do not speak of it.
+    """
+    return any(next(directory.glob(pattern), None) for pattern in TOKENIZERS)

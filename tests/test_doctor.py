@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def test_custom_code_that_was_left_behind_is_named(tmp_path: Path) -> None:
     line = " ".join(done.stdout.split())
     assert "✗ custom code not beside the weights: layers.py, gone.py; copy from the base" in line
     assert "✓ may it run yes" in line
+
+
+def test_a_tokenizer_that_was_left_behind_is_missed(demo: Path, tmp_path: Path) -> None:
+    """Before anything is loaded: by doctor, and by the worker where no one asked doctor."""
+    shutil.copytree(demo / "ckpts" / "digit", tmp_path / "m")
+    done = run(tmp_path, "doctor", "m")
+    assert done.returncode == 0
+    assert "✓ tokenizer    beside the weights" in done.stdout
+    for file in (tmp_path / "m").glob("tokenizer*"):
+        file.unlink()
+    done = run(tmp_path, "doctor", "m")
+    fails(done, 1)
+    assert "✗ tokenizer    not beside the weights: copy from the base model" in done.stdout
+    asked = ["score", "m", "--bench", demo / "benchmarks" / "digit.tsv", "--device", "cpu"]
+    line = fails(run(tmp_path, *asked), 1)
+    assert f"{tmp_path / 'm'}: no tokenizer beside the weights (expected tokenizer.json" in line
+    assert line.endswith("copy the base model's there")
 
 
 def test_an_auto_map_that_names_no_class_names_no_code(tmp_path: Path) -> None:
