@@ -278,6 +278,26 @@ def test_a_model_without_its_weights_is_refused(qwen: Checkpoint, tmp_path: Path
         lacking.build(torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.parametrize("family", ["qwen2-vl", "chat-template"])
+def test_weights_that_config_json_does_not_fit_are_named(
+    qwen: Checkpoint, tmp_path: Path, family: str
+) -> None:
+    """A vocabulary resized in one of them, say: which tensor, found and expected."""
+    name = "model.embed_tokens.weight"
+    weights = load_file(qwen.path / "model.safetensors")
+    weights[name] = torch.cat([weights[name], weights[name]])
+    shutil.copytree(qwen.path, tmp_path / "m")
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    reference = Checkpoint.open(tmp_path / "m", "m", None)
+    model = Resident(reference, Options(device="cpu", family=family))
+    with pytest.raises(ScoringError) as error:
+        model.load(Blend((reference,), reference), "1", "load")
+    rows, width = weights[name].shape
+    shapes = f"is [{rows}, {width}] in the weights, but [{rows // 2}, {width}] by config.json"
+    assert f"embed_tokens.weight {shapes} (1 tensor(s) differ)" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_weights_in_a_pt_file_are_built_too(qwen: Checkpoint, tmp_path: Path) -> None:
     """Transformers does not look for such a file; the wrapper gets its model all the same."""
     shutil.copytree(qwen.path, tmp_path / "m")
