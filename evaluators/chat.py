@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,14 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from evaluators.loading import DTYPE, from_files, is_safetensors, rebuilt, require_all
+from evaluators.loading import (
+    DTYPE,
+    from_files,
+    is_safetensors,
+    rebuilt,
+    require_all,
+    with_info,
+)
 from evaluators.wrapper import Message, Options, Prepared, clear_errors
 from soup.checkpoint import Checkpoint
 from soup.errors import ScoringError
@@ -72,13 +80,14 @@ class ChatTemplate:
         if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
             model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:
-            model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+            load = partial(
+                transformers.AutoModelForImageTextToText.from_pretrained,
                 self.reference.path,
                 trust_remote_code=self._trust,
-                output_loading_info=True,
                 use_safetensors=is_safetensors(self.reference),
                 **{DTYPE: dtype},
             )
+            model, info = with_info(load)
         require_all(info, self.reference.path)
         self._generation = _greedy_config(model, self._max_new_tokens)
         return model.to(device).eval()  # type: ignore[no-any-return]

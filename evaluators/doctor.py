@@ -22,7 +22,7 @@ from evaluators.environment import (
     look_at_torch,
     needed,
 )
-from evaluators.families import Family
+from evaluators.families import GENERIC, Family, family_of, has_tokenizer
 from evaluators.scorer import VLMEvalKitScorer
 from soup.blend import Blend
 from soup.checkpoint import Checkpoint
@@ -107,7 +107,7 @@ def examine(
         broken = bool(gpu.problem)
         findings.append(gpu)
     if checkpoint is not None:
-        findings += _code(checkpoint, family, trusted)
+        findings += [_tokenizer(checkpoint), *_code(checkpoint, family, trusted)]
     commands = _commands(environment, checkpoint, family, broken)
     return Diagnosis(tuple(findings), tuple(commands))
 
@@ -149,6 +149,12 @@ def _gpu(python: str) -> Finding:
         return Finding("GPU", f"{len(names)} × {', '.join(sorted(set(names)))}, CUDA {cuda}")
     built = f"torch is built for CUDA {cuda}" if cuda else "torch is built without CUDA"
     return Finding("GPU", f"none seen ({built}): models are asked on the CPU")
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Finding:
+    if has_tokenizer(checkpoint.home):
+        return Finding("tokenizer", "beside the weights")
+    return Finding("tokenizer", "copy from the base model", "not beside the weights")
 
 
 def _code(checkpoint: Checkpoint, family: Family, trusted: bool) -> Iterator[Finding]:
@@ -198,7 +204,8 @@ def _references(config: Path) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     for value in values:
-        yield from (v for v in (value if isinstance(value, list) else [value]) if v)
+        several = value if isinstance(value, list) else [value]
+        yield from (name for name in several if isinstance(name, str) and name)
 
 
 def _commands(
@@ -213,13 +220,25 @@ def _commands(
         python = f"{place}/bin/python"
         yield shlex.join(["python3", "-m", "venv", place])
         yield from _install(python, list(needed(family)), family)
-        own = ["--trust-remote-code"] if family.custom_code else []
-        name = str(checkpoint.path) if checkpoint else "CKPT"
-        yield shlex.join(["soup", "doctor", name, "--worker-python", python, *own, "--try"])
+        yield shlex.join(
+            ["soup", "doctor", *_asked(checkpoint, family), "--worker-python", python, "--try"]
+        )
     elif missing or wrong:
         yield from _install(python, missing + wrong, family)
     elif broken:
         yield install(python, ["--force-reinstall", "torch", "torchvision"])
+
+
+def _asked(checkpoint: Checkpoint | None, family: Family) -> Iterator[str]:
+    """A checkpoint on the command line, with the options without which it is not what it is."""
+    yield str(checkpoint.path) if checkpoint else "CKPT"
+    if checkpoint is not None and checkpoint.base is not None:
+        yield from ("--base", str(checkpoint.base.path))
+    found = family_of(checkpoint.config) if checkpoint else None
+    if family.name != (found or GENERIC):
+        yield from ("--family", family.name)
+    if family.custom_code:
+        yield "--trust-remote-code"
 
 
 def _install(python: str, packages: list[str], family: Family) -> Iterator[str]:

@@ -19,6 +19,9 @@ from soup.errors import UsageError
 GENERIC = "chat-template"
 """What a checkpoint of no family is asked through, and how ``--family`` calls that."""
 
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.spm")
+"""Files that tokenizers are read from."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,7 +37,7 @@ class Family:
             where none is known.
         when: what else must hold of config.json, where the marks are shared.
         options: how the wrapper is constructed; ``[family.NAME]`` in soup.toml goes before.
-        accepts: options that the constructor hides in ``**kwargs``.
+        accepts: options, all of them numbers, that the constructor hides in ``**kwargs``.
         decode: how its tokens become an answer, by name in ``evaluators.kit_wrapper``; without one
             it cannot be taken apart, and is asked one question at a time.
         custom_code: whether the checkpoint brings Python code of its own.
@@ -218,6 +221,7 @@ FAMILIES: tuple[Family, ...] = (
         transformers=("4.38", "4.46"),
         custom_code=True,
         workarounds=("yi",),
+        verified=BY_HAND,
     ),
     Family(
         name="points-1.5",
@@ -304,6 +308,7 @@ FAMILIES: tuple[Family, ...] = (
         custom_code=True,
         packages={"icecream": "icecream", "einops": "einops"},
         workarounds=("dataset-name",),
+        verified=BY_HAND,
     ),
 )
 """The first that fits a checkpoint is its family. Options are those of VLMEvalKit's own list."""
@@ -348,3 +353,12 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a model directory holds any of the files that tokenizers are read from.
+
+    Without one, transformers makes an empty tokenizer for some models, and complains of others in
+    words that do not speak of it.
+    """
+    return any(next(directory.glob(pattern), None) for pattern in TOKENIZERS)

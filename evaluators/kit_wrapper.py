@@ -68,10 +68,11 @@ class KitWrapper:
         self._max_new_tokens = max_new_tokens
         self._require(trust_remote_code)
         self._kind = _find(family.wrapper)
-        options = dict(family.options) | dict(given or {})
-        self.batched = bool(options.pop("batched", True)) and family.batched
-        self._options = options
         self._require_known(given or {})
+        options = dict(family.options) | dict(given or {})
+        self.batched = options.pop("batched", True) and family.batched
+        self._options = options
+        self._require_unprocessed()
         self._kit: Any = None
         self._model: Any = None
 
@@ -100,12 +101,20 @@ class KitWrapper:
     def _require_known(self, given: Mapping[str, Any]) -> None:
         parameters = inspect.signature(self._kind.__init__).parameters
         known = sorted({*parameters, *self.family.accepts, "batched"} - set(NEVER))
-        for name in given:
+        for name, value in given.items():
+            where = f"[family.{self.family.name}] {name}"
             if name not in known:
                 raise ScoringError(
-                    f"[family.{self.family.name}] {name}: not an option of VLMEvalKit's "
-                    f"{self._kind.__name__}; expected one of {', '.join(known)}"
+                    f"{where}: not an option of VLMEvalKit's {self._kind.__name__}; expected one "
+                    f"of {', '.join(known)}"
                 )
+            hidden = True if name == "batched" else 0
+            default = parameters[name].default if name in parameters else hidden
+            expected = _kind_of(self.family.options.get(name, default))
+            if expected and _kind_of(value) != expected:
+                raise ScoringError(f"{where}: expected {expected}, found {value!r}")
+
+    def _require_unprocessed(self) -> None:
         if self.batched and self._options.get("post_process"):
             raise ScoringError(
                 f"[family.{self.family.name}] post_process: answers to whole batches are not "
@@ -359,6 +368,15 @@ DECODE: Mapping[str, Callable[[Any, torch.Tensor], str]] = {
 
 
 # --- small things --------------------------------------------------------------------------
+
+
+def _kind_of(value: Any) -> str:
+    """What an option is, to read; empty where its default does not say what it should be."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    return "text in quotes" if isinstance(value, str) else ""
 
 
 def _find(wrapper: str) -> Any:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,8 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
                 config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
                 model, info = from_files(cls, config, reference, dtype, **kwargs)
             else:
-                model, info = kept.__func__(
-                    cls,
-                    path,
-                    *args,
-                    **kwargs,
-                    **{DTYPE: dtype},
-                    use_safetensors=is_safetensors(reference),
-                    output_loading_info=True,
-                )
+                kwargs |= {DTYPE: dtype, "use_safetensors": is_safetensors(reference)}
+                model, info = with_info(partial(kept.__func__, cls, path, *args, **kwargs))
         finally:
             inside = False
         require_all(info, reference.path)
@@ -125,13 +119,37 @@ def rebuilt(
     Raises:
         ScoringError: the blend lacks a tensor that the model needs.
     """
-    model, info = from_state(kind, config, state, dtype, output_loading_info=True)
+    model, info = with_info(partial(from_state, kind, config, state, dtype))
     require_all(info, path)
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
+def with_info(load: Callable[..., Any]) -> tuple[Any, Any]:
+    """A model, and what transformers says of its loading.
+
+    Where shapes differ, its error may not name a tensor; its report does, when told to go on.
+    """
+    try:
+        model, info = load(output_loading_info=True)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        model, info = load(output_loading_info=True, ignore_mismatched_sizes=True)
+        if not info["mismatched_keys"]:
+            raise
+    return model, info
+
+
 def require_all(info: Any, path: Path) -> None:
-    """Raises ScoringError where a model that was just loaded lacks weights."""
+    """Raises ScoringError where a model that was just loaded lacks weights, or has no room for
+    those that there are.
+    """
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise ScoringError(
+            f"{path}: {name} is {list(found)} in the weights, but {list(expected)} by config.json "
+            f"({len(info['mismatched_keys'])} tensor(s) differ); take the config.json that was "
+            "written with them"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ScoringError(
@@ -153,7 +171,7 @@ def from_files(
     For weights in files of a name that transformers does not look for.
     """
     state = collect(Blend((reference,), reference), "read", ignore)
-    model, info = from_state(kind, config, state, dtype, output_loading_info=True, **more)
+    model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
     if (reference.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(reference.path)
     return model, info

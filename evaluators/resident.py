@@ -12,7 +12,7 @@ import torch
 
 from evaluators.batches import Limit, Question, Store, ahead, batches, by_length, collate
 from evaluators.chat import ChatTemplate
-from evaluators.families import GENERIC, family_of, named, read_config
+from evaluators.families import GENERIC, family_of, has_tokenizer, named, read_config
 from evaluators.kept import Kept
 from evaluators.loading import collect
 from evaluators.places import Unplaced, find_places, some, swap_in
@@ -33,6 +33,11 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
     Raises:
         ScoringError: its directory cannot be used; the message says why.
     """
+    if not has_tokenizer(reference.path):
+        raise ScoringError(
+            f"{reference.path}: no tokenizer beside the weights (expected tokenizer.json, "
+            "tokenizer.model, vocab.json or the like); copy the base model's there"
+        )
     name = options.family or family_of(read_config(reference.path)) or GENERIC
     family = named(name)
     if family is None:

@@ -74,8 +74,12 @@ class VLMEvalKitScorer:
         self._judge = {"model": judge, "url": endpoint(judge_url)} if judge and judge_url else None
         if family is not None:
             require_named(family, f"--family {family}", generic=True)
-        for name in families or ():
+        for name, about in (families or {}).items():
             require_named(name, f"[family.{name}]")
+            own = about.get("worker_python")
+            if own is not None and not isinstance(own, (str, os.PathLike)):
+                where = f"[family.{name}] worker-python"
+                raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
         self._work = Path(os.path.abspath(work))

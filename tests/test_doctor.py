@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_an_older_transformers_gets_an_environment_of_its_own(tmp_path: Path) ->
         "python3 -m venv envs/internvl-1.5",
         f"{python} -m pip install torch torchvision '{requirement(family)}' pillow ms-vlmeval "
         + " ".join(family.packages.values()),
-        f"soup doctor {path} --worker-python {python} --trust-remote-code --try",
+        f"soup doctor {path} --trust-remote-code --worker-python {python} --try",
     ]
 
 
@@ -86,8 +87,32 @@ def test_custom_code_that_was_left_behind_is_named(tmp_path: Path) -> None:
     assert "✓ may it run yes" in line
 
 
+def test_a_tokenizer_that_was_left_behind_is_missed(demo: Path, tmp_path: Path) -> None:
+    """Before anything is loaded: by doctor, and by the worker where no one asked doctor."""
+    shutil.copytree(demo / "ckpts" / "digit", tmp_path / "m")
+    done = run(tmp_path, "doctor", "m")
+    assert done.returncode == 0
+    assert "✓ tokenizer    beside the weights" in done.stdout
+    for file in (tmp_path / "m").glob("tokenizer*"):
+        file.unlink()
+    done = run(tmp_path, "doctor", "m")
+    fails(done, 1)
+    assert "✗ tokenizer    not beside the weights: copy from the base model" in done.stdout
+    asked = ["score", "m", "--bench", demo / "benchmarks" / "digit.tsv", "--device", "cpu"]
+    line = fails(run(tmp_path, *asked), 1)
+    assert f"{tmp_path / 'm'}: no tokenizer beside the weights (expected tokenizer.json" in line
+    assert line.endswith("copy the base model's there")
+
+
+def test_an_auto_map_that_names_no_class_names_no_code(tmp_path: Path) -> None:
+    """Whatever stands in it: what is no name is passed over, what is one is still looked for."""
+    odd = {"AutoModel": 3, "AutoConfig": ["x.Y", None, {}], "AutoProcessor": None}
+    make_checkpoint(tmp_path / "odd", {"w": torch.ones(2)}, config=INTERNVL | {"auto_map": odd})
+    assert custom_code(tmp_path / "odd") == (["x.py"], [])
+
+
 def test_an_adapter_is_what_its_base_is(tmp_path: Path) -> None:
-    """Family and code are those of --base."""
+    """Family and code are those of --base, which the command to type names, too."""
     tensors = {"w.weight": torch.ones(2, 2)}
     base = make_checkpoint(tmp_path / "model", tensors, config=INTERNVL)
     factors = {"w.lora_A.weight": torch.ones(1, 2), "w.lora_B.weight": torch.ones(2, 1)}
@@ -95,6 +120,9 @@ def test_an_adapter_is_what_its_base_is(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", "adapter", "--base", base)
     assert "asked as      internvl-1.5" in done.stdout
     assert "modeling_own.py" in done.stdout
+    assert f"soup doctor {tmp_path / 'adapter'} --base {base} --trust-remote-code" in done.stdout
+    done = run(tmp_path, "doctor", "adapter", "--base", base, "--family", "internvl-2")
+    assert f"--base {base} --family internvl-2 --trust-remote-code" in done.stdout
 
 
 def test_a_torch_that_does_not_import_is_found(

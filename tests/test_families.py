@@ -233,6 +233,9 @@ def test_soup_families_lists_the_table(qwen: Checkpoint, tmp_path: Path) -> None
     text = fails(run(tmp_path, "score", qwen.path), 2)
     assert "[family.ovis]" in text
     assert "ovis1.6" in text
+    (tmp_path / "soup.toml").write_text("[family.qwen2-vl]\nworker-python = 5\n")
+    text = fails(run(tmp_path, "score", qwen.path), 2)
+    assert "[family.qwen2-vl] worker-python: expected a path in quotes, found 5" in text
 
 
 # --- what it needs -------------------------------------------------------------------------
@@ -252,6 +255,10 @@ def test_what_is_missing_is_said_in_one_line(
 ) -> None:
     """An option that is none, a transformers out of range, a package, trust: each by name."""
     refused("qwen2-vl", qwen, "[family.qwen2-vl] min_pixel", "min_pixels", min_pixel=1)
+    refused("qwen2-vl", qwen, "[family.qwen2-vl] min_pixels: expected a number", min_pixels="a")
+    refused("qwen2-vl", qwen, "top_p: expected a number, found True", top_p=True)
+    refused("qwen2-vl", qwen, "batched: expected true or false, found 'no'", batched="no")
+    refused("smolvlm", qwen, "max_new_tokens: expected a number, found '9'", max_new_tokens="9")
     refused("qwen2-vl", qwen, "batched = false", post_process=True)
     refused("ovis1.6", qwen, "4.44–4.46", transformers.__version__)
     monkeypatch.setattr(transformers, "__version__", "4.46.3")
@@ -269,6 +276,26 @@ def test_a_model_without_its_weights_is_refused(qwen: Checkpoint, tmp_path: Path
     lacking = wrapper("qwen2-vl", Checkpoint.open(tmp_path / "m", "m", None))
     with pytest.raises(ScoringError, match="mlp.0.weight"):
         lacking.build(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "chat-template"])
+def test_weights_that_config_json_does_not_fit_are_named(
+    qwen: Checkpoint, tmp_path: Path, family: str
+) -> None:
+    """A vocabulary resized in one of them, say: which tensor, found and expected."""
+    name = "model.embed_tokens.weight"
+    weights = load_file(qwen.path / "model.safetensors")
+    weights[name] = torch.cat([weights[name], weights[name]])
+    shutil.copytree(qwen.path, tmp_path / "m")
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    reference = Checkpoint.open(tmp_path / "m", "m", None)
+    model = Resident(reference, Options(device="cpu", family=family))
+    with pytest.raises(ScoringError) as error:
+        model.load(Blend((reference,), reference), "1", "load")
+    rows, width = weights[name].shape
+    shapes = f"is [{rows}, {width}] in the weights, but [{rows // 2}, {width}] by config.json"
+    assert f"embed_tokens.weight {shapes} (1 tensor(s) differ)" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_in_a_pt_file_are_built_too(qwen: Checkpoint, tmp_path: Path) -> None:
