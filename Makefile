@@ -13,7 +13,7 @@ demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
 
 test: $(READY) $(OLD_READY)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
