@@ -4,8 +4,8 @@
    soup.rounding.round_once, so the same bits. Compiled without contraction (a fused multiply-add
    would round once less) and without any other licence to change what is written here.
 
-   Elements are read where they lie in the page cache, through mapped spans of the files: copying
-   them costs more than the arithmetic. Every loop of the arithmetic runs over a tile that stays in
+   Elements are read where they lie in the page cache, through mapped files: copying them costs more
+   than the arithmetic. Every loop of the arithmetic runs over a tile that stays in
    a core's first-level cache, with a length that the compiler knows, and has no branches: that is
    what lets it use the widest vectors there are. */
 
@@ -18,32 +18,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SPAN 262144 /* elements of a member that are mapped at a time */
-#define TILE 128    /* elements */
+#define TILE 128 /* elements */
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(k) for (int64_t k = 0; k < size; k++)
 
-struct window {
-    const char *row; /* where the elements begin */
-    char *base;      /* the mapping, from the start of a page; NULL for none */
-    int64_t size;    /* of the mapping, in bytes */
-};
-
 struct job {
-    const int *files;       /* one per member */
-    const int64_t *places;  /* of each member's first element, in bytes */
-    struct window *windows; /* one per member */
+    const char *const *rows; /* per member, its first element in a mapped file */
+    const int *files;        /* per member, that file */
+    const int64_t *ends;     /* per member, the byte of the file after its last element */
     int64_t members;
-    int64_t count;          /* elements of each member to merge */
-    const double *factors;  /* one per member, or NULL: all count the same */
-    double divisor;         /* a whole number; 1 where there are factors */
-    const double *before;   /* count sums to start from, or NULL */
-    double *after;          /* where to leave the sums, before they are divided; or NULL */
-    void *out;              /* count raw elements */
+    int64_t count;           /* elements of each member to merge */
+    const double *factors;   /* one per member, or NULL: all count the same */
+    double divisor;          /* a whole number; 1 where there are factors */
+    const double *before;    /* count sums to start from, or NULL */
+    double *after;           /* where to leave the sums, before they are divided; or NULL */
+    void *out;               /* count raw elements */
 };
 
-/* --- arithmetic: a tile of `size` elements, the first of which is `at` in the windows and
-   `start` + `at` in all else -------------------------------------------------------------- */
+/* --- arithmetic: a tile of `size` elements from `at` on ----------------------------------- */
 
 INLINE float from_bits(uint32_t bits) {
     float value;
@@ -63,19 +55,18 @@ INLINE double element(const char *row, int64_t at, int narrow) { /* of any align
 }
 
 /* Float64 sums, in the order of members. */
-INLINE void sum(const struct job *job, int64_t start, int64_t at, int64_t size, int narrow,
-                double *total) {
+INLINE void sum(const struct job *job, int64_t at, int64_t size, int narrow, double *total) {
     int64_t i = 0;
     if (job->before) {
-        memcpy(total, job->before + start + at, size * sizeof *total);
+        memcpy(total, job->before + at, size * sizeof *total);
     } else { /* not added to zero: that would lose -0.0 */
-        const char *row = job->windows[0].row;
+        const char *row = job->rows[0];
         const double factor = job->factors ? job->factors[0] : 1;
         EACH(k) total[k] = element(row, at + k, narrow) * factor;
         i = 1;
     }
     for (; i < job->members; i++) {
-        const char *row = job->windows[i].row;
+        const char *row = job->rows[i];
         if (job->factors) {
             const double factor = job->factors[i];
             EACH(k) total[k] += element(row, at + k, narrow) * factor;
@@ -83,7 +74,7 @@ INLINE void sum(const struct job *job, int64_t start, int64_t at, int64_t size, 
             EACH(k) total[k] += element(row, at + k, narrow);
         }
     }
-    if (job->after) memcpy(job->after + start + at, total, size * sizeof *total);
+    if (job->after) memcpy(job->after + at, total, size * sizeof *total);
 }
 
 /* Whether every element is finite as a float32 and, without its sign, below `limit`. */
@@ -137,63 +128,44 @@ INLINE int to_bfloat16(const double *total, int64_t size, double divisor, uint16
     return all_below(bits, size, 0x7F7F8000u); /* from there on bfloat16 has only Inf */
 }
 
-INLINE int merge_tile(const struct job *job, int64_t start, int64_t at, int64_t size, int narrow,
-                      int to_narrow) {
+INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int narrow, int to_narrow) {
     double total[TILE];
-    sum(job, start, at, size, narrow, total);
-    return to_narrow ? to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + start + at)
-                     : to_float32(total, size, job->divisor, (float *)job->out + start + at);
+    sum(job, at, size, narrow, total);
+    return to_narrow ? to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + at)
+                     : to_float32(total, size, job->divisor, (float *)job->out + at);
 }
 
 /* --- reading ------------------------------------------------------------------------------ */
 
-static void unmap(const struct job *job) {
-    for (int64_t i = 0; i < job->members; i++) {
-        if (job->windows[i].base) munmap(job->windows[i].base, job->windows[i].size);
-        job->windows[i].base = NULL;
-    }
-}
-
-/* Map each member's `size` bytes from `start` on; whether that went well. */
-static int map(const struct job *job, int64_t start, int64_t size) {
-    const int64_t page = sysconf(_SC_PAGESIZE);
-    unmap(job);
-    for (int64_t i = 0; i < job->members; i++) {
-        const int64_t place = job->places[i] + start, skipped = place % page;
-        struct window *window = job->windows + i;
-        void *base = mmap(NULL, size + skipped, PROT_READ, MAP_SHARED, job->files[i],
-                          place - skipped);
-        if (base == MAP_FAILED) return 0;
-        *window = (struct window){(char *)base + skipped, base, size + skipped};
-        madvise(base, window->size, MADV_SEQUENTIAL); /* reads ahead as read() does */
+/* Have each member's bytes from `start` on in our page tables. */
+static void populate(const struct job *job, int64_t start, int64_t size) {
 #ifdef MADV_POPULATE_READ /* all pages at once: a fault for each costs as much as copying them */
-        madvise(base, window->size, MADV_POPULATE_READ);
-#endif
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+    for (int64_t i = 0; i < job->members; i++) {
+        const uintptr_t first = (uintptr_t)(job->rows[i] + start), base = first - first % page;
+        madvise((void *)base, first + size - base, MADV_POPULATE_READ);
     }
-    return 1;
+#else
+    (void)job, (void)start, (void)size;
+#endif
 }
 
 /* Whether each file still holds all that was read: past its end, the last page is zeros. */
-static int complete(const struct job *job, int64_t width) {
+static int complete(const struct job *job) {
     struct stat found;
     for (int64_t i = 0; i < job->members; i++)
-        if (fstat(job->files[i], &found) || found.st_size < job->places[i] + job->count * width)
-            return 0;
+        if (fstat(job->files[i], &found) || found.st_size < job->ends[i]) return 0;
     return 1;
 }
 
 INLINE int merge_all(const struct job *job, int narrow, int to_narrow) {
-    const int64_t width = narrow ? 2 : 4;
     int finite = 1;
-    for (int64_t start = 0; start < job->count; start += SPAN) {
-        const int64_t left = job->count - start, size = left < SPAN ? left : SPAN;
-        if (!map(job, start * width, size * width)) return 0;
-        int64_t at = 0;
-        for (; at + TILE <= size; at += TILE)
-            finite &= merge_tile(job, start, at, TILE, narrow, to_narrow);
-        finite &= merge_tile(job, start, at, size - at, narrow, to_narrow);
-    }
-    return finite && complete(job, width);
+    int64_t at = 0;
+    populate(job, 0, job->count * (narrow ? 2 : 4));
+    for (; at + TILE <= job->count; at += TILE)
+        finite &= merge_tile(job, at, TILE, narrow, to_narrow);
+    finite &= merge_tile(job, at, job->count - at, narrow, to_narrow);
+    return finite && complete(job);
 }
 
 INLINE int merge(const struct job *job, int narrow, int to_narrow) {
@@ -254,16 +226,13 @@ void soup_guard(void) {
 
 /* --- what Python calls -------------------------------------------------------------------- */
 
-/* Bytes that `windows` must have; all of them zero. */
-int64_t soup_windows(int64_t members) { return members * sizeof(struct window); }
-
 /* Merge; narrow and to_narrow say whether members and result are bfloat16, else they are float32.
    Returns 1 where all could be read and all of the result is finite, else 0. */
-int soup_merge(const int *files, const int64_t *places, struct window *windows, int64_t members,
+int soup_merge(const char *const *rows, const int *files, const int64_t *ends, int64_t members,
                int64_t count, const double *factors, double divisor, const double *before,
                double *after, void *out, int narrow, int to_narrow) {
-    const struct job job = {files,   places,  windows, members, count,
-                            factors, divisor, before,  after,   out};
+    const struct job job = {rows,    files,   ends,   members, count,
+                            factors, divisor, before, after,   out};
     sigjmp_buf here;
     volatile int done = 0;
     if (!sigsetjmp(here, 1)) {
@@ -271,6 +240,5 @@ int soup_merge(const int *files, const int64_t *places, struct window *windows, 
         done = merge_best(&job, narrow, to_narrow);
     }
     escape = NULL;
-    unmap(&job);
     return done;
 }

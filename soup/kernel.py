@@ -8,6 +8,7 @@ the plain way.
 """
 
 import ctypes
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from soup.tensors import DTYPES
 SUPPORTED = frozenset({"BF16", "F32"})
 """Dtypes, of members and of the output, that the loop knows."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 """Elements per chunk, chosen by `benchmarks/blend.py --chunks`: see README's table."""
+
+RELEASE = 1 << 26
+"""Bytes after whose reading ``Mapped.release`` is worth its while: it interrupts all cores."""
 
 
 def _load() -> Any:
@@ -30,8 +34,6 @@ def _load() -> Any:
     try:
         library = ctypes.CDLL(str(found[0]))
         number, pointer, flag = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
-        library.soup_windows.argtypes = [number]
-        library.soup_windows.restype = number
         library.soup_merge.argtypes = [
             *(pointer, pointer, pointer, number, number, pointer, ctypes.c_double),
             *(pointer, pointer, pointer, flag, flag),
@@ -46,18 +48,37 @@ def _load() -> Any:
 _LIBRARY = _load()
 
 
+class Mapped:
+    """A file in our address space, read only, while this lives.
+
+    Attributes:
+        descriptor: of the open file.
+        address: where its first byte is.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Raises OSError or ValueError where a file cannot be mapped."""
+        self.descriptor = descriptor
+        self._mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        self._mapping.madvise(mmap.MADV_SEQUENTIAL)  # reads ahead as read() does
+        self.address = int(np.frombuffer(self._mapping, np.uint8).ctypes.data)
+
+    def release(self) -> None:
+        """Take what was read out of this process's memory; it stays in the page cache."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
 class Loop:
     """The loop for members of one dtype, with the buffers that it needs: one per thread."""
 
-    def __init__(self, members: int, dtype: str, out: str, size: int) -> None:
+    def __init__(self, dtype: str, out: str, size: int) -> None:
         """``size`` is the longest chunk, in elements; dtypes are those of ``SUPPORTED``."""
         self._narrow, self._to_narrow = dtype == "BF16", out == "BF16"
-        self._windows = np.zeros(_LIBRARY.soup_windows(members), np.uint8)
         self._result = torch.empty(size, dtype=DTYPES[out])
 
     def merge(
         self,
-        places: Sequence[tuple[int, int]],
+        rows: Sequence[tuple["Mapped", int]],
         count: int,
         coefficients: Sequence[float] | None,
         divisor: int = 1,
@@ -67,7 +88,7 @@ class Loop:
         """Read ``count`` elements of every member, sum them in order, and round them once.
 
         Args:
-            places: per member a file descriptor and the offset of its first element, in bytes.
+            rows: per member its file and the offset of its first element, in bytes.
             count: elements to merge.
             coefficients: float64 factors; None where all count the same.
             divisor: what the sum is divided by; 1 with coefficients.
@@ -78,14 +99,16 @@ class Loop:
             The result, flat, in the output dtype, valid until the next call; None where a file
             could not be read, or an element is not finite in that dtype.
         """
-        files = np.asarray([file for file, _ in places], np.intc)
-        offsets = np.asarray([offset for _, offset in places], np.int64)
+        end = count * (2 if self._narrow else 4)
+        addresses = np.asarray([file.address + offset for file, offset in rows], np.uintp)
+        files = np.asarray([file.descriptor for file, _ in rows], np.intc)
+        ends = np.asarray([offset + end for _, offset in rows], np.int64)
         factors = None if coefficients is None else np.asarray(coefficients, np.float64)
         done = _LIBRARY.soup_merge(
+            _address(addresses),
             _address(files),
-            _address(offsets),
-            _address(self._windows),
-            len(places),
+            _address(ends),
+            len(rows),
             count,
             _address(factors),
             divisor,
@@ -109,7 +132,7 @@ def guard() -> None:
 
 def round_once(values: torch.Tensor, out: str) -> torch.Tensor | None:
     """Flat float64 values rounded once to ``out``; None where one is not finite in it."""
-    loop = Loop(0, "F32", out, len(values))
+    loop = Loop("F32", out, len(values))
     return loop.merge([], len(values), None, before=values.contiguous().numpy())
 
 

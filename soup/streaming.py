@@ -105,22 +105,24 @@ def _stream(
     device: torch.device | None,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
-    kernel = _kernel(blend) if device is None else None
+    kernel: Any = _kernel(blend) if device is None else None
     chunk = chunk or _best_chunk(blend, kernel, device)
     total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
     threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
     work = _chunks(blend, chunk)
     lock = threading.Lock()
     failed = threading.Event()
-    done = 0
+    done = released = 0
 
     def run() -> None:
-        nonlocal done
+        nonlocal done, released
         reader = Reader(files)  # one per thread: it reuses its buffers
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         try:
-            lane: _Fast | Lane = _Fast(blend, files, chunk, sums, kernel)
-            if device is not None:
+            lane: _Fast | Lane
+            if device is None:
+                lane = _Fast(blend, mapped, chunk, sums, kernel)
+            else:
                 lane = Lane(blend, files, chunk, device)
             while not failed.is_set():
                 with lock:
@@ -137,6 +139,10 @@ def _stream(
                 with lock:
                     done += count
                     observe(Progress(task, done, total, "B"))
+                    if mapped and done - released >= kernel.RELEASE:
+                        released = done
+                        for file in mapped.values():
+                            file.release()
             for info, start, size in lane.suspects():
                 reader.recycle()
                 _blend_chunk(blend, reader.read, info, start, size, sums, kernel)
@@ -146,6 +152,7 @@ def _stream(
 
     with ExitStack() as stack:
         files = _open_all(blend, stack)
+        mapped = _map_all(files, kernel)
         stack.enter_context(_torch_threads_restored())
         executor = stack.enter_context(ThreadPoolExecutor(threads))
         try:
@@ -154,6 +161,14 @@ def _stream(
         except BaseException:  # Ctrl-C, too: the others stop after their chunk
             failed.set()
             raise
+
+
+def _map_all(files: dict[Path, int], kernel: Any) -> dict[Path, Any]:
+    """The files as the kernel reads them; none where it is not there, or one cannot be mapped."""
+    try:
+        return {} if kernel is None else {file: kernel.Mapped(n) for file, n in files.items()}
+    except (OSError, ValueError):  # some file systems cannot
+        return {}
 
 
 def _best_chunk(blend: Blend, kernel: Any, device: torch.device | None) -> int:
@@ -316,7 +331,7 @@ class _Route:
     """How one tensor goes through ``soup.kernel``: per member a file and an offset; in bytes."""
 
     loop: Any
-    places: Sequence[tuple[int, int]]
+    rows: Sequence[tuple[Any, int]]
     width: int
 
 
@@ -326,12 +341,12 @@ class _Fast:
     def __init__(
         self,
         blend: Blend,
-        files: dict[Path, int],
+        mapped: dict[Path, Any],
         chunk: int,
         sums: Pass | None,
         kernel: Any,
     ) -> None:
-        self._blend, self._files, self._chunk, self._sums = blend, files, chunk, sums
+        self._blend, self._mapped, self._chunk, self._sums = blend, mapped, chunk, sums
         self._kernel = kernel
         self._loops: dict[tuple[str, ...], Any] = {}
         self._last: tuple[TensorInfo | None, _Route | None] = None, None
@@ -340,23 +355,23 @@ class _Fast:
         """Bytes read and elements of the output; None where the kernel does not serve, or where
         what it met is for others to name: a file that ends early, a value that is not finite.
         """
-        if self._kernel is None or not count:
+        if not self._mapped or not count:
             return None
         if self._last[0] is not info:
             self._last = info, self._route(info)
         if (route := self._last[1]) is None:
             return None
-        places = [(file, offset + start * route.width) for file, offset in route.places]
+        rows = [(file, offset + start * route.width) for file, offset in route.rows]
         sums, coefficients = self._sums, self._blend.coefficients
         values = route.loop.merge(
-            places,
+            rows,
             count,
             coefficients,
             len(self._blend.members) if coefficients is None else 1,
             sums.before(info, start, count) if sums is not None else None,
             sums.after(info, start, count) if sums is not None else None,
         )
-        return None if values is None else (len(places) * count * route.width, values)
+        return None if values is None else (len(rows) * count * route.width, values)
 
     def _route(self, info: TensorInfo) -> _Route | None:
         """Where the members' elements lie and the loop that merges them, if it can."""
@@ -369,9 +384,9 @@ class _Fast:
             return None
         key = (*dtypes, out)
         if key not in self._loops:
-            self._loops[key] = self._kernel.Loop(len(sources), *key, self._chunk)
-        places = [(self._files[tensor.file], tensor.offset) for tensor in stored]
-        return _Route(self._loops[key], places, DTYPES[stored[0].dtype].itemsize)
+            self._loops[key] = self._kernel.Loop(*key, self._chunk)
+        rows = [(self._mapped[tensor.file], tensor.offset) for tensor in stored]
+        return _Route(self._loops[key], rows, DTYPES[stored[0].dtype].itemsize)
 
     def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:
         """See ``soup.device.Lane``; here each chunk is known to be finite when it is merged."""
