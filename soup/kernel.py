@@ -21,7 +21,7 @@ from soup.tensors import DTYPES
 SUPPORTED = frozenset({"BF16", "F32"})
 """Dtypes, of members and of the output, that the loop knows."""
 
-CHUNK = 1 << 19
+CHUNK = 1 << 18
 """Elements per chunk, chosen by `benchmarks/blend.py --chunks`: see README's table."""
 
 RELEASE = 1 << 26
