@@ -1,10 +1,9 @@
 """The commonest merge in one pass over the bytes: a linear sum of bfloat16 or float32 tensors.
 
 The same bits as ``soup.methods.linear`` and ``soup.rounding.round_once`` (tested against them), at
-a tenth of the cost: torch makes a dozen passes over a chunk for what is one loop in ``kernel.c``,
-and copies what is read. That file is compiled when the package
-is installed. Where there was no compiler, importing this raises ImportError, and blending takes
-the plain way.
+a fraction of the cost: torch makes a dozen passes over a chunk for what ``kernel.c`` does in one,
+and on the plain way what is read is copied. The C file is compiled when the package is installed.
+Where there was no compiler, importing this raises ImportError, and blending takes the plain way.
 """
 
 import ctypes

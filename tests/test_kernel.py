@@ -201,6 +201,38 @@ def test_a_stream_has_the_same_bits_with_and_without_the_kernel(
         assert taken == -(-size // chunk)
 
 
+def test_what_was_read_is_let_go_of_while_others_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not grow with what is read: pages are given back, again and again."""
+    row = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    member = Checkpoint.open(make_checkpoint(tmp_path / "m", {"x": row}))
+    monkeypatch.setattr(kernel, "RELEASE", 10_000)  # bytes
+    released = []
+    release = kernel.Mapped.release
+    monkeypatch.setattr(
+        kernel.Mapped, "release", lambda file: (released.append(file), release(file))
+    )
+    found = collect(Blend((member,), member), chunk=1000, threads=2)
+    assert torch.equal(found["x"], row)
+    assert len(released) == 10
+
+
+def test_a_file_that_cannot_be_mapped_is_read_the_plain_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on file systems without it (which is made up here)."""
+    member = Checkpoint.open(make_checkpoint(tmp_path / "m", random_tensors(0)))
+    expected = collect(Blend((member,), member))
+
+    def refused(descriptor: int) -> None:
+        raise OSError("no mapping here")
+
+    monkeypatch.setattr(kernel, "Mapped", refused)
+    found = collect(Blend((member,), member))
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
 def test_without_a_compiled_loop_blending_takes_the_plain_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
