@@ -25,7 +25,7 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 
 # Rebuilt when what is asked for changes; about 2 minutes and 7 GB (torch and VLMEvalKit).
-$(READY): pyproject.toml constraints.txt soup/kernel.c
+$(READY): pyproject.toml constraints.txt soup/blending/kernel.c
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
@@ -43,4 +43,4 @@ $(OLD_READY): $(READY) tests/old-transformers.txt
 	touch $(OLD_READY)
 
 clean:
-	rm -rf $(VENV) soup-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build soup/_kernel.* *.egg-info
+	rm -rf $(VENV) soup-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build soup/blending/_kernel.* *.egg-info

@@ -127,15 +127,15 @@ def make_adapters(base: Path, count: int) -> tuple[list[Path], list[Path]]:
     import torch
     from safetensors.torch import save_file
 
-    from soup.blend import Blend
-    from soup.checkpoint import Checkpoint
-    from soup.writer import write
+    from soup.blending.blend import Blend
+    from soup.blending.writer import write
+    from soup.checkpoints.opening import open_checkpoint
 
     adapters, merged = [], []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
-        for name, info in Checkpoint.open(base).tensors.items():
+        for name, info in open_checkpoint(base).tensors.items():
             if "_proj" in name:
                 module = f"base_model.model.{name.removesuffix('.weight')}"
                 for factor, shape in (("A", (RANK, info.shape[1])), ("B", (info.shape[0], RANK))):
@@ -146,7 +146,7 @@ def make_adapters(base: Path, count: int) -> tuple[list[Path], list[Path]]:
         settings = {"base_model_name_or_path": str(base), "r": RANK, "lora_alpha": RANK}
         (path / "adapter_config.json").write_text(json.dumps(settings))
         save_file(tensors, path / "adapter_model.safetensors")
-        member = Checkpoint.open(path)
+        member = open_checkpoint(path)
         adapters.append(path)
         merged.append(write(Blend((member,), member), base.parent / f"merged-{seed}").path)
     return adapters, merged
@@ -188,9 +188,9 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
 
 def run_soup(paths: list[Path], out: Path, threads: int) -> None:
     """The average, as `soup average` writes it (digests are measured apart: they are kept)."""
-    from soup.blend import Blend
-    from soup.pool import Pool
-    from soup.writer import _write_weights
+    from soup.blending.blend import Blend
+    from soup.blending.writer import _write_weights
+    from soup.checkpoints.pool import Pool
 
     pool = Pool.open(*paths)
     out.mkdir()
@@ -337,7 +337,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.child:
         if given.chunk:
-            from soup import streaming
+            from soup.blending import streaming
 
             streaming.stream.__kwdefaults__["chunk"] = given.chunk
         child(given.child, given.out, given.threads, given.paths)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BY_HAND = ROOT / "tests" / "kit_by_hand.py"
+BY_HAND = ROOT / "tests" / "kit" / "kit_by_hand.py"
 
 DEMO_SETS = {
     "parity": "CustomMCQDataset:parity",
@@ -67,7 +67,7 @@ def demo(directory: Path) -> Path:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         code = (
-            "import sys; from pathlib import Path; from evaluators.demo import build;"
+            "import sys; from pathlib import Path; from soup.evaluators.demo import build;"
             "build(Path(sys.argv[1]))"
         )
         subprocess.run([sys.executable, "-c", code, str(making)], check=True, env=ours())
@@ -97,7 +97,7 @@ def kit(
     """VLMEvalKit's loop with a plain wrapper, in a process of its own.
 
     Returns:
-        What ``tests/kit_by_hand.py`` prints, and ``wall``: seconds from start to end.
+        What ``tests/kit/kit_by_hand.py`` prints, and ``wall``: seconds from start to end.
     """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

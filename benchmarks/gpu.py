@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 from blend import make_pool
 
-from evaluators.places import CopyIn
-from soup.blend import Blend
-from soup.device import CHUNK, LANES
-from soup.pool import Pool
-from soup.reading import open_shards, read_into
-from soup.streaming import CHUNK as ON_PROCESSOR
-from soup.streaming import stream
+from soup.blending.blend import Blend
+from soup.blending.device import CHUNK, LANES
+from soup.blending.streaming import CHUNK as ON_PROCESSOR
+from soup.blending.streaming import stream
+from soup.checkpoints.pool import Pool
+from soup.checkpoints.reading import open_shards, read_into
+from soup.evaluators.engines.places import CopyIn
 
 
 def run_copy(blend: Blend, device: torch.device, chunk: int) -> None:

@@ -27,10 +27,10 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
 
     And the answers of the first member, by benchmark and index.
     """
-    from evaluators import VLMEvalKitScorer
-    from soup.blend import Blend
-    from soup.pool import Pool
-    from soup.scoring import result_key
+    from soup.blending.blend import Blend
+    from soup.checkpoints.pool import Pool
+    from soup.choosing.scoring import result_key
+    from soup.evaluators import VLMEvalKitScorer
 
     pool = Pool.open(*given["members"])
     for member in pool.members:
@@ -93,9 +93,9 @@ def written_and_loaded(given: dict[str, Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    from soup.blend import Blend
-    from soup.pool import Pool
-    from soup.writer import write
+    from soup.blending.blend import Blend
+    from soup.blending.writer import write
+    from soup.checkpoints.pool import Pool
 
     kind = transformers.AutoModelForImageTextToText
     dtype = getattr(torch, given["dtype"])
@@ -140,8 +140,9 @@ def written_and_loaded(given: dict[str, Any]) -> dict[str, Any]:
 
 def profile(given: dict[str, Any]) -> dict[str, Any]:
     """Our worker in this process, its parts timed; then the model alone, at several batch sizes."""
-    import evaluators.importing  # noqa: F401  # first of all
-    from evaluators import resident, vlmevalkit
+    import soup.evaluators.kit.importing  # noqa: F401  # first of all
+    from soup.evaluators.engines import resident
+    from soup.evaluators.kit import vlmevalkit
 
     parts = Parts()
     parts.watch(vlmevalkit, "unpack", "unpack")
@@ -211,9 +212,9 @@ class Parts:
 
 def our_worker(given: dict[str, Any], batch: int | None) -> Any:
     """A worker in this process, and two blends for it to alternate between."""
-    from evaluators.worker import Worker, encode_blend, encode_checkpoint
-    from soup.blend import Blend
-    from soup.pool import Pool
+    from soup.blending.blend import Blend
+    from soup.checkpoints.pool import Pool
+    from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
 
     pool = Pool.open(*given["members"])
     first = Blend((pool.members[0],), pool.reference)
@@ -240,7 +241,7 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
 
 def measure(worker: Any, blend: Any, file: str, given: dict[str, Any]) -> Any:
     """One blend on one benchmark."""
-    from evaluators.kept import ANSWERS
+    from soup.evaluators.engines.kept import ANSWERS
 
     keep = Path(given["work"]) / "kept.tsv"
     keep.with_suffix(ANSWERS).unlink(missing_ok=True)  # as one who has recorded the result does

@@ -1,4 +1,4 @@
-"""The `soup` command; also `python -m cli` and, by way of it, `python -m soup`."""
+"""The `soup` command; also `python -m soup`."""
 
 import signal
 
@@ -7,7 +7,7 @@ def main() -> None:
     """Import the command line and run it."""
     # Importing torch takes seconds: Ctrl-C then just ends the process, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from cli.app import main as run
+    from soup.cli.app import main as run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run()

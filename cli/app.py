@@ -13,9 +13,15 @@ import typer.core
 from rich.console import Console
 
 import soup
-from cli import config, render
-from cli.given import dtype_of, scorer_of, settings_of
-from cli.options import (
+from soup.blending.methods import describe
+from soup.blending.stack import stack
+from soup.blending.writer import check_target
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.pool import Pool, Report, same_content
+from soup.choosing.journal import Journal
+from soup.cli import config, render
+from soup.cli.given import dtype_of, scorer_of, settings_of
+from soup.cli.options import (
     BLEND_HELP,
     AsAdapter,
     Base,
@@ -46,18 +52,12 @@ from cli.options import (
     Work,
     WorkerPython,
 )
-from cli.progress import Watch
-from cli.results import require_places, show
-from evaluators.doctor import ask_once, examine
-from evaluators.families import FAMILIES
-from soup.checkpoint import Checkpoint
+from soup.cli.progress import Watch
+from soup.cli.results import require_places, show
 from soup.errors import PoolError, ScoringError, SoupError, UsageError
-from soup.journal import Journal
-from soup.methods import describe
-from soup.pool import Pool, Report, same_content
+from soup.evaluators.models.families import FAMILIES
+from soup.evaluators.workers.doctor import ask_once, examine
 from soup.run import Settings, identify, whole
-from soup.stack import stack
-from soup.writer import check_target
 
 CommandError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all usage errors; newer typers carry their own click, older ones import it."""
@@ -383,7 +383,7 @@ def doctor(
     if try_ and ckpt is None:
         raise UsageError("--try: name the checkpoint to load")
     with Watch(err_console) as watch, scorer_of(given) as scorer:
-        model = None if ckpt is None else Checkpoint.open(ckpt, base=base)
+        model = None if ckpt is None else open_checkpoint(ckpt, base=base)
         python, kind = scorer.python_for(model)
         found = examine(python, model, kind, trust_remote_code)
         render.diagnosis(found, out_console)
@@ -405,7 +405,7 @@ def demo(
 
     Example: soup demo && cd soup-demo && soup greedy ckpts/*
     """
-    from cli.demo import run
+    from soup.cli.demo import run
 
     with Watch(err_console, quiet) as watch:
         boards = run(directory, device, watch)

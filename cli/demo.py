@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 import soup
-from cli import config
-from evaluators import VLMEvalKitScorer
+from soup.choosing.leaderboard import Leaderboard
+from soup.cli import config
 from soup.errors import OutputError, UsageError
+from soup.evaluators import VLMEvalKitScorer
 from soup.events import Observer, Progress
-from soup.leaderboard import Leaderboard
 from soup.run import Settings
 
 
@@ -49,7 +49,7 @@ def _build(root: Path, observe: Observer) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise OutputError(f"{root}: exists and is not a demo; choose another directory")
     try:
-        from evaluators.demo import build
+        from soup.evaluators.demo import build
     except ImportError as error:
         raise _missing(error) from error
     root.parent.mkdir(parents=True, exist_ok=True)

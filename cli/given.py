@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from cli import config
-from cli.options import parameters
-from evaluators import VLMEvalKitScorer
-from evaluators.suites import with_suite
+from soup.cli import config
+from soup.cli.options import parameters
 from soup.errors import UsageError
+from soup.evaluators import VLMEvalKitScorer
+from soup.evaluators.kit.suites import with_suite
 from soup.run import Settings
 
 DTYPES = {

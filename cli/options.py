@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from evaluators.suites import SUITES
+from soup.blending.methods import METHODS, Method
 from soup.errors import UsageError
-from soup.methods import METHODS, Method
+from soup.evaluators.kit.suites import SUITES
 
 Ckpts = Annotated[
     list[str], typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too.")

@@ -10,11 +10,11 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from evaluators.doctor import Diagnosis, Trial
-from evaluators.families import Family
-from soup.leaderboard import Leaderboard, Row, SoupRow, number, percent
-from soup.methods import describe
-from soup.pool import Report
+from soup.blending.methods import describe
+from soup.checkpoints.pool import Report
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, number, percent
+from soup.evaluators.models.families import Family
+from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
 GAP = 2  # characters between columns

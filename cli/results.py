@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from cli import render
+from soup.choosing.leaderboard import Leaderboard
+from soup.cli import render
 from soup.errors import OutputError
-from soup.leaderboard import Leaderboard
 
 
 def show(board: Leaderboard, given: dict[str, Any], console: Console) -> None:

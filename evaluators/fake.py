@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint
+from soup.blending.blend import Blend
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.choosing.scoring import Benchmark, Part, Result
 from soup.events import Observer, Progress, ignore
-from soup.scoring import Benchmark, Part, Result
 
 
 def by_digest(blend: Blend, benchmark: str) -> float:
@@ -60,7 +60,7 @@ class FakeScorer:
         ]
 
     def measure(self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer) -> Result:
-        """See ``soup.scoring.Scorer``."""
+        """See ``soup.choosing.scoring.Scorer``."""
         self.calls.append((tuple(member.name for member in blend.members), benchmark.name))
         observe(Progress(task, benchmark.samples, benchmark.samples, "samples"))
         keys = [str(k) for k in range(benchmark.samples)]
@@ -78,7 +78,7 @@ class FakeScorer:
         task: str,
         observe: Observer,
     ) -> Part:
-        """See ``soup.scoring.PartialScorer``."""
+        """See ``soup.choosing.scoring.PartialScorer``."""
         outcomes = self._answer(blend, benchmark.name, samples)
         done = sum(name == benchmark.name for name, _ in self._kept[1])
         observe(Progress(task, done, benchmark.samples, "samples"))

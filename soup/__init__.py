@@ -1,29 +1,56 @@
 """Turn a pool of fine-tuned vision-language checkpoints into the one best model, by model soup.
 
 import soup
-from evaluators import VLMEvalKitScorer
+from soup.evaluators import VLMEvalKitScorer
 
 pool = soup.Pool.open("ckpts/*")
 settings = soup.Settings(benchmarks=["MMStar"], out="my-soup")
 with VLMEvalKitScorer() as scorer:
     board = soup.make("greedy", pool, scorer, settings)
 print(board.to_markdown())
+
+What stands in ``__all__`` is the public face; nothing else is promised. Each name is imported when
+it is first used, so that ``import soup`` alone costs no torch.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from soup._version import __version__
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint, TensorInfo
-from soup.confident import Stopped
-from soup.errors import SoupError
-from soup.events import Event, Note, Observer, Progress
-from soup.journal import Journal
-from soup.leaderboard import Leaderboard
-from soup.pool import Pool, Problem, Report, inspect
-from soup.recipes import Decision
-from soup.run import Settings, make, score, show
-from soup.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
-from soup.streaming import Sink, stream
-from soup.writer import Written, write
+
+if TYPE_CHECKING:
+    from soup.blending.blend import Blend
+    from soup.blending.streaming import Sink, stream
+    from soup.blending.writer import Written, write
+    from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+    from soup.checkpoints.opening import open_checkpoint
+    from soup.checkpoints.pool import Pool, Problem, Report, inspect
+    from soup.choosing.confident import Stopped
+    from soup.choosing.journal import Journal
+    from soup.choosing.leaderboard import Leaderboard
+    from soup.choosing.recipes import Decision
+    from soup.choosing.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
+    from soup.errors import SoupError
+    from soup.events import Event, Note, Observer, Progress
+    from soup.run import Settings, make, score, show
+
+_HOMES = {
+    "soup.blending.blend": ("Blend",),
+    "soup.blending.streaming": ("Sink", "stream"),
+    "soup.blending.writer": ("Written", "write"),
+    "soup.checkpoints.checkpoint": ("Checkpoint", "TensorInfo"),
+    "soup.checkpoints.opening": ("open_checkpoint",),
+    "soup.checkpoints.pool": ("Pool", "Problem", "Report", "inspect"),
+    "soup.choosing.confident": ("Stopped",),
+    "soup.choosing.journal": ("Journal",),
+    "soup.choosing.leaderboard": ("Leaderboard",),
+    "soup.choosing.recipes": ("Decision",),
+    "soup.choosing.scoring": ("Benchmark", "Part", "PartialScorer", "Result", "Score", "Scorer"),
+    "soup.errors": ("SoupError",),
+    "soup.events": ("Event", "Note", "Observer", "Progress"),
+    "soup.run": ("Settings", "make", "score", "show"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Benchmark",
@@ -53,8 +80,21 @@ __all__ = [
     "__version__",
     "inspect",
     "make",
+    "open_checkpoint",
     "score",
     "show",
     "stream",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'soup' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = found  # looked up once
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

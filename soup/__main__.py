@@ -4,4 +4,4 @@ import runpy
 
 if __name__ == "__main__":
     # By name at run time: the library never imports the command line.
-    runpy.run_module("cli", run_name="__main__")
+    runpy.run_module("soup.cli", run_name="__main__")

@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint
+from soup.blending.blend import Blend
+from soup.blending.methods import find, require_weights
+from soup.blending.stack import stack
+from soup.blending.writer import check_target, write
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.pool import Pool, same_content
+from soup.choosing.journal import Journal
+from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.recipes import Decision, Mix, Trial, as_given, average, greedy, maximum
+from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.trials import Trials, means_of_outcomes
 from soup.errors import JournalError, UsageError
 from soup.events import Note, Observer, Progress, ignore
-from soup.journal import Journal
-from soup.leaderboard import Leaderboard, last_leaderboard
-from soup.methods import find, require_weights
-from soup.pool import Pool, same_content
-from soup.recipes import Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
-from soup.stack import stack
-from soup.trials import Trials, means_of_outcomes
-from soup.writer import check_target, write
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -34,15 +34,15 @@ class Settings:
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
-        dtype: output dtype, a key of ``soup.checkpoint.DTYPES``; None keeps the members'.
-        method: how members are merged, see ``soup.methods``; for all but a maximum soup. Greedy
+        dtype: output dtype, a key of ``checkpoints.checkpoint.DTYPES``; None keeps the members'.
+        method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
         parameters: of the method, by name; those not named have their defaults.
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
-        min_gain: points that a greedy step must gain, see ``soup.recipes.greedy``.
+        min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
         confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.confident``; None measures every trial in full.
+            1, see ``soup.choosing.confident``; None measures every trial in full.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
         as_adapter: write a LoRA adapter; all members must be such, of one base.
     """
@@ -322,7 +322,7 @@ def _begin(
         if settings.confident is not None and not isinstance(scorer, PartialScorer):
             raise UsageError(
                 "confident needs a scorer that answers a benchmark bit by bit "
-                "(soup.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
+                "(soup.choosing.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
         observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)

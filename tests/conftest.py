@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint, TensorInfo
-from soup.streaming import CHUNK, stream
+from soup.blending.blend import Blend
+from soup.blending.streaming import CHUNK, stream
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 
 # The same examples in every run, and no time limit: machines are shared.
 hypothesis.settings.register_profile("soup", derandomize=True, deadline=None)
@@ -165,7 +165,7 @@ def names(paths: Sequence[Path]) -> list[str]:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's pool and benchmarks, trained once for all tests; treat it as read-only."""
-    from evaluators.demo import build
+    from soup.evaluators.demo import build
 
     directory = tmp_path_factory.mktemp("demo")
     build(directory)

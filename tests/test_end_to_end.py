@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from soup.journal import Journal
-from tests.test_cli import fails, run
+from soup.choosing.journal import Journal
+from tests.cli.test_cli import fails, run
 
 BENCH = ("parity", "compare", "digit")
 TSV = (
@@ -62,7 +62,7 @@ def test_the_soup_scores_in_vlmevalkit_alone_what_the_leaderboard_shows(
         shutil.copy(greedy / "benchmarks" / f"{name}.tsv", data)
     # under the name by which VLMEvalKit compares short answers exactly
     shutil.copy(greedy / "benchmarks" / "digit.tsv", data / "GQA_digit.tsv")
-    script = Path(__file__).with_name("kit_by_hand.py")
+    script = Path(__file__).parent / "kit" / "kit_by_hand.py"
     sets = ["CustomMCQDataset:parity", "ImageYORNDataset:compare", "ImageVQADataset:GQA_digit"]
     done = subprocess.run(
         [sys.executable, script, greedy / "soup-greedy", data, tmp_path, *sets],
@@ -258,7 +258,7 @@ def test_the_python_interface_does_what_the_command_does(greedy: Path) -> None:
     """The dozen lines of the README, in a notebook's place."""
     code = """
 import soup
-from evaluators import VLMEvalKitScorer
+from soup.evaluators import VLMEvalKitScorer
 
 pool = soup.Pool.open("ckpts/*")
 settings = soup.Settings(

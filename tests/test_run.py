@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.fake import FakeScorer, by_names
-from soup.blend import Blend
-from soup.checkpoint import Checkpoint
+from soup.blending.blend import Blend
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.pool import Pool
+from soup.choosing.journal import Journal
+from soup.choosing.leaderboard import Leaderboard
+from soup.choosing.scoring import Benchmark, Result
 from soup.errors import CheckpointError, OutputError, ScoringError, UsageError
+from soup.evaluators.fake import FakeScorer, by_names
 from soup.events import Event, Note, Observer
-from soup.journal import Journal
-from soup.leaderboard import Leaderboard
-from soup.pool import Pool
 from soup.run import Settings, make, score, show
-from soup.scoring import Benchmark, Result
 
 TABLE = {
     ("a",): 60.0,
@@ -79,7 +79,7 @@ def test_greedy_walks_to_a_written_soup(pool_paths: list[Path], tmp_path: Path) 
     assert board.soup is not None
     assert board.soup.members == {"b": 1 / 3, "d": 1 / 3, "c": 1 / 3}
     assert board.soup.holdouts == {"z": 1.0}
-    assert Checkpoint.open(board.soup.out).digest == board.soup.digest
+    assert open_checkpoint(board.soup.out).digest == board.soup.digest
     manifest = json.loads((Path(board.soup.out) / "soup.json").read_text())
     assert manifest["scores"] == {"x": 73.0, "y": 73.0, "z": 1.0}
 
@@ -171,7 +171,7 @@ def test_average_without_benchmarks_asks_no_scorer(pool_paths: list[Path], tmp_p
     assert fake.calls == []
     assert board.soup is not None
     assert board.soup.mean is None
-    assert Checkpoint.open(board.soup.out)
+    assert open_checkpoint(board.soup.out)
 
 
 def test_soups_by_score_need_a_benchmark(pool_paths: list[Path], tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_greedy_tries_merges_by_the_method(
     manifest = json.loads((Path(board.soup.out) / "soup.json").read_text())
     assert manifest["method"] == "ties"
     assert manifest["parameters"] == {"density": 0.5, "lambda": 1.0}
-    assert manifest["base"] == {"name": "base", "digest": Checkpoint.open(base_path).digest}
+    assert manifest["base"] == {"name": "base", "digest": open_checkpoint(base_path).digest}
     assert [m["coefficient"] for m in manifest["members"]] == [1.0] * 4
     document = json.loads(board.to_json())["soup"]
     assert {key: document[key] for key in ("method", "parameters", "base")} == {
@@ -300,7 +300,7 @@ def test_a_blend_of_one_is_merged_too(
     blend, average = (make(kind, pool, None, plain) for kind in ("blend", "average"))
     assert blend.soup is not None
     assert average.soup is not None
-    assert blend.soup.digest == Checkpoint.open(base_path).digest
+    assert blend.soup.digest == open_checkpoint(base_path).digest
     assert average.soup.digest == pool.reference.digest
 
 

@@ -1,0 +1,274 @@
+"""One model on one device: built once, its weights swapped in place, answers generated in batches.
+
+Names in files and in memory may differ (transformers 5 renames and fuses on loading), so which
+file tensor goes where is found out and proven before anything is swapped; see ``find_places``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soup.blending.blend import Blend
+from soup.blending.running import RunningSum
+from soup.checkpoints.checkpoint import DTYPES, Checkpoint
+from soup.errors import ScoringError
+from soup.evaluators.engines.batches import (
+    Limit,
+    Question,
+    Store,
+    ahead,
+    batches,
+    by_length,
+    collate,
+)
+from soup.evaluators.engines.kept import Kept
+from soup.evaluators.engines.places import Unplaced, find_places, some, swap_in
+from soup.evaluators.models.chat import ChatTemplate
+from soup.evaluators.models.families import GENERIC, family_of, has_tokenizer, named, read_config
+from soup.evaluators.models.loading import collect
+from soup.evaluators.models.wrapper import Message, Options, Prepared, Wrapper, clear_errors
+from soup.events import Note, Observer, ignore
+
+AHEAD = 64
+"""Questions prepared while earlier ones are answered."""
+
+
+def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
+    """How the reference's kind of model is asked.
+
+    Raises:
+        ScoringError: its directory cannot be used; the message says why.
+    """
+    if not has_tokenizer(reference.path):
+        raise ScoringError(
+            f"{reference.path}: no tokenizer beside the weights (expected tokenizer.json, "
+            "tokenizer.model, vocab.json or the like); copy the base model's there"
+        )
+    name = options.family or family_of(read_config(reference.path)) or GENERIC
+    family = named(name)
+    if family is None:
+        return ChatTemplate(reference, options)
+    from soup.evaluators.models.kit_wrapper import (
+        KitWrapper,  # VLMEvalKit's wrappers take seconds to import
+    )
+
+    return KitWrapper(
+        family,
+        reference,
+        trust_remote_code=options.trust_remote_code,
+        max_new_tokens=options.max_new_tokens,
+        given=options.families.get(name),
+    )
+
+
+class Resident:
+    """A model that stays on its device while its weights change."""
+
+    def __init__(self, reference: Checkpoint, options: Options, cache: Path | None = None) -> None:
+        """Read config and processor of ``reference``; the model is built at the first ``load``.
+
+        For an adapter everything is read from its base; its own values come with each blend.
+
+        Args:
+            reference: a member of the pool, whose companion files are used.
+            options: device, dtype, batch size.
+            cache: a directory for what does not fit memory.
+
+        Raises:
+            ScoringError: transformers cannot use this directory; the message says why.
+        """
+        reference = reference.base or reference
+        self.reference = reference
+        self.device = _device(options.device)
+        self.dtype = _compute_dtype(options.compute_dtype, self.device, reference)
+        self.limit = Limit.of(options.batch_size)
+        self.running: RunningSum | None = None
+        self.wrapper = open_wrapper(reference, options)
+        self._loaded: str | None = None
+        self._model: Any = None
+        self._places: dict[str, torch.Tensor] | None = None
+        self._unplaced = ""
+        self._store = Store(cache)
+
+    def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
+        """Make the model's weights those of ``blend``, as they would be written, and verify them.
+
+        Args:
+            blend: streamed from its members' files; nothing is written.
+            digest: names the blend; when it is already loaded nothing is done.
+            task: the name of the work, for progress.
+            observe: told of bytes streamed.
+
+        Raises:
+            ScoringError: the model cannot be built, or a tensor did not arrive as sent.
+        """
+        if self._loaded == digest:
+            return
+        self._loaded = None
+        with clear_errors(self.reference.path):
+            if self._model is None:
+                self._model = self.wrapper.build(self.device, self.dtype)
+                try:
+                    self._places = find_places(self._model, self.reference, self.dtype)
+                except Unplaced as reason:
+                    self._unplaced = str(reason)
+                else:
+                    self._tell_ignored(self._places, observe)
+            if self._places is None:
+                self._model = None  # make room first
+                self._model = self._replaced(collect(blend, task, observe))
+            else:
+                swap_in(blend, self._places, task, observe, self.running)
+        self._loaded = digest
+
+    def _tell_ignored(self, places: Mapping[str, torch.Tensor], observe: Observer) -> None:
+        """Tensors that transformers ignores on loading are no part of what is scored: say so."""
+        tied = {name for pair in self.reference.ties for name in pair}
+        ignored = [name for name in self.reference.tensors if name not in {*places, *tied}]
+        if ignored:
+            text = f"{self.reference.name}: the model makes no use of {some(ignored)}"
+            observe(Note(f"{text}; it is blended and written all the same"))
+
+    def _replaced(self, state: dict[str, torch.Tensor]) -> Any:
+        """A model from a blend in memory, where no copy in place is proven."""
+        try:
+            return self.wrapper.replace(state)
+        except (ScoringError, ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+            raise ScoringError(
+                f"{self.reference.path}: a blend cannot be put into this model: {self._unplaced}; "
+                f"and it cannot be loaded from memory ({' '.join(str(error).split())[:300]})"
+            ) from error
+
+    def answer(
+        self,
+        key: str,
+        dataset: str,
+        messages: Sequence[Message],
+        progress: Callable[[int], None] = lambda count: None,
+        only: Sequence[int] | None = None,
+        kept: Kept | None = None,
+    ) -> list[str]:
+        """Greedy answers, in the order of the questions.
+
+        Args:
+            key: names the questions; inputs prepared for the same key are used again.
+            dataset: the name by which VLMEvalKit's wrappers know the benchmark.
+            messages: the questions.
+            progress: called with the number of questions answered since the last call.
+            only: positions of the questions to answer, in this order; None is all.
+            kept: answers that are known already, and where to keep new ones.
+
+        Raises:
+            ScoringError: a question cannot be put to this model, or does not fit its memory.
+        """
+        wanted = range(len(messages)) if only is None else only
+        answers = {} if kept is None else dict(kept.known)
+        missing = [index for index in wanted if index not in answers]
+        with clear_errors(self.reference.path), torch.inference_mode():
+            for index, text in self._answers(key, dataset, messages, missing):
+                answers[index] = text
+                if kept is not None:
+                    kept.add(index, text)
+                progress(1)
+        unanswered = sum(index not in answers for index in wanted)
+        if unanswered:
+            raise ScoringError(f"{unanswered} of {len(wanted)} questions got no answer")
+        return [answers[index] for index in wanted]
+
+    def _answers(
+        self, key: str, dataset: str, messages: Sequence[Message], wanted: Sequence[int]
+    ) -> Iterator[tuple[int, str]]:
+        if not self.wrapper.batched:
+            for index in wanted:
+                yield index, self.wrapper.answer(messages[index], dataset)
+            return
+
+        def prepared() -> Iterator[Question]:
+            for place in by_length([messages[index] for index in wanted]):
+                index = wanted[place]
+                yield index, self._prepare(key, index, messages[index], dataset)
+
+        for batch in batches(ahead(prepared(), AHEAD), self.limit):
+            yield from self._generate(batch)
+
+    def _prepare(self, key: str, index: int, message: Message, dataset: str) -> Prepared:
+        found = self._store.get(key, index)
+        if found is None:
+            made = self.wrapper.prepare(message, dataset)
+            # in the model's own dtype already: the same bits, half the room
+            inputs = {
+                name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in made.inputs.items()
+            }
+            found = Prepared(inputs, made.generation)
+            self._store.put(key, index, found)
+        return found
+
+    def _generate(self, batch: list[Question]) -> Iterator[tuple[int, str]]:
+        """Answers of one batch; in halves when the device's memory runs out."""
+        pending = [batch]
+        while pending:
+            part = pending.pop(0)
+            inputs = collate([prepared for _, prepared in part], self.wrapper.pad_token)
+            width = inputs["input_ids"].shape[1]
+            try:
+                texts = self._decode(inputs, part[0][1])
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if len(part) == 1:
+                    raise ScoringError(
+                        f"{self.device}: out of memory at batch size 1; use a larger GPU, "
+                        "--compute-dtype bfloat16 or fewer --max-new-tokens"
+                    ) from error
+                self.limit.shrink(len(part), width)
+                half = len(part) // 2
+                pending[:0] = [part[:half], part[half:]]
+                continue
+            yield from zip((index for index, _ in part), texts, strict=True)
+
+    def _decode(self, inputs: dict[str, torch.Tensor], settings: Prepared) -> list[str]:
+        rows, width = inputs["input_ids"].shape
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            held = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        there = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        tokens = self._model.generate(**there, **settings.generation)
+        if not getattr(self._model.config, "is_encoder_decoder", False):
+            tokens = tokens[:, width:]
+        tokens = tokens.cpu()
+        if on_gpu:
+            used = torch.cuda.max_memory_allocated(self.device) - held
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            self.limit.grow(rows, width, used, total - held)
+        return [self.wrapper.decode(row) for row in tokens]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ScoringError(f"--device {name}: expected auto, cpu or cuda[:N]") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ScoringError(f"--device {name}: torch sees no CUDA GPU here; use --device cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError as error:
+        text = str(error).splitlines()[0][:200]
+        raise ScoringError(
+            f"--device {name}: torch cannot compute there ({text}); expected auto, cpu or cuda[:N]"
+        ) from error
+    return device
+
+
+def _compute_dtype(name: str, device: torch.device, reference: Checkpoint) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else DTYPES[reference.dtypes[0]]
+    dtype = getattr(torch, name, None)
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ScoringError(f"--compute-dtype {name}: expected float32, bfloat16 or float16")
+    return dtype  # type: ignore[no-any-return]

@@ -1,0 +1,131 @@
+"""What we use of VLMEvalKit, imported in the one way in which it keeps prompts and scores its own.
+
+Its datasets and metrics are imported from here, never from itself. Importing ``vlmeval`` turns
+gradients off, seeds torch, disables TLS checks, reconfigures logging and sets environment
+variables, so this happens in a worker process only.
+"""
+
+import importlib.metadata
+import os
+import string
+from typing import Any
+
+from soup.evaluators.models.workarounds import before_import
+
+CHANGES_SCORES = (
+    "VERBOSE",
+    "USE_COT",
+    "SPLIT_THINK",
+    "SKIP_ERR",
+    "PRED_FORMAT",
+    "EVAL_FORMAT",
+    "LOCAL_LLM",
+    "FORCE_LOCAL",
+    "PRINT_VANILLA",
+)
+"""Environment variables that change VLMEvalKit's prompts or scores: never taken from the user's."""
+
+
+def _settle_environment() -> None:
+    for name in CHANGES_SCORES:
+        os.environ.pop(name, None)
+    os.environ["PRED_FORMAT"] = "tsv"  # json is broken there, xlsx changes "=A" and cuts long text
+
+
+_settle_environment()
+before_import(importlib.metadata.version("transformers"))
+
+import pandas as pd  # noqa: E402
+import vlmeval.dataset as kit  # noqa: E402
+from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
+from vlmeval.dataset.utils import mathvista, multiple_choice  # noqa: E402
+from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402
+from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
+from vlmeval.smp import LMUDataRoot, dump, load, md5  # noqa: E402
+from vlmeval.smp.file import INFER_FAIL_MSG  # noqa: E402
+from vlmeval.utils import can_infer  # noqa: E402
+
+__all__ = [
+    "INFER_FAIL_MSG",
+    "LMUDataRoot",
+    "YOrN_Extraction",
+    "can_infer",
+    "dump",
+    "image_mcq",
+    "image_vqa",
+    "image_yorn",
+    "kit",
+    "load",
+    "mathvista",
+    "md5",
+    "multiple_choice",
+    "prefetch_answer",
+    "read_csv",
+]
+
+_settle_environment()  # again: importing vlmeval reads a .env file of its own into the environment
+
+
+class _Here:
+    """In place of ``multiprocessing``: the same results, one after another.
+
+    ImageVQADataset.evaluate forks 16 processes for string comparisons, and never ends them; a fork
+    of a process that holds a model and threads can hang, and threads only wait for each other.
+    """
+
+    @staticmethod
+    def Pool(processes: int) -> Any:
+        """What has the one method that is used."""
+        return _Here
+
+    @staticmethod
+    def map(function: Any, items: Any) -> list[Any]:
+        """As a pool's."""
+        return [function(item) for item in items]
+
+
+image_vqa.mp = _Here
+
+read_csv = pd.read_csv
+"""Pandas' own."""
+
+MISSING = ("", "nan", "NaN", "-nan", "-NaN", "<NA>", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN")
+"""How tables spell a cell without a value. What pandas also takes for one, people write."""
+
+
+def _read_csv_as_written(file: Any, *args: Any, **kwargs: Any) -> Any:
+    """``pd.read_csv`` that loses no words: an option, answer or prediction may be "None" or "NA".
+
+    Otherwise these come back as NaN: an option "None" vanishes from the prompt and from the
+    choices, and one empty prediction turns a column of "7" into 7.0, all of them wrong. Every
+    other cell, and every truly empty one, is read as VLMEvalKit reads it.
+    """
+    frame = read_csv(file, *args, **kwargs)
+    if kwargs == {"sep": "\t"} and not args:  # VLMEvalKit's way to load data and predictions
+        _restore_words(frame, file)
+    return frame
+
+
+def _restore_words(frame: Any, file: Any) -> None:
+    """Put the words back that reading took for missing values, in the columns that hold words."""
+    gaps = [name for name in frame if _holds_words(name) and frame[name].isna().any()]
+    said = [name for name in ("prediction", "res") if name in frame]  # "res": a judge's words
+    if not gaps + said:
+        return
+    written = read_csv(file, sep="\t", usecols=gaps + said, dtype=str, keep_default_na=False)
+    for name in gaps:
+        lost = frame[name].isna() & ~written[name].isin(MISSING)
+        if lost.any():
+            if frame[name].dtype != written[name].dtype:  # numbers, too: they stay as they are
+                frame[name] = frame[name].astype(object)
+            frame.loc[lost, name] = written.loc[lost, name]
+    for name in said:  # all of it, the empty ones, too
+        frame[name] = written[name]
+
+
+def _holds_words(column: str) -> bool:
+    """Options, questions and answers. In others (hint, category) a "None" does mean nothing."""
+    return column in list(string.ascii_uppercase) or column.lower() in ("question", "answer")
+
+
+pd.read_csv = _read_csv_as_written

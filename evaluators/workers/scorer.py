@@ -1,0 +1,266 @@
+"""Our side of the worker: a scorer that asks VLMEvalKit in a process of its own."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from soup.blending.blend import Blend
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.files import companions_digest
+from soup.choosing.scoring import Benchmark, Part, Result, result_key
+from soup.errors import BenchmarkError, ScoringError, UsageError
+from soup.evaluators.engines.kept import ANSWERS
+from soup.evaluators.kit.judge import endpoint
+from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
+from soup.evaluators.models.families import Family, family_of, named, require_named
+from soup.evaluators.workers.environment import ANY, find_python, look, require
+from soup.evaluators.workers.process import Died, Process
+from soup.evaluators.workers.worker import encode_blend, encode_checkpoint
+from soup.events import Note, Observer, ignore
+
+RESTARTS = 2
+"""How often a worker that dies at one piece of work is followed by another one."""
+
+
+class VLMEvalKitScorer:
+    """Scores blends with VLMEvalKit on one resident model. Use it as a context manager.
+
+    Nothing of VLMEvalKit or transformers is imported into this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        work: str | os.PathLike[str] = ".soup",
+        device: str = "auto",
+        compute_dtype: str = "auto",
+        batch_size: int | None = None,
+        max_new_tokens: int | None = None,
+        trust_remote_code: bool = False,
+        worker_python: str | os.PathLike[str] | None = None,
+        family: str | None = None,
+        families: Mapping[str, Mapping[str, Any]] | None = None,
+        judge: str | None = None,
+        judge_url: str | None = None,
+    ) -> None:
+        """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
+
+        Args:
+            work: holds predictions and the worker's log.
+            device: see Options.
+            compute_dtype: see Options.
+            batch_size: see Options.
+            max_new_tokens: see Options.
+            trust_remote_code: see Options.
+            worker_python: the interpreter that loads and asks the model; None is ours.
+            family: see Options.
+            families: per family, ``worker_python`` for its models alone; the rest as in Options.
+            judge: the model that VLMEvalKit's metrics ask, where they can, as its server names it.
+            judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
+
+        Raises:
+            UsageError: a number that cannot be, a family that is none, or a judge without an
+                address or the other way round.
+        """
+        if bool(judge) != bool(judge_url) or "" in (judge, judge_url):
+            raise UsageError(
+                "a judge is a model and an address: give both --judge MODEL and --judge-url URL, "
+                "e.g. --judge-url http://localhost:8000/v1"
+            )
+        self._judge = {"model": judge, "url": endpoint(judge_url)} if judge and judge_url else None
+        if family is not None:
+            require_named(family, f"--family {family}", generic=True)
+        for name, about in (families or {}).items():
+            require_named(name, f"[family.{name}]")
+            own = about.get("worker_python")
+            if own is not None and not isinstance(own, (str, os.PathLike)):
+                where = f"[family.{name}] worker-python"
+                raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
+        if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
+            raise UsageError("batch size and max new tokens must be at least 1")
+        self._work = Path(os.path.abspath(work))
+        self._options = {
+            "device": device,
+            "compute_dtype": compute_dtype,
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "trust_remote_code": trust_remote_code,
+            "family": family,
+            "families": {
+                name: {key: value for key, value in options.items() if key != "worker_python"}
+                for name, options in (families or {}).items()
+            },
+        }
+        self._worker_python = worker_python
+        self._family = family
+        self._families = families or {}
+        self._checked: tuple[str, Family] | None = None
+        self._process: Process | None = None
+        self._measured: Path | None = None
+        self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._sources: dict[str, str] = {}
+
+    def __enter__(self) -> "VLMEvalKitScorer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._forget()
+        self.close()
+
+    @property
+    def log(self) -> Path:
+        """Everything the worker's libraries print."""
+        return self._work / "worker.log"
+
+    def benchmarks(
+        self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
+    ) -> list[Benchmark]:
+        """See ``soup.choosing.scoring.Scorer``."""
+        lacking = [] if self._judge else judged_only(names)
+        if lacking:
+            raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
+        self._choose_python(reference)
+        opening = {
+            "do": "open",
+            "reference": encode_checkpoint(reference),
+            "options": self._options,
+            "cache": str(self._work / "cache"),
+            "judge": self._judge,
+        }
+        if opening not in [request for request, _ in self._told.values()]:
+            self._told.clear()  # about another model
+            self._sources.clear()
+        model = self._tell(opening)
+        common = model | {"companions": companions_digest(reference.home)}
+        found = []
+        for source in names:
+            answer = self._tell({"do": "benchmark", "source": source}, observe)
+            settings = answer["settings"] | common
+            digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+            self._sources[digest] = source
+            found.append(Benchmark(answer["name"], answer["samples"], digest, settings))
+        return found
+
+    def measure(
+        self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer = ignore
+    ) -> Result:
+        """See ``choosing.scoring.Scorer``; asked again, it has recorded what it was told before."""
+        self._forget()
+        work = self._work_on(blend, benchmark, task)
+        answer = self._ask({"do": "measure", **work}, observe)
+        self._measured = Path(work["keep"]).with_suffix(ANSWERS)
+        answer.pop("seconds")
+        return Result(**answer, settings=benchmark.settings)
+
+    def outcomes(
+        self,
+        blend: Blend,
+        benchmark: Benchmark,
+        samples: Sequence[str],
+        task: str,
+        observe: Observer = ignore,
+    ) -> Part:
+        """See ``soup.choosing.scoring.PartialScorer``."""
+        work = self._work_on(blend, benchmark, task)
+        return Part(**self._ask({"do": "outcomes", **work, "samples": list(samples)}, observe))
+
+    def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
+        """What the worker needs to know to work on a result."""
+        key = result_key(blend.digest, benchmark.digest)
+        return {
+            "blend": encode_blend(blend),
+            "benchmark": self._sources[benchmark.digest],
+            "key": key,
+            "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
+            "task": task,
+        }
+
+    def _forget(self) -> None:
+        """Remove the answers of the last result: it is recorded."""
+        if self._measured is not None:
+            self._measured.unlink(missing_ok=True)
+            self._measured = None
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def python_for(self, reference: Checkpoint | None) -> tuple[str, Family]:
+        """The interpreter that asks a model (or one of no family), and the model's family.
+
+        Raises:
+            ScoringError: there is no such interpreter.
+        """
+        name = self._family or (family_of(reference.config) if reference else None) or ""
+        own = self._families.get(name, {}).get("worker_python")
+        return find_python(own or self._worker_python), named(name) or ANY
+
+    def _choose_python(self, reference: Checkpoint) -> None:
+        """Check what this model needs; end a worker that runs under another interpreter."""
+        python, family = self.python_for(reference)
+        if (python, family) == self._checked:
+            return
+        require(look(python, family), family)
+        if self._checked is None or python != self._checked[0]:
+            self.close()
+            self.log.unlink(missing_ok=True)
+        self._checked = python, family
+
+    def _tell(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
+        """Ask what every worker must have been asked before it can measure."""
+        answer = self._ask(request, observe)
+        self._told[_label(request)] = request, answer
+        return answer
+
+    def _ask(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
+        """Ask the worker; where it dies, ask another one, which is told what the first knew."""
+        deaths = 0
+        while True:
+            try:
+                return self._ready().ask(request, observe)
+            except Died as end:
+                self.close()
+                deaths += 1
+                what = _label(request)
+                if deaths > RESTARTS or not end.greeted:
+                    text = f"the worker {end.how} (at: {what})"
+                    if deaths > 1:
+                        text = f"the worker died {deaths} times at: {what}; at last it {end.how}"
+                    raise ScoringError(
+                        f"{text}; the end of what it printed (the whole is in {self.log}):\n"
+                        f"{end.words}"
+                    ) from None
+                text = f"the worker {end.how} (at: {what}); another one goes on from there"
+                observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))
+
+    def _ready(self) -> Process:
+        """The worker; one that is new has been told everything."""
+        if self._process is None:
+            assert self._checked is not None, "benchmarks come first"
+            self._process = Process(self._checked[0], self.log)
+            for request, known in self._told.values():
+                found = self._process.ask(request)
+                if found != known:
+                    different = sorted(k for k in known if known[k] != found.get(k))
+                    raise ScoringError(
+                        "the worker was started again and is not what it was: "
+                        + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
+                    )
+        return self._process
+
+
+def _label(request: dict[str, Any]) -> str:
+    """A request for people."""
+    return str(request.get("task") or f"{request['do']} {request.get('source', '')}").strip()

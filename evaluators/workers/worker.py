@@ -1,0 +1,304 @@
+"""The process that holds one model resident on one device.
+
+It may run under another interpreter than the command, with another transformers: it finds our code
+by path (see ``workers.process``) and needs torch, transformers, VLMEvalKit and what the model's
+own code needs; nothing of the command line.
+
+Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
+it gets one request at a time on stdin, and writes, on what was stdout, any number of
+``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
+``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
+whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
+a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
+closes, the parent is gone and so are we.
+
+Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
+that died, so the same must come of it:
+    open        reference, options, cache, judge → what of the model decides the answers
+    benchmark   source → {"name", "samples", "settings"}
+    measure     blend, benchmark (source), key, keep, task → a Result's fields
+    outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
+                are kept for a later ``measure``
+
+A change of any of these is a new number in ``PROTOCOL``.
+"""
+
+import faulthandler
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from soup.blending.blend import Blend
+from soup.blending.running import RunningSum, memory_budget
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.ties import fit
+from soup.errors import CheckpointError, SoupError
+from soup.evaluators.engines.kept import ANSWERS, Kept
+from soup.events import Event, Note, Progress
+
+PROTOCOL = 2
+INTERVAL = 0.2  # seconds between progress lines
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
+    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
+    base = checkpoint.base
+    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
+
+
+def encode_blend(blend: Blend) -> dict[str, Any]:
+    """A blend as JSON: paths and coefficients, the latter exact."""
+    return {
+        "members": [encode_checkpoint(member) for member in blend.members],
+        "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
+        "dtype": blend.dtype,
+        "method": blend.method,
+        "base": blend.base and encode_checkpoint(blend.base),
+        "parameters": [[name, value.hex()] for name, value in blend.parameters],
+        "digest": blend.digest,
+    }
+
+
+class Worker:
+    """What the process holds between requests."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
+        self._datasets: dict[str, Any] = {}
+        self._messages: dict[str, Any] = {}
+        self._begun: set[str] = set()
+        self._last_progress = 0.0
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do one request and return its result."""
+        action: dict[str, Callable[..., dict[str, Any]]] = {
+            "open": self.open,
+            "benchmark": self.benchmark,
+            "measure": self.measure,
+            "outcomes": self.outcomes,
+        }
+        return action[request.pop("do")](**request)
+
+    def open(
+        self,
+        reference: list[Any],
+        options: dict[str, Any],
+        cache: str,
+        judge: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Read config and processor of the reference; the model is built when first needed."""
+        # Before transformers, which must see the environment that VLMEvalKit leaves.
+        import soup.evaluators.kit.importing  # noqa: F401
+        from soup.evaluators.engines.resident import Resident
+        from soup.evaluators.kit.judge import Judge
+        from soup.evaluators.models.wrapper import Options
+
+        self._cache = Path(cache)
+        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
+        self._refer_to(*reference)
+        self._resident = Resident(self._reference, Options(**options), self._cache)
+        self._resident.running = RunningSum(memory_budget(), self._cache)
+        import torch
+        import transformers
+
+        return {
+            "device": self._resident.device.type,
+            "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            **self._resident.wrapper.settings,
+        }
+
+    def benchmark(self, source: str) -> dict[str, Any]:
+        """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
+        from soup.evaluators.kit.vlmevalkit import Dataset
+
+        def progress(done: int, total: int) -> None:
+            self._observe(Progress(f"unpack {Path(source).stem}", done, total, "images"))
+
+        dataset = Dataset(source, self._cache, self._judge, progress)
+        if dataset.judge is not None:
+            dataset.judge.probe()
+        self._datasets[source] = dataset
+        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+
+    def measure(
+        self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer the benchmark, score it.
+
+        Answers are kept beside the predictions, which are to be in ``keep``: what follows a crash,
+        of this process or of all, goes on from them. Who records the result removes them.
+        """
+        dataset = self._datasets[benchmark]
+        self._load(blend, benchmark, task)
+        kept = self._kept(key, keep, len(dataset), task)
+        started = time.perf_counter()
+        answers = self._answer(benchmark, range(len(dataset)), kept, task)
+        seconds = time.perf_counter() - started
+        outcome = dataset.evaluate(answers, Path(keep))
+        if outcome.unjudged:
+            text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
+            text += "the judge's replies could not be read; they count as wrong"
+            self._observe(Note(text, warning=True))
+        kept.close()
+        return {
+            "benchmark": dataset.name,
+            "value": outcome.value,
+            "samples": len(dataset),
+            "unparsed": outcome.unparsed,
+            "unjudged": outcome.unjudged,
+            "outcomes": outcome.outcomes,
+            "seconds": seconds,
+        }
+
+    def outcomes(
+        self,
+        blend: dict[str, Any],
+        benchmark: str,
+        samples: list[str],
+        key: str,
+        keep: str,
+        task: str,
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some samples, say how right each is.
+
+        The answers are kept, as those of ``measure`` are, which will not ask for them again.
+        """
+        dataset = self._datasets[benchmark]
+        positions = dataset.positions(samples)
+        self._load(blend, benchmark, task)
+        kept = self._kept(key, keep, len(dataset), task)
+        answers = self._answer(benchmark, positions, kept, task)
+        kept.close()
+        outcomes = dataset.outcomes(positions, answers)
+        return {"outcomes": outcomes, "samples": len(positions)}
+
+    def _kept(self, key: str, keep: str, total: int, task: str) -> Kept:
+        """The answers that a result has already, from this process or from one that crashed."""
+        kept = Kept(Path(keep).with_suffix(ANSWERS), key)
+        if kept.known and key not in self._begun:
+            self._observe(Note(f"{task}: {len(kept.known)} of {total} answers are kept"))
+        self._begun.add(key)
+        return kept
+
+    def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
+        """Have the blend's weights in the model, and the benchmark's questions at hand."""
+        running = self._resident.running
+        noted = running.note if running else ""
+        # The model first: while it streams in, nothing else is held.
+        self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
+        if running and running.note != noted:
+            self._observe(Note(running.note))
+        if benchmark not in self._messages:
+            dataset = self._datasets[benchmark]
+            self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+
+    def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
+        """The loaded blend's answers to these questions."""
+        messages = self._messages[benchmark]
+        done = len(kept.known)
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            self._observe(Progress(task, done, len(messages), "samples"))
+
+        self._last_progress = 0.0  # what has been answered before is not to count as our speed
+        progress(0)
+        name = self._datasets[benchmark].kit_name
+        return self._resident.answer(benchmark, name, messages, progress, positions, kept)
+
+    def _blend(self, blend: dict[str, Any]) -> Blend:
+        coefficients = blend["coefficients"]
+        return Blend(
+            tuple(self._checkpoint(*member) for member in blend["members"]),
+            self._reference,
+            coefficients and tuple(float.fromhex(c) for c in coefficients),
+            blend["dtype"],
+            blend["method"],
+            blend["base"] and self._checkpoint(*blend["base"]),
+            tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
+        )
+
+    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+        """Open the checkpoint that all others are fitted to."""
+        self._reference = open_checkpoint(path, name, base)
+        self._keep((path, base), self._reference)
+
+    def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
+        known = self._opened.get((path, base))
+        if known is None or not _same_files(*known):
+            opened = fit(open_checkpoint(path, name, base), self._reference)
+            return self._keep((path, base), opened)
+        return known[0]
+
+    def _keep(self, key: tuple[str, str | None], checkpoint: Checkpoint) -> Checkpoint:
+        self._opened[key] = checkpoint, checkpoint.files_key
+        return checkpoint
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self._send({"note": event.text, "warning": event.warning})
+        now = time.monotonic()
+        if isinstance(event, Progress) and (
+            event.done in (0, event.total) or now - self._last_progress >= INTERVAL
+        ):
+            self._last_progress = now
+            self._send({"progress": [event.task, event.done, event.total, event.unit]})
+
+
+def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
+    """Whether the files are those that were opened; a path may hold new weights by now."""
+    try:
+        return bool(checkpoint.files_key == files_key)
+    except CheckpointError:
+        return False
+
+
+def _respond(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": worker.handle(request)}
+    except SoupError as error:
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return {"error": {"type": "", "message": text}}
+
+
+def main(out: int) -> None:
+    """Answer requests, on the file descriptor ``out``, until stdin closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    faulthandler.enable()  # a crash in native code says where, in the log
+    lines = os.fdopen(out, "w", buffering=1)
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        with lock:
+            lines.write(json.dumps(message) + "\n")
+
+    requests: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # even in the middle of an answer: nobody waits for it any more
+
+    threading.Thread(target=read, daemon=True).start()
+    worker = Worker(send)
+    send({"protocol": PROTOCOL})
+    while True:
+        send(_respond(worker, json.loads(requests.get())))

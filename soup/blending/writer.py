@@ -1,0 +1,404 @@
+"""A blend becomes a model directory: complete or not at all.
+
+The header and every offset are planned before bytes flow, so chunks are written in any order at
+their place. Everything is written into a hidden sibling, flushed to the disk, and renamed.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soup._version import __version__
+from soup.blending.blend import Blend
+from soup.blending.methods import METHODS, describe
+from soup.blending.stack import Stack, stack
+from soup.blending.streaming import open_files, stream
+from soup.checkpoints.adapter import WEIGHTS
+from soup.checkpoints.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoints.files import companions, companions_digest
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.weights import ADAPTER, INDEX, SINGLE
+from soup.errors import OutputError, SoupError
+from soup.events import Note, Observer, ignore
+
+MANIFEST = "soup.json"
+PAGE = 4096  # bytes
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``write`` left behind.
+
+    Attributes:
+        path: the model directory.
+        digest: the new checkpoint's content digest, as any checkpoint's.
+        reused: True when the same soup already stood there and nothing was written.
+    """
+
+    path: Path
+    digest: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    offset: int
+
+
+@dataclass
+class _Files:
+    """The sink that writes each chunk at its planned place."""
+
+    places: dict[str, _Place]
+    handles: dict[Path, int] = field(default_factory=dict)
+
+    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+        place = self.places[info.name]
+        view = values.view(torch.uint8).numpy().data
+        offset = place.offset + start * values.itemsize
+        while view:
+            done = os.pwrite(self.handles[place.file], view, offset)
+            view, offset = view[done:], offset + done
+
+
+def write(
+    blend: Blend,
+    out: str | os.PathLike[str],
+    *,
+    kind: str = "blend",
+    facts: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    as_adapter: bool = False,
+    observe: Observer = ignore,
+) -> Written:
+    """Stream a blend into the new model directory ``out``.
+
+    An earlier, different soup at ``out`` is not lost: it is kept beside it, under a name that ends
+    in its digest, unless ``overwrite``.
+
+    Args:
+        blend: what to write.
+        out: the directory to make.
+        kind: the recipe, for the manifest and the model card.
+        facts: more for the manifest, e.g. scores; JSON values without dates, so that the same
+            soup has the same bytes.
+        overwrite: delete an earlier soup at ``out`` once the new one stands there.
+        as_adapter: write one LoRA adapter (float32 factors) that changes the base as the blend
+            does, rather than a full model; see ``soup.blending.stack``.
+        observe: told of progress.
+
+    Raises:
+        OutputError: ``out`` holds something that is not a soup, or there is no room.
+        UsageError, PoolError: no adapter can be made of this blend, see ``blending.stack.stack``.
+        BlendError, CheckpointError: see ``soup.blending.streaming.stream``; nothing is left behind.
+    """
+    target = Path(os.path.abspath(out))
+    check_target(target, blend)
+    stacked = stack(blend) if as_adapter else None
+    manifest = _manifest(blend, kind, facts or {})
+    if stacked is not None:
+        manifest |= {"adapter": True, "dtype": "F32"}
+    same = _same_soup(target, manifest, blend.reference.base)
+    if same is not None:
+        return Written(target, same, reused=True)
+    infos = blend.reference.tensors.values()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        if stacked is not None:
+            _write_adapter(blend, stacked, temporary)
+        else:
+            _copy_companions(blend.reference.home, temporary)
+            _write_weights(blend, temporary, f"write {target.name}", observe)
+        blend.require_unchanged()
+        digest = open_checkpoint(temporary, base=blend.reference.base).digest
+        manifest["digest"] = digest
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        (temporary / "README.md").write_text(_model_card(target.name, blend, manifest))
+        _flush(temporary)
+        kept = _swap_in(temporary, target, overwrite)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if kept is not None:
+        observe(Note(f"the earlier soup at {target.name} was kept as {kept.name}"))
+    return Written(target, digest, reused=False)
+
+
+def check_target(target: Path, blend: Blend) -> None:
+    """Say now, before anything is scored, that ``target`` cannot take the result.
+
+    Raises:
+        OutputError: it is a file, a directory with other content, a member of the blend or its
+            base, or is in or around one of these.
+    """
+    try:
+        _require_apart(target, blend)
+        _require_takeable(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _require_apart(target: Path, blend: Blend) -> None:
+    here = target.resolve()
+    for source in (*blend.members, blend.reference, blend.base):
+        if source is None:
+            continue
+        for place in (path.resolve() for path in (source.path, source.home, *source.shards)):
+            if place == here:
+                how = "is a member of the pool" if source is not blend.base else "is the base"
+            elif here.is_relative_to(place):
+                how = f"lies inside {place}, a member of the pool or its base"
+            elif place.is_relative_to(here):
+                how = f"holds {place}, which is read for it"
+            else:
+                continue
+            raise OutputError(f"{target}: {how}; choose another place with -o")
+
+
+def _require_takeable(target: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()) and not (target / MANIFEST).is_file():
+            raise OutputError(
+                f"{target}: exists and is not a soup (no {MANIFEST}); choose another place with -o"
+            )
+    elif target.exists() or target.is_symlink():
+        raise OutputError(f"{target}: expected a directory or nothing there, found a file")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"{target}: {parent} is not a directory that can be written to")
+
+
+def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    method = METHODS[blend.method]
+    # of the linear method the coefficients say it all
+    merging = {} if blend.method == "linear" else {**blend.merging, "paper": method.paper}
+    return {
+        "version": 1,
+        "kind": kind,
+        "blend": blend.digest,
+        "companions": companions_digest(blend.reference.home),
+        "dtype": blend.dtype or "/".join(blend.reference.dtypes),
+        "reference": blend.reference.name,
+        "members": [
+            {"name": member.name, "digest": member.digest}
+            | ({"coefficient": coefficient} if method.weighted else {})
+            for member, coefficient in zip(blend.members, blend.weights, strict=True)
+        ],
+        "soup_version": __version__,
+        **merging,
+        **facts,
+    }
+
+
+def _same_soup(target: Path, manifest: Mapping[str, Any], base: Checkpoint | None) -> str | None:
+    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
+    try:
+        there = json.loads((target / MANIFEST).read_text())
+        digest = there.pop("digest")
+        if there == json.loads(json.dumps(manifest)):
+            return str(digest) if open_checkpoint(target, base=base).digest == digest else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
+        pass  # nothing there, or damaged: write it anew
+    return None
+
+
+def _require_room(needed: int, target: Path) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise OutputError(
+            f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
+        )
+
+
+def _copy_companions(source: Path, destination: Path) -> None:
+    for relative in companions(source):
+        (destination / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / relative, destination / relative)
+
+
+def _write_weights(
+    blend: Blend, directory: Path, task: str, observe: Observer, threads: int | None = None
+) -> None:
+    """Plan shards after the reference's, then stream every chunk to its place."""
+    by_shard: dict[Path, list[TensorInfo]] = {}
+    for info in blend.reference.tensors.values():
+        by_shard.setdefault(info.file, []).append(info)
+    count = len(by_shard)
+    names = (
+        [SINGLE]
+        if not blend.reference.sharded
+        else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
+    )
+    sink = _Files({})
+    weight_map: dict[str, str] = {}
+    try:
+        for name, infos in zip(names, by_shard.values(), strict=True):
+            file = directory / name
+            entries = [(info.name, blend.dtype_of(info), info.shape) for info in infos]
+            header, size = _header(entries)
+            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            sink.handles[file] = handle
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
+            else:
+                os.truncate(handle, size)
+            os.pwrite(handle, header, 0)
+            offset = len(header)
+            for info in infos:
+                sink.places[info.name] = _Place(file, offset)
+                weight_map[info.name] = name
+                offset += blend.nbytes_of(info)
+        stream(blend, sink, task=task, observe=observe, threads=threads)
+        for handle in sink.handles.values():
+            os.fsync(handle)
+    finally:
+        for handle in sink.handles.values():
+            os.close(handle)
+    if blend.reference.sharded:
+        total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
+    """One small file: each factor is read, stacked and written whole."""
+    header, _ = _header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
+    with open_files(blend) as read, (directory / f"{WEIGHTS}.safetensors").open("xb") as file:
+        file.write(header)
+        for factor in stacked.factors:
+            file.write(factor.values(read).contiguous().numpy().data)
+    settings = json.dumps(stacked.settings, indent=2)  # PEFT's patterns have an order
+    (directory / ADAPTER).write_text(settings + "\n")
+
+
+def _header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:
+    """The safetensors header of tensors (name, dtype, shape), and the file's size.
+
+    Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
+    fill whole pages of the page cache.
+    """
+    found: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, dtype, shape in entries:
+        end = offset + prod(shape) * DTYPES[dtype].itemsize
+        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    raw = json.dumps(found, separators=(",", ":")).encode()
+    raw += b" " * (-(8 + len(raw)) % PAGE)
+    return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
+
+
+def _flush(directory: Path) -> None:
+    """Push every file and directory to the disk, so that the rename is the last thing to land."""
+    for root, _, files in os.walk(directory):
+        for path in (*(Path(root) / file for file in files), Path(root)):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
+    """Rename into place; an earlier soup moves aside and is deleted only when asked for."""
+    aside: Path | None = None
+    if target.is_dir() and any(target.iterdir()):
+        aside = _free_name(target)
+        target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if aside is not None:
+            aside.rename(target)
+        raise
+    handle = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if aside is not None and overwrite:
+        if aside.is_symlink():  # what it leads to is not ours to delete
+            aside.unlink()
+        else:
+            shutil.rmtree(aside)
+        return None
+    return aside
+
+
+def _free_name(target: Path) -> Path:
+    try:
+        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = "old"
+    name = target.with_name(f"{target.name}.{digest}")
+    count = 1
+    while name.exists():
+        count += 1
+        name = target.with_name(f"{target.name}.{digest}-{count}")
+    return name
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
+    """README.md with the front matter that model hubs read."""
+    adapter = manifest.get("adapter", False)
+    library = "peft" if adapter else "transformers"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:"]
+    lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
+    lines.append(
+        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
+        f"soup {__version__}. "
+        + (
+            "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
+            "times its coefficient."
+            if adapter
+            else f"Weights are the float64 {_described(manifest)} rounded once to "
+            f"{manifest['dtype']}."
+        )
+    )
+    lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
+    for entry in manifest["members"]:
+        coefficient = f"{entry['coefficient']:.6g}" if "coefficient" in entry else "–"
+        lines.append(f"| {entry['name']} | {coefficient} | `{entry['digest'][:12]}` |")
+    scores = manifest.get("scores") or {}
+    if scores:
+        lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
+        lines += [f"| {bench} | {value:.2f} |" for bench, value in scores.items()]
+        if (mean := manifest.get("mean")) is not None:
+            lines.append(f"| **mean of those it was chosen by** | **{mean:.2f}** |")
+    lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
+    lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
+    return "\n".join(lines)
+
+
+def _described(manifest: Mapping[str, Any]) -> str:
+    """The merge in words: method, parameters, paper and base."""
+    if "method" not in manifest:
+        return "sum,"
+    text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
+    if manifest["base"] is not None:
+        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
+    return text

@@ -1,0 +1,386 @@
+"""One model directory, opened lazily: names, shapes, dtypes and byte ranges from headers alone.
+
+Each format has its module (``safetensors_format``, ``torch_format``) that finds the ranges. Reading
+them ourselves, instead of mapping the file, is what keeps memory constant however large the
+checkpoint is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from soup.checkpoints.json_text import read_object
+from soup.checkpoints.reading import Reader, open_shards
+from soup.checkpoints.tensors import (
+    DTYPES as DTYPES,  # known from here, too: what a checkpoint is made of
+)
+from soup.checkpoints.tensors import TensorInfo as TensorInfo
+from soup.checkpoints.weights import (
+    check_index,
+    find_weights,
+    read_weights,
+    unread_note,
+)
+from soup.errors import CheckpointError
+
+PACKED = (
+    ".qweight",  # GPTQ, AWQ
+    ".qzeros",
+    ".q_weight",  # EXL2
+    ".W_q",  # HQQ
+    ".SCB",  # bitsandbytes, 8 bits
+    ".weight_format",
+    ".absmax",  # bitsandbytes, 4 bits
+    ".quant_map",
+    ".weight_packed",  # compressed-tensors
+)
+"""How the names of tensors end that only packed, quantised weights have."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
+torch.compile's."""
+
+READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
+
+
+FileState = tuple[str, int, int, int]
+"""Path, size, mtime (ns) and inode of a file: while none differs, its content is the same."""
+
+
+def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
+    """What is known of files without reading them.
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
+    try:
+        pairs = [(str(file.resolve()), file.stat()) for file in files]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in pairs)
+
+
+Read = Callable[[TensorInfo, int, int], torch.Tensor]
+"""Elements ``start`` to ``start + count`` of a stored tensor: flat, in its own dtype, valid until
+the next chunk is begun."""
+
+
+class Update(Protocol):
+    """How a tensor that is stored nowhere comes from stored ones, e.g. a base and its LoRA factors.
+
+    Attributes:
+        inputs: the stored tensors that it is made of.
+        recipe: what is done with them, as JSON; part of the checkpoint's digest.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The stored tensors."""
+        ...
+
+    @property
+    def recipe(self) -> str:
+        """What is done with them."""
+        ...
+
+    def values(self, read: Read, start: int, count: int) -> torch.Tensor:
+        """Elements of the tensor, flat, in float64."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One model directory, or a LoRA adapter with the base that it changes.
+
+    Attributes:
+        path: the directory, absolute.
+        name: how the user knows it; unique within its pool.
+        tensors: by name, in the order of the files.
+        shards: the weight files, in order; an adapter's own stand behind its base's.
+        config: ``config.json``, parsed; an adapter's is its base's.
+        sharded: whether an index lists several files, rather than one file being all.
+        updates: by name, tensors that are computed; their ``tensors`` entry tells shape and dtype.
+        base: the full model that an adapter changes; None for a full model.
+        settings: files besides the shards that its values depend on.
+        kind: what it is, for people, where it is not a full model.
+        notes: what a user should know about how it was read.
+        stored: what the files hold, where ``tensors`` was fitted to a pool (``ties``); the
+            digest is of it, so that it does not depend on the pool.
+        states: what each file was when it was opened, see ``file_states``.
+        ties: pairs of stored (or computed) tensors that must have equal values; proven before it
+            is digested.
+    """
+
+    path: Path
+    name: str
+    tensors: dict[str, TensorInfo] = field(repr=False)
+    shards: tuple[Path, ...] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    sharded: bool = field(default=False, repr=False)
+    updates: Mapping[str, Update] = field(default_factory=dict, repr=False)
+    base: "Checkpoint | None" = field(default=None, repr=False)
+    settings: tuple[Path, ...] = field(default=(), repr=False)
+    kind: str = ""
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
+    states: tuple[FileState, ...] = field(default=(), repr=False)
+    ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
+        """Elements of a tensor, flat: as stored, or computed (in float64) where it is updated."""
+        if name in self.updates:
+            return self.updates[name].values(read, start, count)
+        return read(self.tensors[name], start, count)
+
+    @property
+    def home(self) -> Path:
+        """The directory whose config, tokenizer and processor make a model of the tensors."""
+        return self.path if self.base is None else self.base.path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all its floating-point tensors."""
+        return sum(info.numel for info in self.tensors.values() if info.is_float)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The floating-point dtypes it uses, by bytes, most first."""
+        sizes: dict[str, int] = {}
+        for info in self.tensors.values():
+            if info.is_float:
+                sizes[info.dtype] = sizes.get(info.dtype, 0) + info.nbytes
+        return tuple(sorted(sizes, key=lambda dtype: -sizes[dtype]))
+
+    @property
+    def files_key(self) -> list[list[str | int]]:
+        """Path, size, mtime (ns) and inode of each file that values come from: when all match,
+        so do the values. Ties, too: a digest that was found without proving them does not count.
+        """
+        key: list[list[str | int]] = [[*pair] for pair in self.ties]
+        return key + [list(state) for state in file_states((*self.shards, *self.settings))]
+
+    def require_unchanged(self) -> None:
+        """What was read since it was opened is of one and the same checkpoint.
+
+        Raises:
+            CheckpointError: a file is another one, or was written to; it is named.
+        """
+        for before, now in zip(
+            self.states, file_states((*self.shards, *self.settings)), strict=True
+        ):
+            if before[:3] != now[:3]:  # not the inode, which some network file systems renew
+                raise CheckpointError(
+                    f"{before[0]}: was changed while it was read; is it still being written? "
+                    "run the command again when it is complete"
+                )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, equal for equal tensors whatever the files' names and layout.
+
+        Reads every byte, once; see ``compute_digest`` for progress.
+        """
+        return self.compute_digest()
+
+    def compute_digest(self, progress: Callable[[int], None] | None = None) -> str:
+        """Hash every tensor (name, dtype, shape, bytes) on all cores.
+
+        Args:
+            progress: called with the number of bytes of each tensor done.
+
+        Raises:
+            CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
+                have different values.
+        """
+        stored = self.tensors if self.stored is None else self.stored
+        for one, other in self.ties:
+            self._prove_tie(stored[one], stored[other])
+
+        def hashed(name: str) -> bytes:
+            update = self.updates.get(name)
+            inputs = (stored[name],) if update is None else update.inputs
+            digest = b"".join(map(_tensor_digest, inputs))
+            if progress is not None:
+                progress(stored[name].nbytes)
+            return digest if update is None else digest + update.recipe.encode()
+
+        total = hashlib.sha256(b"soup-checkpoint-1\n")
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            for digest in threads.map(hashed, sorted(stored)):
+                total.update(digest)
+        found = total.hexdigest()
+        self.require_unchanged()
+        self.remember_digest(found)
+        return found
+
+    def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
+        changed = [info.name for info in (one, other) if info.name in self.updates]
+        if changed and self.base is not None:
+            if not self._same_values(one, other):
+                which = f"changes {changed[0]} alone" if len(changed) == 1 else "makes them differ"
+                raise CheckpointError(
+                    f"{self.path}: {one.name} and {other.name} are tied (by the config.json of "
+                    f"its base {self.base.path}, or because another member stores only one of "
+                    f"them), but the adapter {which}; if it was trained with the two apart, set "
+                    "tie_word_embeddings to false in that config.json, else merge it with the tool "
+                    "that trained it"
+                )
+        elif not same_bytes(one, other):
+            raise CheckpointError(
+                f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
+                "because another member stores only one of them), but their values differ; save it "
+                "again with them equal, or set tie_word_embeddings to false if they are not"
+            )
+
+    def _same_values(self, one: TensorInfo, other: TensorInfo) -> bool:
+        """Whether two tensors, computed ones included, are equal in float64."""
+        with ExitStack() as stack:
+            reader = Reader(open_shards(self.shards, stack))
+
+            def values(info: TensorInfo, start: int) -> torch.Tensor:
+                count = min(READ_BLOCK, info.numel - start)
+                if (update := self.updates.get(info.name)) is not None:
+                    return update.values(reader.read, start, count)
+                return reader.read(info, start, count).to(torch.float64)
+
+            for start in range(0, one.numel, READ_BLOCK):
+                reader.recycle()
+                if not torch.equal(values(one, start), values(other, start)):
+                    return False
+        return True
+
+    def remember_digest(self, digest: str) -> None:
+        """Take a digest that is already known, so that nothing is read for it again."""
+        vars(self)["digest"] = digest
+
+
+def open_model(directory: Path, name: str) -> Checkpoint:
+    """Read the headers of a full model; no tensor is read.
+
+    Args:
+        directory: holds ``config.json`` and the weights; absolute.
+        name: how the user knows it.
+
+    Raises:
+        CheckpointError: its index or a header is missing, damaged or of a format that cannot be
+            blended; the message names the file.
+        OSError: a folder that may not be looked into.
+    """
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "does not exist"
+        raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
+    shards, weight_map, notes = find_weights(directory)
+    states = file_states(shards)
+    config = _read_config(directory)
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        for info in read_weights(shard):
+            if info.name in tensors:
+                first = tensors[info.name].file.name
+                raise CheckpointError(
+                    f"{shard}: tensor {info.name} is also in {first}; one copy expected"
+                )
+            tensors[info.name] = info
+    if weight_map is not None:
+        check_index(directory, weight_map, tensors)
+    if not tensors:
+        raise CheckpointError(f"{directory}: the weight files hold no tensor")
+    tensors = _unwrapped(tensors)
+    _refuse_packed(directory, tensors)
+    return Checkpoint(
+        directory,
+        name,
+        tensors,
+        shards,
+        config,
+        sharded=weight_map is not None,
+        notes=notes + unread_note(directory, shards),
+        states=states,
+    )
+
+
+def _unwrapped(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Names without what torch put before all of them: no model's own names begin so."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): info for name, info in tensors.items()}
+            return _unwrapped({name: replace(info, name=name) for name, info in bare.items()})
+    return tensors
+
+
+def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
+    """Quantised weights that no ``quantization_config`` announced are known by their names."""
+    packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
+    if packed:
+        raise CheckpointError(
+            f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
+            f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
+            "averaged"
+        )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    file = directory / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{file}: missing; expected a model directory with its config")
+    config = read_object(file)
+    if quantization := config.get("quantization_config"):
+        method = "unknown"
+        if isinstance(quantization, dict):
+            method = str(quantization.get("quant_method", method))
+        raise CheckpointError(
+            f"{directory}: weights are quantised ({method}); dequantise them first, "
+            "packed integers cannot be averaged"
+        )
+    return config
+
+
+def _tensor_digest(info: TensorInfo) -> bytes:
+    head = json.dumps([info.name, info.dtype, list(info.shape)])
+    digest = hashlib.sha256(head.encode() + b"\n")
+    for block in _blocks(info):
+        digest.update(block)
+    return digest.digest()
+
+
+def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two stored tensors have the same dtype and values, to the bit.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    if (one.file, one.offset) == (other.file, other.offset):
+        return True  # one storage under two names
+    return (one.dtype, one.nbytes) == (other.dtype, other.nbytes) and all(
+        a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
+    )
+
+
+def _blocks(info: TensorInfo) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(READ_BLOCK, max(info.nbytes, 1))))
+    try:
+        with info.file.open("rb", buffering=0) as stream:
+            stream.seek(info.offset)
+            left = info.nbytes
+            while left:
+                count = stream.readinto(buffer[: min(left, len(buffer))])
+                if not count:
+                    raise CheckpointError(f"{info.file}: ended inside tensor {info.name}")
+                left -= count
+                yield buffer[:count]
+    except OSError as error:
+        raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error

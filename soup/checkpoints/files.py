@@ -1,0 +1,220 @@
+"""The files beside the weights: which ones a model needs, and what its tokenizer means."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from soup.checkpoints.json_text import parse
+from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
+from soup.errors import CheckpointError
+
+WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.onnx_data",
+)
+READABLE = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+"""Among them, those of the formats that are read."""
+
+TRAINER_STATE = (
+    "optimizer*",
+    "scheduler*",
+    "trainer_state.json",
+    "training_args*",
+    "rng_state*",
+    "scaler*",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+    "pytorch_model_fsdp*",
+    "events.out.tfevents*",
+    "trainer_log.jsonl",
+    "train_results.json",
+    "all_results.json",
+    "runs",
+    "wandb",
+    "checkpoint-*",
+    "__pycache__",
+    "args.json",  # ms-swift's, and its version 2's:
+    "sft_args.json",
+    "adapter_config.json",  # a full model is no adapter
+)
+LFS_START = LFS_PREFIX + b"https://git-lfs"
+
+REPLACED = ("README.md", "soup.json")
+"""Files that the soup brings itself: its model card and its manifest."""
+
+VOLATILE_CONFIG = frozenset(
+    {
+        "_name_or_path",
+        "name_or_path",
+        "transformers_version",
+        "_commit_hash",
+        "torch_dtype",
+        "dtype",
+    }
+)
+"""Keys of config.json that say where a checkpoint came from, not how it computes. The dtype is
+among them: the tensors' own is what counts, and is compared with the tensors."""
+
+DOCUMENTS = ("README*", "LICENSE*", "NOTICE*", "*.md", ".gitattributes", "*.png", "*.jpg")
+
+
+def companions(directory: Path) -> Iterator[Path]:
+    """Files, relative to ``directory``, that a model needs beside its weights, sorted.
+
+    Everything but weights, trainer state, version control and what the soup brings itself:
+    config, generation config, tokenizer, processor, chat template, custom code, licence.
+    """
+    for relative in _files(directory):
+        skip = WEIGHTS + (REPLACED if relative.parent == Path() else ())
+        if not _matches(relative.name, skip):
+            yield relative
+
+
+def weights_beside(directory: Path, read: Collection[Path]) -> list[Path]:
+    """Files, relative to ``directory``, that look like a model's weights and are not ``read``."""
+    return [
+        relative
+        for relative in _files(directory)
+        if _matches(relative.name, READABLE) and directory / relative not in read
+    ]
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Files, relative to ``directory``, but for trainer state and version control.
+
+    Links to folders are followed, as those to files are: a soup is whole wherever it is moved.
+    """
+
+    def walk(here: Path, around: tuple[Path, ...]) -> Iterator[Path]:
+        itself = here.resolve()
+        if itself in around:
+            return  # a link to a folder that it stands in
+        folders = []
+        for entry in sorted(here.iterdir()):
+            if _matches(entry.name, TRAINER_STATE):
+                continue
+            if not entry.is_dir():
+                yield entry.relative_to(directory)
+            elif not entry.name.startswith("."):
+                folders.append(entry)
+        for folder in folders:
+            yield from walk(folder, (*around, itself))
+
+    try:
+        yield from walk(directory, ())
+    except OSError as error:
+        where = error.filename or directory
+        raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
+
+
+def require_companions(directory: Path) -> None:
+    """Fail now, not after hours of scoring, where a file beside the weights cannot be copied.
+
+    Raises:
+        CheckpointError: one cannot be read, or is a git-lfs pointer; it is named.
+    """
+    for relative in companions(directory):
+        file = directory / relative
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(len(LFS_START))
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+        if head == LFS_START:
+            raise CheckpointError(f"{file}: {LFS_POINTER}")
+
+
+def companions_digest(directory: Path) -> str:
+    """SHA-256 of what decides a model's answers besides its weights.
+
+    Documents are left out and config.json is taken without the keys of ``VOLATILE_CONFIG``, so
+    that a checkpoint saved elsewhere, or by another version, counts as the same.
+    """
+    total = hashlib.sha256(b"soup-companions-1\n")
+    for relative in companions(directory):
+        if _matches(relative.name, DOCUMENTS):
+            continue
+        content = (directory / relative).read_bytes()
+        if relative.name == "config.json":
+            content = _canonical(content)
+        digest = hashlib.sha256(content).hexdigest()
+        total.update(f"{relative.as_posix()} {digest}\n".encode())
+    return total.hexdigest()
+
+
+def token_ids(directory: Path) -> dict[str, int] | None:
+    """Token to embedding row, from the tokenizer's own files; None where there are none to read.
+
+    A ``tokenizer.model`` (SentencePiece) without ``tokenizer.json`` is compared by its bytes.
+    """
+    try:
+        fast = directory / "tokenizer.json"
+        if fast.is_file():
+            return _fast_token_ids(parse(fast.read_bytes()))
+        ids: dict[str, int] = {}
+        for name in ("vocab.json", "added_tokens.json"):
+            if (directory / name).is_file():
+                ids |= parse((directory / name).read_bytes())
+        model = directory / "tokenizer.model"
+        if model.is_file():
+            digest = hashlib.sha256(model.read_bytes()).hexdigest()
+            ids[f"tokenizer.model {digest[:12]}"] = 0
+        return ids or None
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        return None  # not a tokenizer we can read; transformers will say so when it loads it
+
+
+def chat_template(directory: Path) -> str | None:
+    """The chat template beside a model, from the files that transformers reads; None for none."""
+    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
+        try:
+            text = (directory / name).read_text()
+            found = text if name.endswith(".jinja") else parse(text).get("chat_template")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(found, str):
+            return found.strip()
+    return None
+
+
+def _fast_token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+    vocab = tokenizer["model"]["vocab"]
+    if isinstance(vocab, list):  # Unigram: [[piece, score], ...] by row
+        ids = {str(entry[0]): row for row, entry in enumerate(vocab)}
+    else:
+        ids = dict(vocab)
+    for token in tokenizer.get("added_tokens") or ():
+        ids[token["content"]] = token["id"]
+    return ids
+
+
+def _canonical(content: bytes) -> bytes:
+    try:
+        config = parse(content)
+    except ValueError:
+        return content
+    return json.dumps(_without_volatile(config), sort_keys=True).encode()
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in VOLATILE_CONFIG}
+    return value
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)

@@ -1,0 +1,57 @@
+"""JSON that others wrote: whatever is wrong with it is an error of ours, in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
+from soup.errors import CheckpointError
+
+Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+def parse(text: str | bytes, pairs: Pairs | None = None) -> Any:
+    """As ``json.loads``; ``pairs`` makes an object of its names and values.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than Python's stack.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose names stands twice, where the format forbids that.
+
+    Raises:
+        ValueError: names the first that does.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} stands there twice")
+        found[name] = value
+    return found
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A file that holds a JSON object.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else; the message says what.
+    """
+    content = b""
+    try:
+        content = file.read_bytes()
+        found = parse(content)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        what = LFS_POINTER if content.startswith(LFS_PREFIX) else f"not JSON ({error})"
+        raise CheckpointError(f"{file}: {what}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: expected a JSON object")
+    return found

@@ -1,0 +1,38 @@
+"""A path becomes a Checkpoint: here a full model and a LoRA adapter are told apart."""
+
+import os
+from pathlib import Path
+
+from soup.checkpoints.adapter import open_adapter
+from soup.checkpoints.checkpoint import Checkpoint, open_model
+from soup.checkpoints.weights import is_adapter
+from soup.errors import CheckpointError
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
+) -> Checkpoint:
+    """Read the headers of the model in directory ``path``; no tensor is read.
+
+    Args:
+        path: a model directory, or a LoRA adapter's.
+        name: how the user knows it; by default the directory's own name.
+        base: the model that an adapter changes; by default the local directory that its
+            ``adapter_config.json`` names. Of no effect on a full model.
+
+    Raises:
+        CheckpointError: the directory, its index or a header is missing, damaged or of a
+            format that cannot be blended; the message names the file.
+    """
+    # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
+    directory = Path(os.path.abspath(path))
+    name = name or directory.name
+    try:
+        if is_adapter(directory):
+            return open_adapter(directory, name, base)
+        return open_model(directory, name)
+    except OSError as error:  # a folder that may not be looked into
+        where = error.filename or directory
+        raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,380 @@
+"""Several checkpoints that can be blended with each other, or exactly why they cannot."""
+
+import glob
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.ties import fit_all, is_tied
+from soup.errors import PoolError, UsageError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a pool cannot be blended.
+
+    Attributes:
+        member: the checkpoint that differs.
+        tensor: the tensor, or the file, that it is about.
+        expected: what the reference member has.
+        found: what this member has.
+        hint: what to do about it.
+    """
+
+    member: str
+    tensor: str
+    expected: str
+    found: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Checkpoints that can be blended. The first is the reference: its names, order, shards and
+    companion files are those of the result.
+
+    Attributes:
+        members: the checkpoints, in the order given.
+        warnings: what a user should know, though it stops nothing.
+        base: what they were fine-tuned from, where it was named.
+    """
+
+    members: tuple[Checkpoint, ...]
+    warnings: tuple[str, ...] = ()
+    base: Checkpoint | None = None
+
+    @property
+    def reference(self) -> Checkpoint:
+        """The member whose files the result takes after."""
+        return self.members[0]
+
+    @classmethod
+    def open(
+        cls,
+        *paths: str | os.PathLike[str],
+        dtype: str | None = None,
+        base: str | os.PathLike[str] | None = None,
+    ) -> "Pool":
+        """Open directories (quoted globs are expanded) and prove from headers that they blend.
+
+        Args:
+            paths: model directories.
+            dtype: the output dtype, a key of ``checkpoint.DTYPES``; with it, members may
+                differ in floating-point dtype.
+            base: the model that the members were fine-tuned from: for methods that need it, and
+                the one that LoRA adapters among the members change.
+
+        Raises:
+            UsageError: no path given, or a glob that matches nothing.
+            CheckpointError: a directory is not a readable checkpoint.
+            PoolError: they do not fit; the message names tensor, member, expected and found.
+        """
+        report = inspect(paths, dtype, base)
+        if report.problems:
+            more = len(report.problems) - 1
+            rest = f" (and {more} more: `soup check` lists them)" if more else ""
+            raise PoolError(f"the pool cannot be blended: {report.problems[0]}{rest}")
+        return cls(report.members, report.warnings, report.base)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the headers say about a pool.
+
+    Attributes:
+        members: the checkpoints that could be opened.
+        problems: why they cannot be blended; empty when they can.
+        warnings: what a user should know, though it stops nothing.
+        duplicates: pairs of names known to hold the same weights, from their files or from a
+            digest already computed.
+        base: the base, where one was named.
+    """
+
+    members: tuple[Checkpoint, ...]
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    duplicates: tuple[tuple[str, str], ...] = ()
+    base: Checkpoint | None = None
+
+
+def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Directories from paths and quoted globs, in the order given, each glob's sorted.
+
+    Raises:
+        UsageError: nothing given, or a glob matches no directory.
+    """
+    found: list[Path] = []
+    for path in [os.fspath(path) for path in paths]:
+        if glob.has_magic(path) and not os.path.exists(path):
+            matches = sorted(match for match in glob.glob(path) if os.path.isdir(match))
+            if not matches:
+                raise UsageError(f"{path}: matches no directory")
+            found += [Path(match) for match in matches]
+        else:
+            found.append(Path(path))
+    if not found:
+        raise UsageError("no checkpoint given; name at least one model directory")
+    return found
+
+
+def inspect(
+    paths: Sequence[str | os.PathLike[str]],
+    dtype: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Open checkpoints and compare them with the first; nothing but headers is read.
+
+    Args:
+        paths: model directories, and LoRA adapters'.
+        dtype: the output dtype; with it, members may differ in floating-point dtype.
+        base: the model that they were fine-tuned from; compared like a member. Adapters change
+            it, rather than the base that they name.
+
+    Raises:
+        UsageError: see ``expand``.
+        CheckpointError: a directory is not a readable checkpoint, or a file that the soup would
+            get from it cannot be copied.
+    """
+    directories = expand(paths)
+    named = zip(directories, unique_names(directories), strict=True)
+    parent = [] if base is None else [open_checkpoint(base)]
+    opened = [open_checkpoint(path, name, *parent) for path, name in named]
+    reference, *others = fit_all([*opened, *parent])
+    members = (reference, *others[: len(opened) - 1])
+    problems: list[Problem] = []
+    for directory in dict.fromkeys(member.home for member in (reference, *others)):
+        require_companions(directory)
+    warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
+    warnings += _batchnorm_warnings(reference)
+    for member in others:
+        problems += _compare_tensors(reference, member, dtype)
+        problems += _compare_files(reference, member)
+        warnings += _compare_configs(reference, member)
+    for member in members:
+        problems += _compare_to_base(member)
+        warnings += _adapter_warnings(member)
+    duplicates = tuple(same_files(members))
+    return Report(
+        members,
+        tuple(problems),
+        tuple(warnings),
+        duplicates,
+        others[-1] if base is not None else None,
+    )
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest trailing parts of paths that tell them apart, e.g. ``run-2/checkpoint-500``.
+
+    The same path given twice gets ``#2`` behind its second name.
+    """
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    names = []
+    for index, own in enumerate(parts):
+        depth = 1
+        others = [p for k, p in enumerate(parts) if k != index and p != own]
+        while depth < len(own) and any(p[-depth:] == own[-depth:] for p in others):
+            depth += 1
+        copies = parts[:index].count(own)
+        names.append("/".join(own[-depth:]) + (f"#{copies + 1}" if copies else ""))
+    return names
+
+
+def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
+    """Pairs of members whose files are the same files (links, or a path given twice)."""
+    first: dict[str, str] = {}
+    pairs = []
+    for member in members:
+        stats = [file.stat() for file in (*member.shards, *member.settings)]
+        key = str([(s.st_dev, s.st_ino) for s in stats])
+        if key in first:
+            pairs.append((first[key], member.name))
+        first.setdefault(key, member.name)
+    return pairs
+
+
+def same_content(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
+    """Pairs of members with equal digests; reads what has no digest yet."""
+    first: dict[str, str] = {}
+    pairs = []
+    for member in members:
+        if member.digest in first:
+            pairs.append((first[member.digest], member.name))
+        first.setdefault(member.digest, member.name)
+    return pairs
+
+
+def _compare_tensors(reference: Checkpoint, member: Checkpoint, dtype: str | None) -> list[Problem]:
+    problems = []
+    for name, expected in reference.tensors.items():
+        found = member.tensors.get(name)
+        if found is None:
+            problems.append(
+                Problem(
+                    member.name,
+                    f"tensor {name}",
+                    _describe(expected),
+                    "nothing",
+                    _tying_hint(name, reference, member),
+                )
+            )
+        elif found.shape != expected.shape:
+            problems.append(
+                Problem(
+                    member.name,
+                    f"tensor {name}",
+                    _describe(expected),
+                    _describe(found),
+                    _shape_hint(name, expected, found),
+                )
+            )
+        elif found.dtype != expected.dtype and not (dtype and found.is_float and expected.is_float):
+            problems.append(
+                Problem(
+                    member.name,
+                    f"tensor {name}",
+                    expected.dtype,
+                    found.dtype,
+                    "give the output's dtype with --dtype to blend them"
+                    if found.is_float and expected.is_float
+                    else "",
+                )
+            )
+    for name, extra in member.tensors.items():
+        if name not in reference.tensors:
+            problems.append(
+                Problem(
+                    member.name,
+                    f"tensor {name}",
+                    f"nothing ({reference.name} has no such tensor)",
+                    _describe(extra),
+                    _tying_hint(name, member, reference),
+                )
+            )
+    return problems
+
+
+def _describe(info: TensorInfo) -> str:
+    return f"{info.dtype} {list(info.shape)}"
+
+
+def _tying_hint(name: str, having: Checkpoint, lacking: Checkpoint) -> str:
+    """Explain the commonest reason why one member stores a tensor that another does not."""
+    tied = is_tied(having.config) is not False
+    if name.endswith(("lm_head.weight", "embed_tokens.weight")) and tied:
+        return (
+            f"it may be tied to the embedding and stored by {having.name} alone; "
+            f"save {having.name} and {lacking.name} with the same transformers version"
+        )
+    return ""
+
+
+def _shape_hint(name: str, expected: TensorInfo, found: TensorInfo) -> str:
+    is_vocabulary = "embed" in name or "lm_head" in name or name.endswith("wte.weight")
+    if is_vocabulary and expected.shape[1:] == found.shape[1:]:
+        return (
+            f"the vocabularies have {expected.shape[0]} and {found.shape[0]} rows: tokens were "
+            "added (or padding rows differ) in one of them; resize them to the same tokenizer"
+        )
+    return "are they fine-tuned from the same base?"
+
+
+def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
+    problems = []
+    for key in ("model_type", "architectures"):
+        expected, found = reference.config.get(key), member.config.get(key)
+        if expected != found:
+            problems.append(Problem(member.name, f"config.json {key}", f"{expected}", f"{found}"))
+    return problems + _compare_tokens(reference.home, member.home, member)
+
+
+def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
+    """Whether the tokenizers in two directories, where there are such, mean the same."""
+    theirs, ours = token_ids(directory), token_ids(reference)
+    if ours is None or theirs is None or ours == theirs:
+        return []
+    different = sorted(
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    )
+    token = different[0]
+    return [
+        Problem(
+            member.name,
+            f"tokenizer, token {token!r} ({len(different)} differ)",
+            f"id {ours.get(token)}",
+            f"id {theirs.get(token)}",
+            "the same embedding row would mean different tokens",
+        )
+    ]
+
+
+def _compare_to_base(member: Checkpoint) -> list[Problem]:
+    """An adapter's own tokenizer, which the result does not get, against its base's."""
+    return [] if member.base is None else _compare_tokens(member.home, member.path, member)
+
+
+def _adapter_warnings(member: Checkpoint) -> list[str]:
+    """Where an adapter's merged model is not quite what was trained."""
+    if member.base is None:
+        return []
+    warnings = []
+    changed = [name for name in member.updates if name.endswith("embed_tokens.weight")]
+    if changed and not any(name.endswith("lm_head.weight") for name in member.tensors):
+        warnings.append(
+            f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
+            f"{member.base.name}: merged, the change reaches both, in training it may not have"
+        )
+    template = chat_template(member.path)
+    if template is not None and template != chat_template(member.home):
+        warnings.append(
+            f"{member.name}: has a chat template that its base {member.base.name} has not; "
+            "the soup is scored and written with the base's"
+        )
+    return warnings
+
+
+def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Settings that shapes do not show (rope_theta, number of heads) and that differ."""
+    ours, theirs = _flat(reference.config), _flat(member.config)
+    different = sorted(
+        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
+    )
+    if not different:
+        return []
+    return [
+        f"{member.name}: config.json differs from {reference.name}'s in {', '.join(different[:5])}"
+        f"{' …' if len(different) > 5 else ''}; the soup is scored and written with "
+        f"{reference.name}'s"
+    ]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if key in VOLATILE_CONFIG or key in ("model_type", "architectures"):
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def _batchnorm_warnings(reference: Checkpoint) -> list[str]:
+    names = [name for name in reference.tensors if name.endswith(".running_var")]
+    if not names:
+        return []
+    return [
+        f"{names[0]} and {len(names) - 1} more are BatchNorm statistics: the average of "
+        "statistics is not the statistics of the average; recompute them on data if they matter"
+    ]

@@ -1,0 +1,288 @@
+"""The journal as a table: rows for people, Markdown and JSON for machines."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from soup.choosing.confident import Stopped
+from soup.choosing.journal import Journal
+from soup.choosing.scoring import Result, mean_of, recorded, result_key
+
+VERSION = 1
+
+LINEAR: Mapping[str, Any] = {"method": "linear", "parameters": {}, "base": None}
+"""How a soup was merged whose record says nothing of it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One member's scores.
+
+    Attributes:
+        name: as the user knows it.
+        path: its directory.
+        digest: of its content.
+        scores: headline number by benchmark, 0–100; a benchmark not scored yet is missing.
+        holdouts: the same for hold-outs.
+        unparsed: rate by benchmark and hold-out, 0–1.
+        unjudged: questions without a judge's verdict, by benchmark and hold-out.
+    """
+
+    name: str
+    path: str
+    digest: str
+    scores: Mapping[str, float]
+    holdouts: Mapping[str, float]
+    unparsed: Mapping[str, float]
+
+    mean: float | None
+    """The mean of the benchmarks; None until all of them are scored."""
+
+    unjudged: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decision of the recipe: what was tried, its mean, and whether it was kept.
+
+    A trial that was stopped early has no mean, and says how far it came.
+    """
+
+    tried: str
+    mean: float | None
+    kept: bool
+    stopped: Stopped | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it was kept, in a word, or why nobody knows its mean."""
+        return str(self.stopped) if self.stopped else "yes" if self.kept else "no"
+
+
+@dataclass(frozen=True)
+class SoupRow:
+    """The soup that came out; ``merging`` is how, see ``soup.blending.blend.Blend.merging``."""
+
+    kind: str
+    members: Mapping[str, float]
+    scores: Mapping[str, float]
+    holdouts: Mapping[str, float]
+    unparsed: Mapping[str, float]
+    mean: float | None
+    out: str
+    digest: str
+    merging: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
+    unjudged: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A run, to look at.
+
+    Attributes:
+        command: ``max``, ``average``, ``greedy`` or ``score``.
+        benchmarks: names, in the order given.
+        holdouts: names, in the order given.
+        members: best first; those not fully scored last.
+        path: the recipe's decisions, in order.
+        soup: the result; None until it is written, and for ``score``.
+        finished: whether the run came to its end.
+    """
+
+    command: str
+    benchmarks: tuple[str, ...]
+    holdouts: tuple[str, ...]
+    members: tuple[Row, ...]
+    path: tuple[Step, ...] = ()
+    soup: SoupRow | None = None
+    finished: bool = field(default=True)
+
+    @property
+    def best(self) -> float | None:
+        """The mean of the best single member."""
+        return self.members[0].mean if self.members else None
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether a judge has left any answer without a verdict: a column of its own."""
+        rows: list[Row | SoupRow] = [*self.members, *([self.soup] if self.soup else [])]
+        return any(sum(row.unjudged.values()) for row in rows)
+
+    def to_json(self) -> str:
+        """The versioned document that README describes."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a dict."""
+        return {
+            "version": VERSION,
+            "command": self.command,
+            "finished": self.finished,
+            "benchmarks": list(self.benchmarks),
+            "holdouts": list(self.holdouts),
+            "members": [
+                {
+                    "name": row.name,
+                    "path": row.path,
+                    "digest": row.digest,
+                    "scores": dict(row.scores),
+                    "holdouts": dict(row.holdouts),
+                    "unparsed": dict(row.unparsed),
+                    "unjudged": dict(row.unjudged),
+                    "mean": row.mean,
+                }
+                for row in self.members
+            ],
+            "path": [
+                {"tried": s.tried, "mean": s.mean, "kept": s.kept}
+                | ({"stopped": asdict(s.stopped)} if s.stopped else {})
+                for s in self.path
+            ],
+            "soup": None
+            if self.soup is None
+            else {
+                "kind": self.soup.kind,
+                "members": dict(self.soup.members),
+                **self.soup.merging,
+                "scores": dict(self.soup.scores),
+                "holdouts": dict(self.soup.holdouts),
+                "unparsed": dict(self.soup.unparsed),
+                "unjudged": dict(self.soup.unjudged),
+                "mean": self.soup.mean,
+                "out": self.soup.out,
+                "digest": self.soup.digest,
+            },
+        }
+
+    def to_markdown(self) -> str:
+        """Two GitHub tables: the members with the soup, then the path."""
+        heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
+        heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
+        heads += ["unjudged"] if self.unjudged else []
+        lines = [_row(heads), _row(["---"] * len(heads))]
+        for rank, row in enumerate(self.members, 1):
+            lines.append(_row([str(rank), row.name, *self.cells(row)]))
+        if self.soup is not None:
+            lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
+        if len(self.path) > 1:
+            lines += ["", "| tried | mean | kept |", "|---|---|---|"]
+            lines += [_row([s.tried, number(s.mean), s.verdict]) for s in self.path]
+        return "\n".join(lines) + "\n"
+
+    def cells(self, row: Row | SoupRow) -> list[str]:
+        """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
+        difference = ""
+        if row.mean is not None and self.best is not None:
+            difference = f"{row.mean - self.best:+.2f}"
+        return [
+            *(number(row.scores.get(name)) for name in self.benchmarks),
+            number(row.mean),
+            difference,
+            *(number(row.holdouts.get(name)) for name in self.holdouts),
+            percent(max(row.unparsed.values(), default=None)),
+            *([str(sum(row.unjudged.values()))] if self.unjudged else []),
+        ]
+
+
+def number(value: float | None) -> str:
+    """A score with two decimals; a dash where there is none."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def percent(rate: float | None) -> str:
+    """A rate, 0–1, as per cent."""
+    return "–" if rate is None else f"{100 * rate:.1f}%"
+
+
+def last_leaderboard(journal: Journal) -> Leaderboard | None:
+    """The newest run as far as it came; None where there was none."""
+    records = journal.last_run()
+    if records is None:
+        return None
+    start, later = records[0], records[1:]
+    benchmarks: dict[str, str] = start["benchmarks"]
+    holdouts: dict[str, str] = start["holdouts"]
+    rows = []
+    for member in start["members"]:
+        scores = _results(journal, member["blend"], benchmarks)
+        held = _results(journal, member["blend"], holdouts)
+        rows.append(
+            Row(
+                member["name"],
+                member["path"],
+                member["digest"],
+                _values(scores),
+                _values(held),
+                _unparsed(scores | held),
+                _mean(scores, benchmarks),
+                _unjudged(scores | held),
+            )
+        )
+    rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
+    path = tuple(_step(r) for r in later if r["kind"] == "decision")
+    soups = [r for r in later if r["kind"] == "soup"]
+    return Leaderboard(
+        start["command"],
+        tuple(benchmarks),
+        tuple(holdouts),
+        tuple(rows),
+        path,
+        _soup_row(journal, soups[-1], benchmarks, holdouts) if soups else None,
+        finished=any(r["kind"] in ("soup", "end") for r in later),
+    )
+
+
+def _step(record: dict[str, Any]) -> Step:
+    stopped = record.get("stopped")
+    return Step(record["tried"], record["mean"], record["kept"], stopped and Stopped(**stopped))
+
+
+def _soup_row(
+    journal: Journal, soup: dict[str, Any], benchmarks: dict[str, str], holdouts: dict[str, str]
+) -> SoupRow:
+    scores = _results(journal, soup["blend"], benchmarks)
+    held = _results(journal, soup["blend"], holdouts)
+    return SoupRow(
+        soup["soup"],
+        soup["members"],
+        _values(scores),
+        _values(held),
+        _unparsed(scores | held),
+        _mean(scores, benchmarks),
+        soup["out"],
+        soup["digest"],
+        soup.get("merging", LINEAR),
+        _unjudged(scores | held),
+    )
+
+
+def _results(journal: Journal, blend: str, benchmarks: dict[str, str]) -> dict[str, Result]:
+    found = {}
+    for name, digest in benchmarks.items():
+        result = recorded(journal, result_key(blend, digest))
+        if result is not None:
+            found[name] = result
+    return found
+
+
+def _values(results: dict[str, Result]) -> dict[str, float]:
+    return {name: result.value for name, result in results.items()}
+
+
+def _unparsed(results: dict[str, Result]) -> dict[str, float]:
+    return {name: result.unparsed for name, result in results.items()}
+
+
+def _unjudged(results: dict[str, Result]) -> dict[str, int]:
+    return {name: result.unjudged for name, result in results.items()}
+
+
+def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | None:
+    if not benchmarks or len(results) < len(benchmarks):
+        return None
+    return mean_of([result.value for result in results.values()])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

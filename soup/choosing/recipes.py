@@ -1,0 +1,96 @@
+"""Maximum, average, greedy: from a pool and its scores to decisions, ending in a blend.
+
+The definitions are those of POINTS (Liu et al. 2024, arXiv:2409.04828, section "Model Soup") and
+of Model Soups (Wortsman et al. 2022, arXiv:2203.05482, Recipe 1).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from soup.blending.blend import Blend
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.choosing.confident import Stopped
+
+Acc = Callable[[Blend], float]
+"""The mean of the chosen benchmarks, 0–100, of a blend."""
+
+Trial = Callable[[Blend, Blend], float | Stopped]
+"""The Acc of a candidate, or that it was given up because it cannot beat the second blend."""
+
+Mix = Callable[[Sequence[Checkpoint]], Blend]
+"""The blend of some members, in this order; of one member, that member."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One step of a recipe.
+
+    Attributes:
+        tried: the member that was added, or the soup's kind where all came at once.
+        blend: what was scored.
+        mean: its Acc, 0–100; None where nothing was scored, or not all.
+        kept: whether the soup is this blend from now on.
+        stopped: why scoring ended early; None where it did not.
+    """
+
+    tried: str
+    blend: Blend
+    mean: float | None
+    kept: bool
+    stopped: Stopped | None = None
+
+
+def rank(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> list[tuple[Checkpoint, float]]:
+    """Members with their Acc, best first; members that tie keep their order in the pool."""
+    scored = [(member, acc(mix([member]))) for member in members]
+    return sorted(scored, key=lambda pair: -pair[1])
+
+
+def maximum(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> Iterator[Decision]:
+    """Maximum Soup: the member with the highest Acc."""
+    best, mean = rank(members, mix, acc)[0]
+    yield Decision(best.name, mix([best]), mean, kept=True)
+
+
+def average(members: Sequence[Checkpoint], mix: Mix, acc: Acc | None = None) -> Iterator[Decision]:
+    """Average Soup: all members; scored only where ``acc`` is given."""
+    return as_given("average", mix(members), acc)
+
+
+def as_given(kind: str, blend: Blend, acc: Acc | None = None) -> Iterator[Decision]:
+    """A blend that is not chosen by scores; scored only where ``acc`` is given."""
+    yield Decision(kind, blend, acc(blend) if acc else None, kept=True)
+
+
+def greedy(
+    members: Sequence[Checkpoint],
+    mix: Mix,
+    acc: Acc,
+    min_gain: float = 0.0,
+    attempt: Trial | None = None,
+) -> Iterator[Decision]:
+    """Greedy Soup: best first, keep each next member only if the average with it is better.
+
+    Args:
+        members: the pool.
+        mix: makes the blend of some of them.
+        acc: scores a blend.
+        min_gain: points of Acc, 0–100, that a rise must exceed; 0 is the definition.
+        attempt: scores a trial against the soup so far where that may end early; what is stopped
+            is not kept.
+    """
+    ranked = rank(members, mix, acc)
+    best, highest = ranked[0]
+    kept = [best]
+    yield Decision(best.name, mix(kept), highest, kept=True)
+    for member, _ in ranked[1:]:
+        trial = mix([*kept, member])
+        mean = attempt(trial, mix(kept)) if attempt else acc(trial)
+        if isinstance(mean, Stopped):
+            yield Decision(member.name, trial, None, kept=False, stopped=mean)
+            continue
+        rises = mean - highest > min_gain
+        yield Decision(member.name, trial, mean, kept=rises)
+        if rises:
+            kept.append(member)
+            highest = mean

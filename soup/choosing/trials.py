@@ -1,0 +1,149 @@
+"""Greedy trials that end early: a candidate is answered slice by slice while it can still win.
+
+``confident`` says when it cannot. What it says of a candidate is recorded beside the results,
+so that a run that goes on neither asks again nor decides otherwise; it is never a result itself.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from math import fsum
+
+from soup.blending.blend import Blend
+from soup.choosing.confident import LOOKS, Pairs, Stopped, outlook, slices
+from soup.choosing.scoring import (
+    Benchmark,
+    PartialScorer,
+    RecordedScorer,
+    Result,
+    Score,
+    recorded,
+    result_key,
+)
+from soup.errors import ScoringError
+
+EQUAL = 1e-6
+"""Points by which a number may differ from the mean of its outcomes."""
+
+
+def means_of_outcomes(scores: Sequence[Score]) -> set[str]:
+    """Benchmarks whose number has been 100 times the mean of its outcomes in every score."""
+    found: list[Result] = [result for score in scores for result in score.results.values()]
+    others = {result.benchmark for result in found if not _is_mean(result)}
+    return {result.benchmark for result in found} - others
+
+
+def _is_mean(result: Result) -> bool:
+    values = result.outcomes.values()
+    return bool(values) and abs(100 * fsum(values) / len(values) - result.value) < EQUAL
+
+
+@dataclass
+class Trials:
+    """Scores candidates against the soup so far; a ``soup.choosing.recipes.Trial``.
+
+    Attributes:
+        scorer: over a ``PartialScorer``.
+        benchmarks: whose mean decides.
+        confidence: see ``soup.choosing.confident``.
+        min_gain: points that a candidate must gain by more than.
+        by_sample: names of those that can be judged by some of their samples. The others are
+            measured in full before.
+        label: a blend for people.
+    """
+
+    scorer: RecordedScorer
+    benchmarks: Sequence[Benchmark]
+    confidence: float
+    min_gain: float
+    by_sample: Collection[str]
+    label: Callable[[Blend], str]
+
+    def __call__(self, candidate: Blend, soup: Blend) -> float | Stopped:
+        """The candidate's Acc, or that it was given up."""
+        key = self._key(candidate, soup)
+        journal = self.scorer.journal
+        if not all(self._recorded(candidate, b) for b in self.benchmarks):
+            if key not in journal.trials:
+                stopped = self._look(candidate, soup)
+                candidate.require_unchanged()
+                journal.append("trial", key=key, stopped=stopped and asdict(stopped))
+            found = journal.trials[key]["stopped"]
+            if found is not None:
+                return Stopped(**found)
+        return self.scorer.score(candidate, self.benchmarks, self.label(candidate)).mean
+
+    def _look(self, candidate: Blend, soup: Blend) -> Stopped | None:
+        """Answer until the candidate has lost, or until the last slice is left."""
+        before = self.scorer.score(soup, self.benchmarks, self.label(soup)).results
+        races, whole = [], []
+        for benchmark in self.benchmarks:
+            result = before[benchmark.name]
+            plain = benchmark.name in self.by_sample and _is_mean(result)
+            if plain and not self._recorded(candidate, benchmark):
+                races.append(_Race(benchmark, result))
+            else:
+                whole.append(benchmark)
+        if not races:
+            return None
+        known, answered = [], 0
+        if whole:
+            label = self.label(candidate)
+            for name, result in self.scorer.score(candidate, whole, label).results.items():
+                known.append(result.value - before[name].value)
+                answered += result.samples
+        for _ in range(LOOKS - 1):
+            for race in races:
+                answered += self._answer(race, candidate)
+            seen = outlook([race.pairs for race in races], known, self.confidence)
+            if seen.lost(self.min_gain):
+                of = sum(benchmark.samples for benchmark in self.benchmarks)
+                return Stopped(answered, of, round(seen.estimate, 10))
+        return None
+
+    def _answer(self, race: "_Race", candidate: Blend) -> int:
+        """One more slice of a benchmark; the number of its questions."""
+        samples = race.slices.pop(0)
+        if not samples:
+            return 0
+        scorer = self.scorer.scorer
+        assert isinstance(scorer, PartialScorer)
+        task = f"{self.label(candidate)} on {race.benchmark.name}"
+        part = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
+        if part.outcomes.keys() != set(samples):
+            raise ScoringError(
+                f"{race.benchmark.name}: outcomes of {len(samples)} samples expected, found "
+                f"{len(part.outcomes)}, or of others; leave --confident out"
+            )
+        for sample in samples:
+            race.differences.append(part.outcomes[sample] - race.unseen.pop(sample))
+        return part.samples
+
+    def _recorded(self, blend: Blend, benchmark: Benchmark) -> bool:
+        key = result_key(blend.digest, benchmark.digest)
+        return recorded(self.scorer.journal, key) is not None
+
+    def _key(self, candidate: Blend, soup: Blend) -> str:
+        """The content key of a trial: all that decides when it ends."""
+        parts = [candidate.digest, soup.digest, *(b.digest for b in self.benchmarks)]
+        parts += [self.confidence.hex(), float(self.min_gain).hex(), str(LOOKS)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+@dataclass
+class _Race:
+    """A benchmark, answered slice by slice; the soup's result on it is known."""
+
+    benchmark: Benchmark
+    before: Result
+    slices: list[list[str]] = field(init=False)
+    unseen: dict[str, float] = field(init=False)
+    differences: list[float] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.unseen = dict(self.before.outcomes)
+        self.slices = slices(self.unseen, self.benchmark.digest)
+
+    @property
+    def pairs(self) -> Pairs:
+        return Pairs(self.differences, list(self.unseen.values()))

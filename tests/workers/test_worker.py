@@ -1,0 +1,310 @@
+"""evaluators/workers/scorer.py and worker.py: its own process; failures are one line."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from soup.blending.blend import Blend
+from soup.checkpoints.pool import Pool
+from soup.errors import BenchmarkError, JournalError, ScoringError
+from soup.evaluators import VLMEvalKitScorer
+from soup.evaluators.workers import process as process_module
+from soup.evaluators.workers import scorer as scorer_module
+from soup.evaluators.workers.process import Died, Process
+from soup.evaluators.workers.worker import PROTOCOL, Worker, encode_blend
+from soup.events import Event, Note, Progress
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def pool(demo: Path) -> Pool:
+    """The demo's members."""
+    return Pool.open(str(demo / "ckpts" / "*"))
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare"])
+def test_a_blend_survives_the_way_to_the_worker(
+    pool_paths: list[Path], base_path: Path, method: str
+) -> None:
+    """As JSON and back: same digest, to the last bit of weights and parameters; same names."""
+    pool = Pool.open(*pool_paths, base=base_path)
+    parameters = (("density", 0.1 + 0.2), ("lambda", 1 / 3)) if method != "linear" else ()
+    weights = (0.1, 1 / 3, -2.0, 5e-324)
+    blend = Blend(pool.members, pool.reference, weights, "F32", method, pool.base, parameters)
+    worker = Worker(lambda message: None)
+    worker._reference = pool.reference
+    found = worker._blend(json.loads(json.dumps(encode_blend(blend))))
+    assert found.digest == blend.digest
+    assert [m.name for m in found.sources] == [m.name for m in blend.sources]
+
+
+def test_blends_are_scored_in_another_process(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Outcomes, kept predictions, what it was measured with; nothing is imported here."""
+    code = f"""
+import sys
+from soup.evaluators import VLMEvalKitScorer
+from soup.checkpoints.pool import Pool
+from soup.blending.blend import Blend
+pool = Pool.open({str(pool.reference.path)!r})
+with VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu", max_new_tokens=4) as scorer:
+    names = [{str(small_benchmarks / "digit.tsv")!r}]
+    (benchmark,) = scorer.benchmarks(pool.reference, names)
+    result = scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
+assert benchmark.samples == result.samples == len(result.outcomes) == 40
+assert abs(sum(result.outcomes.values()) / 40 * 100 - result.value) < 1e-9
+assert benchmark.settings["vlmeval"].startswith("ms-vlmeval ")
+assert benchmark.settings["compute_dtype"] == "float32"
+assert not {{"vlmeval", "transformers"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert len(list((tmp_path / "predictions").glob("*.tsv"))) == 1
+
+
+def test_what_was_answered_in_part_is_not_answered_again(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Parts, then the rest: the outcomes of the whole, each question generated once."""
+    first, second = (Blend((member,), pool.reference) for member in pool.members[:2])
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
+        whole = scorer.measure(first, benchmark, "task")
+        other = scorer.measure(second, benchmark, "task")
+        assert whole.outcomes != other.outcomes
+        found: dict[str, float] = {}
+        for samples in (["7", "3", "39"], ["0", "3", "21"]):
+            part = scorer.outcomes(first, benchmark, samples, "task")
+            assert part.samples == 3
+            found |= part.outcomes
+        assert found == {key: whole.outcomes[key] for key in found}
+        events: list[Event] = []
+        assert scorer.measure(first, benchmark, "task", events.append) == whole
+        shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+        assert (shown[0], shown[-1]) == (5, 40)
+        scorer.outcomes(first, benchmark, ["0"], "task")
+        assert scorer.measure(second, benchmark, "task") == other
+        with pytest.raises(ScoringError, match="digit: no question has the index 40"):
+            scorer.outcomes(first, benchmark, ["40"], "task")
+
+
+def test_settings_are_part_of_a_benchmarks_identity(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Longer answers, other data: another digest, so another result."""
+    digests = set()
+    for tokens in (4, 5):
+        with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=tokens) as scorer:
+            names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
+            found = scorer.benchmarks(pool.reference, names)
+            digests |= {benchmark.digest for benchmark in found}
+    assert len(digests) == 4
+
+
+class Killer:
+    """An observer that kills the worker when it begins to answer, and keeps what it is told."""
+
+    def __init__(self, scorer: VLMEvalKitScorer, times: int, after: int = 0) -> None:
+        self.scorer, self.times, self.after = scorer, times, after
+        self.notes: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Note):
+            self.notes += [] if event.text.startswith("running sum") else [event.text]
+        elif event.unit == "samples" and event.done >= self.after and self.times:
+            self.times -= 1
+            assert self.scorer._process is not None
+            os.kill(self.scorer._process.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
+    pool: Pool, demo: Path, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Killed within a benchmark: a warning, the answers so far are kept, the results are equal."""
+    names = [str(small_benchmarks / "parity.tsv"), str(demo / "benchmarks" / "digit.tsv")]
+    blend = Blend(pool.members[:2], pool.reference)
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4, batch_size=1) as scorer:
+        benchmarks = scorer.benchmarks(pool.reference, names)
+        expected = [scorer.measure(blend, benchmark, "task") for benchmark in benchmarks]
+        killer = Killer(scorer, 1, after=1)
+        assert scorer.measure(blend, benchmarks[1], "task", killer) == expected[1]
+        assert scorer.measure(blend, benchmarks[0], "task") == expected[0]
+    died, kept = killer.notes
+    assert died.startswith("the worker was killed (signal 9), perhaps for using too much memory (")
+    assert died.endswith("(at: task); another one goes on from there (restart 1 of 2)")
+    words = kept.split()
+    assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
+    assert 1 <= int(words[1]) < 300
+    assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
+
+
+def test_answers_stay_until_their_result_is_recorded(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path
+) -> None:
+    """Where the journal's disk is full, the same command scores them without asking again."""
+    blend = Blend(pool.members[:2], pool.reference)
+    digit = str(small_benchmarks / "digit.tsv")
+    with (
+        suppress(JournalError),
+        VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer,
+    ):
+        (benchmark,) = scorer.benchmarks(pool.reference, [digit])
+        expected = scorer.measure(blend, benchmark, "task")
+        raise JournalError("the disk is full")
+    events: list[Event] = []
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [digit])
+        assert scorer.measure(blend, benchmark, "task", events.append) == expected
+    shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+    assert shown == [40], "all of them were known"
+    assert [file.suffix for file in (tmp_path / "predictions").iterdir()] == [".tsv"]
+
+
+def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(
+    pool: Pool, small_benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all restarts: how it ended, how often, at what, where the log is; no process left."""
+    monkeypatch.setattr(scorer_module, "RESTARTS", 1)
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
+        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
+        killer = Killer(scorer, 9)
+        with pytest.raises(ScoringError) as error:
+            scorer.measure(Blend(pool.members, pool.reference), benchmark, "the task", killer)
+        assert scorer._process is None
+    assert killer.times == 7
+    assert len(killer.notes) == 1
+    line, *words = str(error.value).splitlines()
+    assert "the worker died 2 times at: the task; at last it was killed (signal 9), " in line
+    assert str(tmp_path / "worker.log") in line
+    assert words
+    assert all(word.startswith("    ") for word in words)
+
+
+def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
+    """The end of the log is the interpreter's own report, from its first line on."""
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="KeyError"):
+        process.ask({"do": "nothing"})
+    os.kill(process.pid, signal.SIGSEGV)
+    with pytest.raises(Died) as died:
+        process.ask({"do": "nothing"})
+    process.close()
+    assert died.value.how == "was ended by signal 11 (Segmentation fault)"
+    assert died.value.words.startswith("    Fatal Python error: Segmentation fault")
+    assert "evaluators/workers/worker.py" in died.value.words
+
+
+def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) -> None:
+    """A benchmark error there is a benchmark error here; the worker lives on."""
+    with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
+        for _ in range(2):
+            with pytest.raises(BenchmarkError, match="no such file"):
+                scorer.benchmarks(pool.reference, ["no/such.tsv"])
+        assert scorer._process is not None
+        os.kill(scorer._process.pid, 0)
+
+
+def test_the_worker_ends_with_its_parent(pool: Pool, tmp_path: Path) -> None:
+    """Even a parent that is killed leaves no process that holds a GPU."""
+    code = f"""
+import os, signal
+from soup.evaluators import VLMEvalKitScorer
+from soup.checkpoints.pool import Pool
+scorer = VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu")
+scorer.benchmarks(Pool.open({str(pool.reference.path)!r}).reference, [])
+print(scorer._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    worker = Path("/proc") / done.stdout.strip()
+    for _ in range(100):
+        if not worker.exists() or "Z" in (worker / "stat").read_text().split(")")[-1].split()[0]:
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    else:
+        pytest.fail(f"worker {worker.name} is still running")
+
+
+def test_protocols_must_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of ourselves on the other side is one clear line."""
+    monkeypatch.setattr(process_module, "PROTOCOL", 99)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match=f"speaks protocol {PROTOCOL}, this command 99; .*updat"):
+        process.ask({"do": "open"})
+    process.close()
+
+
+def test_a_worker_that_cannot_start_is_not_started_again(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its environment is at fault: one error, with the last lines of its traceback."""
+    (tmp_path / "soup").mkdir()
+    (tmp_path / "soup" / "__init__.py").write_text("import no_such_module")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path)
+    with (
+        VLMEvalKitScorer(work=tmp_path / "work") as scorer,
+        pytest.raises(ScoringError, match=r"exit code 1 \(at: open\); (?s:.*)ModuleNotFoundError"),
+    ):
+        scorer.benchmarks(pool.reference, [])
+
+
+def test_nothing_but_our_packages_is_taken_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what is installed beside us, nor what lies in the working directory."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "soup").symlink_to(process_module.ROOT / "soup")
+    (tmp_path / "soup").mkdir()
+    poisoned = ["site/torch.py", "torch.py", "soup/__init__.py"]
+    for file in poisoned:
+        (tmp_path / file).write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.setattr(process_module, "ROOT", tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    process = Process(sys.executable, tmp_path / "log")
+    with pytest.raises(ScoringError, match="the worker failed: KeyError"):
+        process.ask({"do": "nothing"})
+    process.close()
+
+
+COMMAND_LINE = {"typer", "click", "rich", "tomli", "soup.cli"}
+
+
+def test_what_runs_in_the_worker_needs_nothing_of_the_command_line() -> None:
+    """It starts without typer, rich and tomli."""
+    code = f"""
+import sys
+absent = {COMMAND_LINE!r}
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+import soup.evaluators.workers.worker, soup.evaluators.engines.resident
+print(sorted(absent & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_no_module_that_may_run_there_asks_for_the_command_line() -> None:
+    """Whatever is imported later."""
+    root = process_module.ROOT / "soup"
+    files = [*root.rglob("*.py"), *(root / "evaluators").rglob("*.py")]  # a link, in a checkout
+    for file in files:
+        if (root / "cli") in file.parents:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            heads = {".".join(name.split(".")[:k]) for name in names for k in (1, 2)}
+            assert not heads & COMMAND_LINE, file
