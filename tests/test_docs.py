@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,9 +40,13 @@ def lines() -> Iterator[tuple[Path, list[str]]]:
     """Every command line: of the shell blocks, and those that stand in the text as code."""
     for page, text in blocks("sh"):
         for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+            place: list[str] = []
             for part in line.split("&&"):
-                if words := shlex.split(part, comments=True):
-                    yield page, words
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["cd"]:
+                    place = words
+                elif words:
+                    yield page, [*place, *words]
     for page in PAGES:
         prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
         for text in re.findall(r"`(soup [a-z]+ [^`]+)`", prose):
@@ -54,8 +59,8 @@ def identity(case: tuple[Path, list[str]]) -> str:
     return f"{case[0].stem}: {' '.join(case[1])}"
 
 
-COMMANDS = [case for case in lines() if case[1][0] == "soup"]
-OTHERS = [case for case in lines() if case[1][0] not in {"soup", "cd"}]
+COMMANDS = [case for case in lines() if "soup" in case[1][:3:2]]
+OTHERS = [case for case in lines() if "soup" not in case[1][:3:2]]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,8 @@ def workplace(demo: Path, small_benchmarks: Path, tmp_path_factory: pytest.TempP
     for name, table in [("questions", "parity"), ("exam", "range")]:
         text = (small_benchmarks / f"{table}.tsv").read_text()
         (place / f"{name}.tsv").write_text(text)
+    shutil.copytree(place / "ckpts", place / "soup-demo" / "ckpts", symlinks=True)
+    (place / "soup-demo" / "soup.toml").write_text(f"bench = ['{place / 'questions.tsv'}']\n")
     return place
 
 
@@ -81,6 +88,8 @@ def workplace(demo: Path, small_benchmarks: Path, tmp_path_factory: pytest.TempP
 def test_every_command_of_the_pages_works(case: tuple[Path, list[str]], workplace: Path) -> None:
     """README's as they stand; of the others, and where something is not here, the plan is made."""
     page, words = case
+    if words[0] == "cd":
+        workplace, words = workplace / words[1], words[2:]
     _, command, *arguments = words
     if command == "demo":
         return  # `make demo`: minutes
@@ -91,7 +100,7 @@ def test_every_command_of_the_pages_works(case: tuple[Path, list[str]], workplac
         arguments += ["--max-new-tokens", "4", "--device", "cpu"]
         if asked and (page.name != "README.md" or ABSENT & set(words)):
             arguments += ["--dry-run"]
-    if command == "leaderboard":
+    if command == "leaderboard" and not (workplace / ".soup").is_dir():
         run(workplace, "score", "ckpts/*", "--bench", "questions.tsv", "--max-new-tokens", "4")
     done = run(workplace, command, *arguments)
     assert done.returncode == 0, done.stderr
