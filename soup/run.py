@@ -34,7 +34,7 @@ class Settings:
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
-        dtype: output dtype, a key of ``checkpoints.checkpoint.DTYPES``; None keeps the members'.
+        dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
         parameters: of the method, by name; those not named have their defaults.

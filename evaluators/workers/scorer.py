@@ -19,7 +19,7 @@ from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.environment import ANY, find_python, look, require
 from soup.evaluators.workers.process import Died, Process
-from soup.evaluators.workers.worker import encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.events import Note, Observer, ignore
 
 RESTARTS = 2
