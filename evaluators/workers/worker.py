@@ -65,7 +65,9 @@ class Worker:
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
-        import soup.evaluators.kit.importing  # noqa: F401
+        import soup.evaluators.kit.importing as kit
+
+        # isort: split
         from soup.evaluators.engines.resident import Resident
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
@@ -78,13 +80,14 @@ class Worker:
         import torch
         import transformers
 
-        return {
+        model = {
             "device": self._resident.device.type,
             "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             **self._resident.wrapper.settings,
         }
+        return {"model": model, "files": kit.files()}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
@@ -97,7 +100,12 @@ class Worker:
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
-        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+        return {
+            "name": dataset.name,
+            "samples": len(dataset),
+            "settings": dataset.settings,
+            "files": dataset.files,
+        }
 
     def measure(
         self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
