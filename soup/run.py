@@ -333,6 +333,10 @@ def _begin(
     for first, second in same_content(pool.members):
         if command != "greedy":
             observe(Note(f"{second} holds the same weights as {first}", warning=True))
+    for benchmark in found:
+        if benchmark.questions is not None and benchmark.digest not in journal.benchmarks:
+            about = benchmark.questions.to_json()
+            journal.append("benchmark", digest=benchmark.digest, questions=about)
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
     mix = _mix(pool, settings)

@@ -113,6 +113,11 @@ class Dataset:
         }
 
     @property
+    def rows(self) -> Any:
+        """The data, one row per question."""
+        return self._data
+
+    @property
     def kit_name(self) -> str:
         """VLMEvalKit's name for it, on which prompts and image settings of wrappers depend."""
         return str(self.kit.dataset_name)

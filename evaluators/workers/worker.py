@@ -15,7 +15,7 @@ closes, the parent is gone and so are we.
 Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
 that died, so the same must come of it:
     open        reference, options, cache, judge → what of the model decides the answers
-    benchmark   source → {"name", "samples", "settings"}
+    benchmark   source → {"name", "samples", "settings", "questions"}
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
                 are kept for a later ``measure``
@@ -45,7 +45,7 @@ from soup.errors import CheckpointError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.events import Event, Note, Progress
 
-PROTOCOL = 2
+PROTOCOL = 3
 INTERVAL = 0.2  # seconds between progress lines
 
 Send = Callable[[dict[str, Any]], None]
@@ -123,6 +123,7 @@ class Worker:
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
+        from soup.evaluators.kit.questions import questions_of
         from soup.evaluators.kit.vlmevalkit import Dataset
 
         def progress(done: int, total: int) -> None:
@@ -132,7 +133,12 @@ class Worker:
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
-        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+        return {
+            "name": dataset.name,
+            "samples": len(dataset),
+            "settings": dataset.settings,
+            "questions": questions_of(dataset).to_json(),
+        }
 
     def measure(
         self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
