@@ -20,7 +20,7 @@ so the posterior is a weighted sum of normal distributions: no sampling, no seed
 
 Why not by repeated splits of the questions, with the recipe rerun on halves: most trials that a
 rerun would make were never scored, and guessing them from the recorded gains of their parts
-overcorrects by as much as the naive number errs; see ``benchmarks/statistics.py``, which measures
+overcorrects by as much as the naive number errs; see ``benchmarks/simulations.py``, which measures
 both, and docs/statistics.md for what this one keeps of its promise.
 """
 

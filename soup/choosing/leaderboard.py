@@ -70,6 +70,9 @@ class Step:
     difference: Difference | None = None
     """To the soup so far."""
 
+    doubted: bool = False
+    """Whether it rose, but not by enough to be sure of."""
+
     @property
     def sure(self) -> list[str]:
         """The gain over the soup so far, its 95% interval and p, as far as they are known."""
@@ -78,7 +81,9 @@ class Step:
     @property
     def verdict(self) -> str:
         """Whether it was kept, in a word, or why nobody knows its mean."""
-        return str(self.stopped) if self.stopped else "yes" if self.kept else "no"
+        if self.stopped:
+            return str(self.stopped)
+        return "yes" if self.kept else "no: not significant" if self.doubted else "no"
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,7 @@ class Leaderboard:
                 {"tried": s.tried, "mean": s.mean, "kept": s.kept}
                 | ({"stopped": asdict(s.stopped)} if s.stopped else {})
                 | ({"difference": s.difference.to_dict()} if s.difference else {})
+                | ({"doubted": True} if s.doubted else {})
                 for s in self.path
             ],
             "soup": None
@@ -332,7 +338,8 @@ def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:
 def _step(record: dict[str, Any], difference: Difference | None) -> Step:
     stopped = record.get("stopped")
     stop = stopped and Stopped(**stopped)
-    return Step(record["tried"], record["mean"], record["kept"], stop, difference)
+    doubted = record.get("doubted", False)
+    return Step(record["tried"], record["mean"], record["kept"], stop, difference, doubted)
 
 
 def _soup_row(
