@@ -1,9 +1,20 @@
 """What was given on the command line and in soup.toml, as the library wants it."""
 
+from pathlib import Path
 from typing import Any
 
+import typer
+
 from soup.cli import config
-from soup.cli.options import parameters
+from soup.cli.options import (
+    BenchmarkOptions,
+    MergeOptions,
+    OutputOptions,
+    PoolOptions,
+    RunOptions,
+    ScoringOptions,
+    parameters,
+)
 from soup.errors import UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.suites import with_suite
@@ -19,49 +30,60 @@ DTYPES = {
 }
 
 
-def settings_of(given: dict[str, Any]) -> Settings:
-    """The settings of a run.
+def settings_of(
+    pool: PoolOptions,
+    benchmarks: BenchmarkOptions,
+    run: RunOptions,
+    output: OutputOptions = OutputOptions(),
+    merging: MergeOptions = MergeOptions(),
+    **own: Any,
+) -> Settings:
+    """The settings of a run; ``own`` are those of one command alone.
 
     Raises:
         UsageError: an option's value is none of those that it can have.
     """
     return Settings(
-        benchmarks=with_suite(given["suite"], given["bench"] or ()),
-        holdouts=tuple(given["holdout"] or ()),
-        out=given.get("out"),
-        work=given["work"],
-        dtype=dtype_of(given["dtype"]),
-        method=given.get("method", "linear"),
-        parameters=parameters(given.get("set")),
-        weights=given.get("weight") or None,
-        min_gain=given.get("min_gain", 0.0),
-        confident=given.get("confident"),
-        overwrite=given.get("overwrite", False),
-        as_adapter=given.get("as_adapter", False),
+        benchmarks=with_suite(benchmarks.suite, benchmarks.bench or ()),
+        holdouts=tuple(benchmarks.holdout or ()),
+        out=output.out,
+        work=run.work,
+        dtype=dtype_of(pool.dtype),
+        method=merging.method,
+        parameters=parameters(merging.set),
+        overwrite=output.overwrite,
+        as_adapter=output.as_adapter,
+        **own,
     )
 
 
-def scorer_of(given: dict[str, Any]) -> VLMEvalKitScorer:
+def scorer_of(
+    context: typer.Context,
+    scoring: ScoringOptions,
+    work: Path,
+    benchmarks: BenchmarkOptions = BenchmarkOptions(),
+) -> VLMEvalKitScorer:
     """The scorer, not started.
 
     Raises:
         UsageError: options that do not go together.
     """
     families = config.families()
-    if given["context"].get_parameter_source("worker_python").name == "COMMANDLINE":
+    source = context.get_parameter_source("worker_python")
+    if source is not None and source.name == "COMMANDLINE":
         for options in families.values():
             options.pop("worker_python", None)  # the command line wins
     return VLMEvalKitScorer(
-        work=given["work"],
-        device=given["device"],
-        compute_dtype=given["compute_dtype"],
-        batch_size=given["batch_size"],
-        max_new_tokens=given["max_new_tokens"],
-        trust_remote_code=given["trust_remote_code"],
-        judge=given.get("judge"),
-        judge_url=given.get("judge_url"),
-        worker_python=given["worker_python"],
-        family=given["family"],
+        work=work,
+        device=scoring.device,
+        compute_dtype=scoring.compute_dtype,
+        batch_size=scoring.batch_size,
+        max_new_tokens=scoring.max_new_tokens,
+        trust_remote_code=scoring.trust_remote_code,
+        judge=benchmarks.judge,
+        judge_url=benchmarks.judge_url,
+        worker_python=scoring.worker_python,
+        family=scoring.family,
         families=families,
     )
 

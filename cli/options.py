@@ -1,7 +1,17 @@
-"""Option types that commands share, and the values that are more than a word."""
+"""Options, each defined once, in the groups that commands share.
 
+A command takes a group as a parameter; ``grouped`` turns it into the group's options for Typer,
+under one heading in the help, and back into the group when the command is called. A new option is a
+field.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
 
@@ -9,47 +19,8 @@ from soup.blending.methods import METHODS, Method
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
-Ckpts = Annotated[
-    list[str], typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too.")
-]
-Bench = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
-    ),
-]
-Holdout = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
-    ),
-]
-Suite = Annotated[
-    str | None,
-    typer.Option(
-        "--suite",
-        metavar="NAME",
-        help=f"Several benchmarks at once, before those of --bench: {', '.join(SUITES)}.",
-    ),
-]
-Judge = Annotated[
-    str | None,
-    typer.Option(
-        "--judge", metavar="MODEL", help="Reads answers that no rule can, as VLMEvalKit's does."
-    ),
-]
-JudgeUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--judge-url",
-        metavar="URL",
-        help="OpenAI-compatible endpoint, …/v1; its key is in the environment: OPENAI_API_KEY.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Where to write (default: soup-<kind>)."),
-]
+WORK = Path(".soup")
+
 Base = Annotated[
     Path | None,
     typer.Option(
@@ -57,9 +28,6 @@ Base = Annotated[
         metavar="DIR",
         help="What the members were fine-tuned from; LoRA adapters change it.",
     ),
-]
-Work = Annotated[
-    Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
 ]
 Dtype = Annotated[
     str | None,
@@ -70,89 +38,226 @@ Dtype = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="For scoring: auto, cpu, cuda, cuda:1.")]
-ComputeDtype = Annotated[
-    str,
-    typer.Option(
-        "--compute-dtype",
-        help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", min=1, help="Most questions per batch (default: what fits)."),
-]
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-new-tokens", min=1, help="Longest answer (default: VLMEvalKit's for the model)."
-    ),
-]
-MinGain = Annotated[
-    float,
-    typer.Option("--min-gain", min=0, help="Points of mean that a member must add to be kept."),
-]
-Confident = Annotated[
-    float | None,
-    typer.Option(
-        "--confident",
-        metavar="P",
-        help="Stop a trial early that cannot win with confidence P, e.g. 0.95 (default: never).",
-    ),
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
-]
-WorkerPython = Annotated[
-    Path | None,
-    typer.Option(
-        "--worker-python",
-        metavar="PATH",
-        help="Python that loads and asks the models, where another transformers is needed.",
-    ),
-]
-FamilyName = Annotated[
-    str | None,
-    typer.Option(
-        "--family",
-        metavar="NAME",
-        help="How the models are asked (default: by their config); see [bold]soup families[/].",
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
-]
-AsAdapter = Annotated[
-    bool,
-    typer.Option("--as-adapter", help="For LoRA adapters of one base: write one, no full model."),
-]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
 ]
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Leaderboard as JSON; - is stdout.")
+Work = Annotated[
+    Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
 ]
-Markdown = Annotated[
-    Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Leaderboard as Markdown; - is stdout."),
-]
-MethodName = Annotated[
-    str, typer.Option("--method", metavar="NAME", help=f"How to merge: {', '.join(METHODS)}.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method. Repeatable."),
-]
-Weight = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--weight", metavar="W", help="One per member, in their order; used as given. Repeatable."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """What is blended."""
+
+    PANEL: ClassVar = "Pool"
+
+    ckpts: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too."),
+    ]
+    base: Base = None
+    dtype: Dtype = None
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How it is merged."""
+
+    PANEL: ClassVar = "Pool"
+
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help=f"How to merge: {', '.join(METHODS)}.")
+    ] = "linear"
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method. Repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is asked, and who judges the answers."""
+
+    PANEL: ClassVar = "Benchmarks"
+
+    bench: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
+        ),
+    ] = None
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help=f"Several benchmarks at once, before those of --bench: {', '.join(SUITES)}.",
+        ),
+    ] = None
+    holdout: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
+        ),
+    ] = None
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", metavar="MODEL", help="Reads answers that no rule can, as VLMEvalKit's does."
+        ),
+    ] = None
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            "--judge-url",
+            metavar="URL",
+            help="OpenAI-compatible endpoint, …/v1; its key is in the environment: OPENAI_API_KEY.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How models are loaded and asked."""
+
+    PANEL: ClassVar = "Scoring"
+
+    device: Device = "auto"
+    compute_dtype: Annotated[
+        str,
+        typer.Option(
+            "--compute-dtype",
+            help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
+        ),
+    ] = "auto"
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Most questions per batch (default: what fits)."),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            help="Longest answer (default: VLMEvalKit's for the model).",
+        ),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let Python code inside the checkpoints run."),
+    ] = False
+    worker_python: Annotated[
+        Path | None,
+        typer.Option(
+            "--worker-python",
+            metavar="PATH",
+            help="Python that loads and asks the models, where another transformers is needed.",
+        ),
+    ] = None
+    family: Annotated[
+        str | None,
+        typer.Option(
+            "--family",
+            metavar="NAME",
+            help="How the models are asked (default: by their config); see [bold]soup families[/].",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written."""
+
+    PANEL: ClassVar = "Output"
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Where to write (default: soup-<kind>)."),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Delete an earlier soup at --out instead of keeping it."),
+    ] = False
+    as_adapter: Annotated[
+        bool,
+        typer.Option(
+            "--as-adapter", help="For LoRA adapters of one base: write one, no full model."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What is shown."""
+
+    PANEL: ClassVar = "Output"
+
+    quiet: Quiet = False
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Leaderboard as JSON; - is stdout."),
+    ] = None
+    markdown: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Leaderboard as Markdown; - is stdout."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the run goes."""
+
+    PANEL: ClassVar = "Run"
+
+    work: Work = WORK
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
+    ] = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters of a group's type are the group's options, one by one."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _options_of(groups[parameter.name])
+        else:
+            one = parameter.replace(
+                kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]
+            )
+            parameters.append(one)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    return run
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    found = []
+    for field in fields(group):
+        kind, info = get_args(hints[field.name])
+        info = copy.copy(info)
+        info.rich_help_panel = group.PANEL
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        found.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, info],
+            )
+        )
+    return found
 
 
 def _line(name: str, method: Method) -> str:

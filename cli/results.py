@@ -3,24 +3,21 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from soup.choosing.leaderboard import Leaderboard
-from soup.cli import render
+from soup.cli import console, render
+from soup.cli.options import ShowOptions
 from soup.errors import OutputError
 
 
-def show(board: Leaderboard, given: dict[str, Any], console: Console) -> None:
-    """Write a leaderboard as ``json``, ``markdown`` and ``quiet`` in the options say.
+def show(board: Leaderboard, display: ShowOptions) -> None:
+    """Write a leaderboard as the options say.
 
     Raises:
         OutputError: a file cannot be written.
     """
     to_stdout = False
-    for key, text in (("json", board.to_json), ("markdown", board.to_markdown)):
-        file: Path | None = given[key]
+    for file, text in ((display.json, board.to_json), (display.markdown, board.to_markdown)):
         if file is None:
             continue
         if str(file) == "-":
@@ -30,16 +27,15 @@ def show(board: Leaderboard, given: dict[str, Any], console: Console) -> None:
             _write_text(file, text())
     if to_stdout:
         return
-    if not given["quiet"]:
-        render.leaderboard(board, console)
+    if not display.quiet:
+        render.leaderboard(board, console.out)
     elif board.soup is not None:
         print(board.soup.out)
 
 
-def require_places(given: dict[str, Any]) -> None:
+def require_places(display: ShowOptions) -> None:
     """Raises OutputError, before hours of work, where ``show`` could not write in the end."""
-    for key in ("json", "markdown"):
-        file: Path | None = given[key]
+    for file in (display.json, display.markdown):
         if file is None or str(file) == "-":
             continue
         if file.is_dir():

@@ -1,0 +1,71 @@
+"""The commands about models and what runs them: families, doctor."""
+
+import importlib.metadata
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soup.checkpoints.opening import open_checkpoint
+from soup.cli import console, render
+from soup.cli.given import scorer_of
+from soup.cli.options import WORK, Base, ScoringOptions, Work, grouped
+from soup.cli.progress import Watch
+from soup.errors import ScoringError, UsageError
+from soup.evaluators.models.families import FAMILIES
+from soup.evaluators.workers.doctor import ask_once, examine
+
+ANSWER = 64  # tokens of the made-up question's answer, unless told otherwise
+
+
+def families() -> None:
+    """List the families of models that are asked as VLMEvalKit asks them, and what they need.
+
+    Options of a family's wrapper stand in soup.toml, in a table named family.NAME.
+
+    Example: soup families
+    """
+    render.families(FAMILIES, _installed("transformers"), console.out)
+
+
+@grouped
+def doctor(
+    context: typer.Context,
+    scoring: ScoringOptions,
+    ckpt: Annotated[
+        Path | None, typer.Argument(metavar="[CKPT]", help="A model directory, or an adapter's.")
+    ] = None,
+    base: Base = None,
+    try_: Annotated[
+        bool, typer.Option("--try", help="Load the model and put one made-up question to it.")
+    ] = False,
+    work: Work = WORK,
+) -> None:
+    """Say what scoring a checkpoint needs, what of it is there, and how to set up the rest.
+
+    Looks at the Python that would load it. Exit code 1 when something is missing. Without CKPT:
+    about that Python alone.
+
+    Example: soup doctor ckpts/run-1 --try
+    """
+    if try_ and ckpt is None:
+        raise UsageError("--try: name the checkpoint to load")
+    work = work / "doctor"
+    scoring = replace(scoring, max_new_tokens=scoring.max_new_tokens or ANSWER)
+    with Watch(console.err) as watch, scorer_of(context, scoring, work) as scorer:
+        model = None if ckpt is None else open_checkpoint(ckpt, base=base)
+        python, kind = scorer.python_for(model)
+        found = examine(python, model, kind, scoring.trust_remote_code)
+        render.diagnosis(found, console.out)
+        if not found.healthy:
+            raise ScoringError("something is missing: see above")
+        if try_ and model is not None:
+            render.trial(ask_once(scorer, model, work, watch), console.out)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

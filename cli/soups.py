@@ -1,0 +1,174 @@
+"""The commands that score a pool and make a soup of it: max, average, greedy, blend, score."""
+
+from typing import Annotated
+
+import typer
+
+import soup
+from soup.cli import console
+from soup.cli.given import scorer_of, settings_of
+from soup.cli.options import (
+    BenchmarkOptions,
+    MergeOptions,
+    OutputOptions,
+    PoolOptions,
+    RunOptions,
+    ScoringOptions,
+    ShowOptions,
+    grouped,
+)
+from soup.cli.plan import show_plan
+from soup.cli.progress import Watch
+from soup.cli.results import require_places, show
+from soup.evaluators import VLMEvalKitScorer
+from soup.run import Settings
+
+CHOOSING = "Choosing"
+
+
+@grouped
+def max_(
+    context: typer.Context,
+    pool: PoolOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    output: OutputOptions,
+    display: ShowOptions,
+    run: RunOptions,
+) -> None:
+    """Maximum Soup: score every member, write the best one.
+
+    Example: soup max ckpts/* --bench MMStar -o best
+    """
+    settings = settings_of(pool, benchmarks, run, output)
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    _make("max", pool, settings, scorer, display, run)
+
+
+@grouped
+def average(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    output: OutputOptions,
+    display: ShowOptions,
+    run: RunOptions,
+) -> None:
+    """Average Soup: the mean of all members; scored only when benchmarks are given.
+
+    Example: soup average ckpts/* -o averaged --dtype bfloat16
+    """
+    settings = settings_of(pool, benchmarks, run, output, merging)
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    _make("average", pool, settings, scorer, display, run)
+
+
+@grouped
+def greedy(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    output: OutputOptions,
+    display: ShowOptions,
+    run: RunOptions,
+    min_gain: Annotated[
+        float,
+        typer.Option(
+            "--min-gain",
+            min=0,
+            help="Points of mean that a member must add to be kept.",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = 0.0,
+    confident: Annotated[
+        float | None,
+        typer.Option(
+            "--confident",
+            metavar="P",
+            help="Stop a trial early that cannot win with confidence P, e.g. 0.95 "
+            "(default: never).",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+) -> None:
+    """Greedy Soup: best member first, keep each next one only if the average improves.
+
+    Stopped or crashed? Run the same command again: nothing that was scored is scored again.
+
+    Example: soup greedy ckpts/* --bench MMStar --bench AI2D_TEST --holdout MMMU_DEV_VAL
+    """
+    settings = settings_of(
+        pool, benchmarks, run, output, merging, min_gain=min_gain, confident=confident
+    )
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    _make("greedy", pool, settings, scorer, display, run)
+
+
+@grouped
+def blend(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    output: OutputOptions,
+    display: ShowOptions,
+    run: RunOptions,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--weight",
+            metavar="W",
+            help="One per member, in their order; used as given. Repeatable.",
+            rich_help_panel=MergeOptions.PANEL,
+        ),
+    ] = None,
+) -> None:
+    """Blend all members by a method."""
+    settings = settings_of(pool, benchmarks, run, output, merging, weights=weight or None)
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    _make("blend", pool, settings, scorer, display, run)
+
+
+@grouped
+def score(
+    context: typer.Context,
+    pool: PoolOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    display: ShowOptions,
+    run: RunOptions,
+) -> None:
+    """Score every member, show the leaderboard, write no model. A later soup reuses the scores.
+
+    Example: soup score ckpts/* --bench MMStar
+    """
+    settings = settings_of(pool, benchmarks, run)
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    _make("score", pool, settings, scorer, display, run)
+
+
+def _make(
+    kind: str,
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    display: ShowOptions,
+    run: RunOptions,
+) -> None:
+    """Options are values by now: plan it, or do it and show what came out."""
+    if run.dry_run:
+        show_plan(kind, pool, settings)
+        return
+    require_places(display)
+    opened = soup.Pool.open(*pool.ckpts, dtype=settings.dtype, base=pool.base)
+    with Watch(console.err, display.quiet) as watch, scorer:
+        if kind == "score":
+            board = soup.score(opened, scorer, settings, watch)
+        else:
+            board = soup.make(kind, opened, scorer, settings, watch)
+    show(board, display)
