@@ -63,9 +63,7 @@ class Ledger(TorchDispatchMode):
         self._origins: dict[int, set[str]] = {}
         self._entries: dict[int, Entry] = {}
 
-    def sent(
-        self, pairs: Iterable[tuple[str, torch.Tensor]]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    def sent(self, pairs: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """The same pairs, taken down as they pass."""
         for name, tensor in pairs:
             # What is new in memory may lie where something else lay before.
@@ -85,9 +83,7 @@ class Ledger(TorchDispatchMode):
         """What was copied into a tensor's storage; None where nothing was."""
         return self._entries.get(_place(tensor))
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if func in COPIES:
             self._copied(args[0], args[1])

@@ -24,7 +24,7 @@ class Left(Exception):
 def tensors_of(
     blend: Blend, task: str, observe: Observer = ignore, running: RunningSum | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a blend by its name in the files, in its output dtype, as it would be written.
+    """Every tensor of a blend by its name in the files, as it would be written.
 
     Args:
         blend: is streamed by threads while the caller works on earlier tensors.

@@ -89,8 +89,8 @@ class Resident:
         """
         reference = reference.base or reference
         self.reference = reference
-        self.device = _device(options.device)
-        self.dtype = _compute_dtype(options.compute_dtype, self.device, reference)
+        self.device = device_of(options.device)
+        self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
         self.limit = Limit.of(options.batch_size)
         self.running = running
         self.wrapper = open_wrapper(reference, options)
@@ -250,7 +250,12 @@ class Resident:
         return [self.wrapper.decode(row) for row in tokens]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The torch device that an option names.
+
+    Raises:
+        ScoringError: no such device, or torch cannot compute there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -269,7 +274,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _compute_dtype(name: str, device: torch.device, reference: Checkpoint) -> torch.dtype:
+def compute_dtype_of(name: str, device: torch.device, reference: Checkpoint) -> torch.dtype:
+    """The dtype that an option names, see ``Options``.
+
+    Raises:
+        ScoringError: none that models are computed in.
+    """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else DTYPES[reference.dtypes[0]]
     dtype = getattr(torch, name, None)

@@ -101,9 +101,7 @@ def load(runner: Any, pairs: Iterator[tuple[str, torch.Tensor]]) -> dict[str, An
     }
 
 
-def _look(
-    layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]
-) -> Callable[[], None]:
+def _look(layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]) -> Callable[[], None]:
     """Look at a layer's weights before the engine brings them into a form of its own.
 
     Returns:

@@ -14,7 +14,7 @@ closes, the parent is gone and so are we.
 
 Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
 that died, so the same must come of it:
-    open        reference, options, cache, judge → what of the model decides the answers
+    open        reference, options, cache, judge, engine, vllm → what decides the answers
     benchmark   source → {"name", "samples", "settings"}
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
-from soup.blending.running import RunningSum, memory_budget
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.ties import fit
@@ -45,7 +44,7 @@ from soup.errors import CheckpointError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.events import Event, Note, Progress
 
-PROTOCOL = 2
+PROTOCOL = 3
 INTERVAL = 0.2  # seconds between progress lines
 
 if TYPE_CHECKING:
@@ -101,11 +100,13 @@ class Worker:
         options: dict[str, Any],
         cache: str,
         judge: dict[str, str] | None = None,
+        engine: str = "transformers",
+        vllm: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import soup.evaluators.kit.importing  # noqa: F401
-        from soup.evaluators.engines.resident import Resident
+        from soup.evaluators.engines.choice import open_engine
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
@@ -114,8 +115,9 @@ class Worker:
         self._refer_to(*reference)
         if self._engine is not None:
             self._engine.close()
-        running = RunningSum(memory_budget(), self._cache)
-        self._engine = Resident(self._reference, Options(**options), self._cache, running)
+        self._engine = open_engine(
+            engine, self._reference, Options(**options), self._cache, vllm, self._observe
+        )
         return dict(self._engine.settings)
 
     def benchmark(self, source: str) -> dict[str, Any]:
