@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     "soup.errors",
     "soup.events",
+    "soup.watching",
     "soup.checkpoints",
     "soup.blending",
     "soup.choosing",

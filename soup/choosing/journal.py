@@ -27,6 +27,7 @@ class Journal:
     Attributes:
         path: the file.
         results: result records by content key.
+        timed: result records that say how long they took, in order, by their benchmark's digest.
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
         runs: by run id, its records in order; the last one is the last run.
         damaged: lines that could not be read.
@@ -34,6 +35,7 @@ class Journal:
 
     path: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    timed: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
@@ -134,6 +136,8 @@ class Journal:
         kind = record["kind"]
         if kind == "result":
             self.results[record["key"]] = record
+            if "seconds" in record:
+                self.timed.setdefault(record["benchmark"], []).append(record)
         elif kind == "trial":
             self.trials[record["key"]] = record
         elif kind == "digest":
