@@ -11,7 +11,7 @@ import typer
 
 import soup
 from soup.choosing.leaderboard import Leaderboard
-from soup.cli import config, console, render
+from soup.cli import board, config, console
 from soup.cli.options import Device, Quiet
 from soup.cli.progress import Watch
 from soup.errors import OutputError, UsageError
@@ -34,7 +34,7 @@ def demo(
     with Watch(console.err, quiet) as watch:
         boards = run(directory, device, watch)
     if not quiet:
-        render.leaderboard(boards[-1], console.out, others=boards[:-1])
+        board.leaderboard(boards[-1], console.out, others=boards[:-1])
     # `make demo` leaves the user outside the environment: then only the whole path works.
     command = "soup" if shutil.which("soup") else Path(sys.executable).with_name("soup")
     text = f"\nNext, in the same pool:  cd {directory} && {command} greedy ckpts/*"

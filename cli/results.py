@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from soup.choosing.leaderboard import Leaderboard
-from soup.cli import console, render
+from soup.cli import board as boards
+from soup.cli import console
 from soup.cli.options import ShowOptions
 from soup.errors import OutputError
 
@@ -28,7 +29,7 @@ def show(board: Leaderboard, display: ShowOptions) -> None:
     if to_stdout:
         return
     if not display.quiet:
-        render.leaderboard(board, console.out)
+        boards.leaderboard(board, console.out)
     elif board.soup is not None:
         print(board.soup.out)
 
