@@ -1,6 +1,9 @@
 """Tables for the terminal: what `soup check` found, families, what the doctor says."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -8,9 +11,10 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from soup.checkpoints.pool import Report
-from soup.evaluators.models.families import Family
-from soup.evaluators.workers.doctor import Diagnosis, Trial
+if TYPE_CHECKING:
+    from soup.checkpoints.pool import Report
+    from soup.evaluators.models.families import Family
+    from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
 
