@@ -383,7 +383,7 @@ def _begin(
             observe(Note(f"{second} holds the same weights as {first}", warning=True))
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
-    mix = _mix(pool, settings)
+    mix = mix_of(pool, settings)
     run = attempt.run = journal.start(
         command,
         **circumstances(asdict(settings), found),
@@ -410,7 +410,9 @@ def _begin(
     return walk
 
 
-def _mix(pool: Pool, settings: Settings) -> Mix:
+def mix_of(pool: Pool, settings: Settings) -> Mix:
+    """How a run blends some of its members; a single one is itself."""
+
     def mix(members: Sequence[Checkpoint]) -> Blend:
         if len(members) == 1:
             return Blend(tuple(members), pool.reference, dtype=settings.dtype)

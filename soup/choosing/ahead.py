@@ -44,7 +44,7 @@ def plan(
     found = [every] * members
     if kind == "greedy":
         found += [tuple(benchmarks)] * (candidates - 1)
-    of_its_own = members > 1 and kind not in ("score", "max")
+    of_its_own = kind == "blend" or (kind == "average" and members > 1)
     if kind == "greedy":
         of_its_own = candidates > 1 and bool(holdouts)
         every = tuple(holdouts)
@@ -59,9 +59,16 @@ class Ahead:
         self._left = [{b.digest: b for b in asked} for asked in plan.evaluations]
         self._journal = journal
 
-    def look_up(self, blends: Sequence[str]) -> None:
-        """Leave out what the journal knows of the first evaluations, by their blends' digests."""
-        for number, digest in enumerate(blends, 1):
+    def look_up(self, blends: Sequence[str | None], first: int = 1) -> None:
+        """Leave out what the journal knows of some evaluations.
+
+        Args:
+            blends: the digests of what they ask, in order; None where nobody knows it.
+            first: their first one's number.
+        """
+        for number, digest in enumerate(blends, first):
+            if digest is None:
+                continue
             for benchmark in self._evaluations[number - 1]:
                 if recorded(self._journal, result_key(digest, benchmark.digest)) is not None:
                     self.done(number, benchmark)

@@ -20,6 +20,11 @@ FILE = "journal.jsonl"
 VERSION = 1
 
 
+def now() -> str:
+    """The time, UTC, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @dataclass
 class Journal:
     """What has been done so far, and the file that outlives us.
@@ -102,8 +107,7 @@ class Journal:
     def start(self, command: str, **fields: Any) -> str:
         """Record that a run begins; its id goes with the records that follow."""
         run = secrets.token_hex(6)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.append("run", run=run, command=command, time=now, **fields)
+        self.append("run", run=run, command=command, time=now(), **fields)
         return run
 
     def last_run(self) -> list[dict[str, Any]] | None:
