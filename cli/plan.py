@@ -72,7 +72,7 @@ def _known(kind: str, pool: Pool, benchmarks: Sequence[Benchmark], settings: Set
     known = found.results - found.missing
     text = f"{known} of {found.results} results are known, "
     most = " at most" if kind == "greedy" and found.missing else ""
-    text += f"{found.missing} must be measured{most}"
+    text += f"{found.missing or 'nothing'} must be measured{most}"
     work = found.work
     if found.missing and work.seconds:
         text += f", about {duration(work.seconds)} at the speed of earlier ones"
