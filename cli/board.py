@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, number, percent
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent
 from soup.watching.lines import shortened
 
 MOST = 8
@@ -65,6 +65,8 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
             console.print(line, highlight=False)
     if len(board.path) > 1:
         console.print(_path(board))
+    for line in board.footer():
+        console.print(line, style="dim", markup=False, highlight=False)
     for soup in soups:
         console.print(_summary(board, soup), highlight=False, soft_wrap=True)
     if board.error is not None:
@@ -101,7 +103,7 @@ def _layouts(board: Leaderboard, rows: Sequence[Row | SoupRow], width: int) -> I
 def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Column]:
     if board.benchmarks:
         differences = [
-            f"{row.mean - board.best:+.2f}"
+            gained(row.mean - board.best, row.difference)
             if row.mean is not None and board.best is not None
             else "–"
             for row in rows
@@ -200,11 +202,15 @@ def _path(board: Leaderboard) -> Table:
     table = _table()
     table.add_column("tried", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
+    known = any(step.difference for step in board.path)
+    for head in ("gain", "95% interval", "p") if known else ():
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("kept")
     names = distinct([step.tried for step in board.path], 2 * NAMES[0])
     for k, (name, step) in enumerate(zip(names, board.path, strict=True)):
         kept = "[green]yes[/]" if step.kept else f"[dim]{step.verdict}[/]"
-        table.add_row(escape(name if k == 0 else f"+ {name}"), number(step.mean), kept)
+        shown = escape(name if k == 0 else f"+ {name}")
+        table.add_row(shown, number(step.mean), *(step.sure if known else ()), kept)
     return table
 
 

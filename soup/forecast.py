@@ -40,8 +40,8 @@ def forecast(
 ) -> Forecast:
     """Look up what the journal knows of a run, by content.
 
-    A greedy soup's trials are followed as far as their results are known; with ``confident`` they
-    all count as missing.
+    A greedy soup's trials are followed as far as their results are known; with ``confident``, and
+    where only significant gains are accepted, they all count as missing.
 
     Args:
         kind: of soup, or ``score``.
@@ -73,7 +73,8 @@ def forecast(
     ahead = Ahead(every, journal)
     ahead.look_up([None if m.name in unread else mix([m]).digest for m in pool.members])
     soup: Blend | None = None
-    if kind == "greedy" and not unread and settings.confident is None:
+    followed = settings.confident is None and settings.accept == "gain"
+    if kind == "greedy" and not unread and followed:
         number = len(pool.members)
         try:
             acc = _Known(journal, deciding)

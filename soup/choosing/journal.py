@@ -34,6 +34,7 @@ class Journal:
         results: result records by content key.
         timed: result records that say how long they took, in order, by their benchmark's digest.
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
+        benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run.
         damaged: lines that could not be read.
     """
@@ -42,6 +43,7 @@ class Journal:
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     timed: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
@@ -144,6 +146,8 @@ class Journal:
                 self.timed.setdefault(record["benchmark"], []).append(record)
         elif kind == "trial":
             self.trials[record["key"]] = record
+        elif kind == "benchmark":
+            self.benchmarks[record["digest"]] = record
         elif kind == "digest":
             self._digests[json.dumps(record["files"])] = record["digest"]
         elif kind == "run":
