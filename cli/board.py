@@ -64,7 +64,8 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
         for line in (*layout.lines, *layout.legend):
             console.print(line, highlight=False)
     if len(board.path) > 1:
-        console.print(_path(board))
+        paths = [_path(board, most) for most in (2 * NAMES[0], *NAMES)]
+        console.print(next((path for path in paths if _narrowest(path, console)), paths[-1]))
     for line in board.footer():
         console.print(line, style="dim", markup=False, highlight=False)
     for soup in soups:
@@ -74,6 +75,12 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     if not board.finished:
         console.print("[yellow]this run did not finish; the same command goes on from here[/]")
+
+
+def _narrowest(table: Table, console: Console) -> bool:
+    """Whether it fits with what may be folded folded."""
+    options = console.options.update(max_width=ANY)
+    return Measurement.get(console, options, table).minimum <= console.width
 
 
 def _layouts(board: Leaderboard, rows: Sequence[Row | SoupRow], width: int) -> Iterator[_Layout]:
@@ -198,7 +205,7 @@ def _records(
     return _Layout(None, found)
 
 
-def _path(board: Leaderboard) -> Table:
+def _path(board: Leaderboard, most: int) -> Table:
     table = _table()
     table.add_column("tried", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
@@ -206,7 +213,7 @@ def _path(board: Leaderboard) -> Table:
     for head in ("gain", "95% interval", "p") if known else ():
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("kept")
-    names = distinct([step.tried for step in board.path], 2 * NAMES[0])
+    names = distinct([step.tried for step in board.path], most)
     for k, (name, step) in enumerate(zip(names, board.path, strict=True)):
         kept = "[green]yes[/]" if step.kept else f"[dim]{step.verdict}[/]"
         shown = escape(name if k == 0 else f"+ {name}")

@@ -1,5 +1,7 @@
 """Help without words that say nothing: the room is for what an option does."""
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import typer
@@ -18,7 +20,19 @@ def command(app: typer.Typer) -> Any:
         each.get_help_option(typer.Context(each, help_option_names=names)).metavar = ""
         for parameter in each.params:
             _shorten(parameter)
+        each.format_help = _closer(each.format_help)
     return built
+
+
+def _closer(format_help: Callable[..., None]) -> Callable[..., None]:
+    """The same with less room between the columns, some of which are empty."""
+
+    def format_closer(context: Any, formatter: Any) -> None:
+        drawing: Any = import_module("typer.rich_utils")  # imports rich: only help needs it
+        drawing.STYLE_OPTIONS_TABLE_PADDING = (0, 1, 0, 0)
+        format_help(context, formatter)
+
+    return format_closer
 
 
 def _shorten(parameter: Any) -> None:

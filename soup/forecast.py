@@ -34,6 +34,10 @@ class Forecast:
 class _UnknownError(Exception):
     """A result that is not recorded."""
 
+    def __init__(self, blend: Blend) -> None:
+        super().__init__()
+        self.blend = blend
+
 
 def forecast(
     kind: str, pool: Pool, benchmarks: Sequence[Benchmark], settings: Settings = Settings()
@@ -84,8 +88,10 @@ def forecast(
                     number += 1
                     for benchmark in deciding:
                         ahead.done(number, benchmark)
-        except _UnknownError:
+        except _UnknownError as unknown:
             soup = None
+            if len(unknown.blend.members) > 1:  # of this trial some results may be known
+                ahead.look_up([unknown.blend.digest], number + 1)
     elif kind in ("average", "blend") and not unread:
         soup = mix(list(pool.members))
     if soup is not None and every.soup is not None:
@@ -106,6 +112,6 @@ class _Known:
         for benchmark in self.benchmarks:
             found = recorded(self.journal, result_key(blend.digest, benchmark.digest))
             if found is None:
-                raise _UnknownError
+                raise _UnknownError(blend)
             values.append(found.value)
         return mean_of(values)

@@ -86,8 +86,17 @@ class Terminal:
         """Type Ctrl-C."""
         self._process.sendintr()
 
+    def type(self, text: str) -> None:
+        """Type a text."""
+        self._process.send(text)
+
     def resize(self, rows: int, columns: int) -> None:
         """Make the window another size."""
+        try:
+            while True:  # what was drawn for the old size is drawn there
+                self._stream.feed(self._process.read_nonblocking(65536, timeout=0.02))
+        except pexpect.TIMEOUT:
+            pass
         self._process.setwinsize(rows, columns)
         self._screen.resize(rows, columns)
 
