@@ -86,10 +86,6 @@ class Terminal:
         """Type Ctrl-C."""
         self._process.sendintr()
 
-    def type(self, text: str) -> None:
-        """Type a text."""
-        self._process.send(text)
-
     def resize(self, rows: int, columns: int) -> None:
         """Make the window another size."""
         try:
