@@ -75,10 +75,11 @@ def scorer_of(
     from soup.evaluators import VLMEvalKitScorer
 
     families = config.families()
-    source = context.get_parameter_source("worker_python")
-    if source is not None and source.name == "COMMANDLINE":
-        for options in families.values():
-            options.pop("worker_python", None)  # the command line wins
+    for name in ("worker_python", "engine"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            for options in families.values():
+                options.pop(name, None)  # the command line wins
     return VLMEvalKitScorer(
         work=work,
         device=scoring.device,
@@ -91,6 +92,8 @@ def scorer_of(
         worker_python=scoring.worker_python,
         family=scoring.family,
         families=families,
+        engine=scoring.engine,
+        vllm=config.vllm(),
     )
 
 

@@ -15,6 +15,7 @@ from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
+from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.judge import endpoint
 from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
@@ -23,6 +24,9 @@ from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.events import Note, Observer, ignore
+
+OURS = ("worker_python", "engine")
+"""Options of a family that are no wrapper's."""
 
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
@@ -48,6 +52,8 @@ class VLMEvalKitScorer:
         families: Mapping[str, Mapping[str, Any]] | None = None,
         judge: str | None = None,
         judge_url: str | None = None,
+        engine: str = "auto",
+        vllm: Mapping[str, Any] | None = None,
     ) -> None:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
@@ -60,9 +66,12 @@ class VLMEvalKitScorer:
             trust_remote_code: see Options.
             worker_python: the interpreter that loads and asks the model; None is ours.
             family: see Options.
-            families: per family, ``worker_python`` for its models alone; the rest as in Options.
+            families: per family, ``worker_python`` and ``engine`` for its models alone; the rest as
+                in Options.
             judge: the model that VLMEvalKit's metrics ask, where they can, as its server names it.
             judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
+            engine: who answers, one of ``ENGINES``.
+            vllm: options of that engine, see ``VllmOptions``.
 
         Raises:
             UsageError: a number that cannot be, a family that is none, or a judge without an
@@ -79,6 +88,7 @@ class VLMEvalKitScorer:
         for name, about in (families or {}).items():
             require_named(name, f"[family.{name}]")
             own = about.get("worker_python")
+            require_engine(about.get("engine", "auto"), f"[family.{name}] engine")
             if own is not None and not isinstance(own, (str, os.PathLike)):
                 where = f"[family.{name}] worker-python"
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
@@ -93,10 +103,13 @@ class VLMEvalKitScorer:
             "trust_remote_code": trust_remote_code,
             "family": family,
             "families": {
-                name: {key: value for key, value in options.items() if key != "worker_python"}
+                name: {key: value for key, value in options.items() if key not in OURS}
                 for name, options in (families or {}).items()
             },
         }
+        self._engine = require_engine(engine, "--engine")
+        VllmOptions.of(vllm or {})
+        self._vllm = dict(vllm or {})
         self._worker_python = worker_python
         self._family = family
         self._families = families or {}
@@ -164,6 +177,8 @@ class VLMEvalKitScorer:
             "options": self._options,
             "cache": str(self._work / "cache"),
             "judge": self._judge,
+            "engine": self.engine_for(reference),
+            "vllm": self._vllm,
         }
         if opening not in [request for request, _ in self._told.values()]:
             self._told.clear()  # about another model
@@ -238,9 +253,16 @@ class VLMEvalKitScorer:
         Raises:
             ScoringError: there is no such interpreter.
         """
-        name = self._family or (family_of(reference.config) if reference else None) or ""
+        name = self._name_of(reference)
         own = self._families.get(name, {}).get("worker_python")
         return find_python(own or self._worker_python), named(name) or ANY
+
+    def engine_for(self, reference: Checkpoint | None) -> str:
+        """The engine that is to ask a model: its family's own, or that of all."""
+        return str(self._families.get(self._name_of(reference), {}).get("engine", self._engine))
+
+    def _name_of(self, reference: Checkpoint | None) -> str:
+        return self._family or (family_of(reference.config) if reference else None) or ""
 
     def _choose_python(self, reference: Checkpoint) -> Environment:
         """Check what this model needs; end a worker that runs under another interpreter."""

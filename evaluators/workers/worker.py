@@ -18,10 +18,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
-from soup.blending.running import RunningSum, memory_budget
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.ties import fit
@@ -32,6 +31,9 @@ from soup.events import Event, Note, Progress
 
 INTERVAL = 0.2  # seconds between progress lines
 
+if TYPE_CHECKING:
+    from soup.evaluators.engines.engine import Engine
+
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -40,6 +42,7 @@ class Worker:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._engine: Engine | None = None
         self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
@@ -62,32 +65,27 @@ class Worker:
         options: dict[str, Any],
         cache: str,
         judge: dict[str, str] | None = None,
+        engine: str = "transformers",
+        vllm: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import soup.evaluators.kit.importing as kit
 
         # isort: split
-        from soup.evaluators.engines.resident import Resident
+        from soup.evaluators.engines.choice import open_engine
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
         self._cache = Path(cache)
         self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
         self._refer_to(*reference)
-        self._resident = Resident(self._reference, Options(**options), self._cache)
-        self._resident.running = RunningSum(memory_budget(), self._cache)
-        import torch
-        import transformers
-
-        model = {
-            "device": self._resident.device.type,
-            "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            **self._resident.wrapper.settings,
-        }
-        return {"model": model, "files": kit.files()}
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = open_engine(
+            engine, self._reference, Options(**options), self._cache, vllm, self._observe
+        )
+        return {"model": dict(self._engine.settings), "files": kit.files()}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
@@ -171,15 +169,12 @@ class Worker:
 
     def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
         """Have the blend's weights in the model, and the benchmark's questions at hand."""
-        running = self._resident.running
-        noted = running.note if running else ""
+        assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
-        self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if running and running.note != noted:
-            self._observe(Note(running.note))
+        self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
         if benchmark not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
 
     def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
         """The loaded blend's answers to these questions."""
@@ -194,7 +189,8 @@ class Worker:
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
         name = self._datasets[benchmark].kit_name
-        return self._resident.answer(benchmark, name, messages, progress, positions, kept)
+        assert self._engine is not None, "open comes first"
+        return self._engine.answer(benchmark, name, messages, progress, positions, kept)
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
