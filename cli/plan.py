@@ -13,7 +13,7 @@ from soup.choosing.journal import Journal
 from soup.choosing.scoring import Benchmark
 from soup.cli import console, render
 from soup.cli.options import PoolOptions
-from soup.errors import PoolError
+from soup.errors import PoolError, SoupError
 from soup.evaluators import VLMEvalKitScorer
 from soup.forecast import forecast
 from soup.run import Settings, whole
@@ -50,8 +50,12 @@ def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalK
     sources = [*settings.benchmarks, *settings.holdouts]
     if sources:
         opened = Pool(report.members, base=report.base)
-        found = scorer.remembered(opened.reference, sources)
-        _print([_unknown(settings) if found is None else _known(kind, opened, found, settings)])
+        try:
+            found = scorer.remembered(opened.reference, sources)
+        except SoupError as error:
+            _print([f"as things are, a run would fail: {error}"])
+        else:
+            _print([_unknown(settings) if found is None else _known(kind, opened, found, settings)])
 
 
 def _print(lines: Sequence[str]) -> None:

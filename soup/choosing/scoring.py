@@ -266,7 +266,7 @@ class _Took:
         self._observe(event)
 
     def seconds(self) -> float:
-        return round(time.monotonic() - self._began, 3)
+        return round(time.monotonic() - self._began, 6)
 
 
 def result_key(blend_digest: str, benchmark_digest: str) -> str:

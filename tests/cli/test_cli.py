@@ -166,13 +166,13 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
 
 
 def test_ctrl_c_while_python_imports_leaves_no_traceback(tmp_path: Path) -> None:
-    """The first seconds of a command are torch's: the signal just ends them."""
+    """The first moments of a command are imports: the signal just ends them."""
     code = """
 import os, signal, sys
 class Stop:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "torch":
+        if name == "typer":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop)
 from soup.cli.__main__ import main
