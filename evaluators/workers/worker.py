@@ -39,8 +39,8 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum, memory_budget
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit
 from soup.errors import CheckpointError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.events import Event, Note, Progress

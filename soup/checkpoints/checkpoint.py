@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from soup.checkpoints import names
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.reading import Reader, open_shards
 from soup.checkpoints.tensors import (
@@ -44,10 +45,6 @@ PACKED = (
     ".weight_packed",  # compressed-tensors
 )
 """How the names of tensors end that only packed, quantised weights have."""
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
-torch.compile's."""
 
 READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
 
@@ -299,8 +296,9 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         check_index(directory, weight_map, tensors)
     if not tensors:
         raise CheckpointError(f"{directory}: the weight files hold no tensor")
-    tensors = _unwrapped(tensors)
     _refuse_packed(directory, tensors)
+    require_gathered(directory, tensors.values())
+    tensors, renamed = _unwrapped(tensors)
     return Checkpoint(
         directory,
         name,
@@ -308,18 +306,42 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         shards,
         config,
         sharded=weight_map is not None,
-        notes=notes + unread_note(directory, shards),
+        notes=notes + unread_note(directory, shards) + renamed,
         states=states,
     )
 
 
-def _unwrapped(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Names without what torch put before all of them: no model's own names begin so."""
-    for prefix in WRAPPERS:
-        if all(name.startswith(prefix) for name in tensors):
-            bare = {name.removeprefix(prefix): info for name, info in tensors.items()}
-            return _unwrapped({name: replace(info, name=name) for name, info in bare.items()})
-    return tensors
+def _unwrapped(
+    tensors: dict[str, TensorInfo],
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """Tensors under the names of the model itself, and what to say of wrappers within names."""
+    called = names.unwrapped(tensors)
+    if all(name == bare for name, bare in called.items()):
+        return tensors, ()
+    bare = {called[name]: replace(info, name=called[name]) for name, info in tensors.items()}
+    inside = [name for name, short in called.items() if not name.endswith(f".{short}")]
+    notes: tuple[str, ...] = ()
+    if inside := [name for name in inside if called[name] != name]:
+        notes = (
+            f"{len(inside)} names hold parts of wrappers ({inside[0]} is read as "
+            f"{called[inside[0]]}); the soup has none",
+        )
+    return bare, notes
+
+
+def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
+    """No tensor is the empty stand-in that DeepSpeed leaves of one that is spread over GPUs.
+
+    Raises:
+        CheckpointError: counts them and says how to gather them.
+    """
+    empty = [info.name for info in tensors if info.shape == (0,)]
+    if empty:
+        raise CheckpointError(
+            f"{where}: {len(empty)} tensor(s) are empty, {empty[0]} first: saved under DeepSpeed "
+            "ZeRO-3 without gathering; make whole weights of the trainer's checkpoint with its "
+            "zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
+        )
 
 
 def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:

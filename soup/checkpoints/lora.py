@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 import torch
 
@@ -34,7 +35,8 @@ class Recent:
         kept = self._kept.get(info.name)
         if kept is None:  # in two threads at once, perhaps, which costs only time
             stored = read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
-            kept = stored.t().contiguous() if transposed else stored
+            flat = stored.view(info.shape[0], -1)  # a convolution's kernel in one row
+            kept = flat.t().contiguous() if transposed else flat
             with self._lock:
                 self._kept[info.name] = kept
                 while len(self._kept) > self._size:
@@ -47,7 +49,8 @@ class LoraUpdate:
     """``W = W_base + scale·(B·A)``, with DoRA each row brought to a stored length.
 
     Attributes:
-        target: the tensor that is made, ``[out, in]``; ``[in, out]`` when transposed.
+        target: the tensor that is made, ``[out, in]``; ``[in, out]`` when transposed; a
+            convolution's is ``[out, in, *kernel]``, A is ``[r, in, *kernel]``, B ``[out, r, 1…]``.
         stored: what is changed: the base's tensor, or the adapter's own copy of it.
         down: A, ``[r, in]``.
         up: B, ``[out, r]``.
@@ -75,6 +78,11 @@ class LoraUpdate:
         return self.down.shape[0]
 
     @property
+    def _matrix(self) -> tuple[int, int]:
+        """Rows and columns of what is changed: of a convolution, a row for each kernel."""
+        return self.target.shape[0], prod(self.target.shape[1:])
+
+    @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """See ``soup.checkpoints.checkpoint.Update``."""
         factors = (self.stored, self.down, self.up)
@@ -89,7 +97,7 @@ class LoraUpdate:
 
     def values(self, read: Read, start: int, count: int) -> torch.Tensor:
         """See ``checkpoint.Update``; float64, the same whatever ``start`` and ``count``."""
-        rows, columns = self.target.shape
+        rows, columns = self._matrix
         right = self.recent.get(read, self.up if self.transposed else self.down, self.transposed)
         height = max(1, BLOCK // columns)
         pieces = []
@@ -103,7 +111,7 @@ class LoraUpdate:
 
     def _block(self, read: Read, right: torch.Tensor, row: int, height: int) -> torch.Tensor:
         """Whole rows, flat, in a tensor of its own."""
-        columns = self.target.shape[1]
+        columns = self._matrix[1]
         stored = read(self.stored, row * columns, height * columns)
         changed = stored.to(torch.float64, copy=True).view(height, columns)
         changed.addmm_(self._left(read, row, height), right, alpha=self.scale)

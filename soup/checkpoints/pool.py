@@ -10,8 +10,9 @@ from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
+from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit_all, is_tied
+from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
 
 
