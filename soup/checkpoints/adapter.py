@@ -13,7 +13,6 @@ from typing import Any
 from soup.checkpoints.checkpoint import (
     Checkpoint,
     TensorInfo,
-    Update,
     file_states,
     open_model,
     require_gathered,
@@ -22,6 +21,7 @@ from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
 from soup.checkpoints.files import weights_beside
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import LoraUpdate, Replacement
+from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
 from soup.errors import CheckpointError
 
