@@ -19,6 +19,7 @@ from soup.checkpoints.checkpoint import (
 )
 from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
 from soup.checkpoints.files import weights_beside
+from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import LoraUpdate, Replacement
 from soup.checkpoints.updates import Update
@@ -76,7 +77,9 @@ def open_adapter(
         _sort_in(info, modules, whole)
     if not modules and not whole:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
-    finder = Finder(parent)
+    changed = (*whole, *(f"{module}.weight" for module in modules))
+    headed, pairs = with_head(parent, changed)
+    finder = Finder(headed)
     replaced = _replacements(finder, whole)
     updates: dict[str, Update] = dict(replaced)
     for update in lora_updates(directory, finder, settings, modules, replaced):
@@ -86,7 +89,7 @@ def open_adapter(
                 f"{update.target.name} of {parent.name}; one expected"
             )
         updates[update.target.name] = update
-    return Checkpoint(
+    opened = Checkpoint(
         directory,
         name,
         parent.tensors,
@@ -99,7 +102,11 @@ def open_adapter(
         states=(*parent.states, *states),
         kind=_kind(updates.values(), parent),
         notes=unread_note(directory, files),
+        stored=headed.tensors if pairs else None,
+        ties=pairs,
     )
+    require_both(directory, opened, pairs)
+    return opened
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -184,10 +191,13 @@ def _open_base(
             f"{directory}: expected a full model as its base, found the LoRA adapter {found}; "
             "merge that one first"
         )
-    if isinstance(base, Checkpoint):
-        return base
-    path = Path(os.path.abspath(base))
-    return open_model(path, path.name)
+    path = Path(os.path.abspath(found))
+    parent = base if isinstance(base, Checkpoint) else open_model(path, path.name)
+    if parent.updates or any(".lora_" in name for name in parent.tensors):
+        raise CheckpointError(
+            f"{directory}: its base {path} holds LoRA factors of its own; merge those first"
+        )
+    return parent
 
 
 def _sort_in(info: TensorInfo, modules: dict[str, Parts], whole: dict[str, TensorInfo]) -> None:

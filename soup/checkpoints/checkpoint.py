@@ -40,6 +40,13 @@ PACKED = (
 )
 """How the names of tensors end that only packed, quantised weights have."""
 
+UNTIE = (
+    "if it was trained with the two apart, give it a base that has them apart: save the base with "
+    "an lm_head.weight of its own (a copy) and tie_word_embeddings: false in config.json, and name "
+    "it with --base; merging it into the tied model would change both"
+)
+"""What to do with an adapter that changes one half of tied weights."""
+
 READ_BLOCK = 1 << 20  # bytes per read when digesting
 
 
@@ -81,6 +88,10 @@ class Checkpoint:
         states: what each file was when it was opened, see ``file_states``.
         ties: pairs of stored (or computed) tensors that must have equal values; proven before it
             is digested.
+        altered: whether its tensors are others than a reader of its files alone would see: names
+            were mended, or LoRA factors inside it are merged.
+        rewritten: keys of config.json that do not hold of its tensors, and what does (None:
+            nothing; the key goes).
     """
 
     path: Path
@@ -97,11 +108,18 @@ class Checkpoint:
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
     states: tuple[FileState, ...] = field(default=(), repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    altered: bool = field(default=False, repr=False)
+    rewritten: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def home(self) -> Path:
         """The directory whose config, tokenizer and processor make a model of the tensors."""
         return self.path if self.base is None else self.base.path
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether others that are given its directory find its tensors as they are here."""
+        return self.shards[0].suffix != ".pt" and not self.altered
 
     @property
     def nbytes(self) -> int:
@@ -186,17 +204,15 @@ class Checkpoint:
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
-        if changed and self.base is not None:
+        if changed:
             from soup.checkpoints.computing import same_values  # torch: most ties need none
 
             if not same_values(self, one, other):
                 which = f"changes {changed[0]} alone" if len(changed) == 1 else "makes them differ"
                 raise CheckpointError(
                     f"{self.path}: {one.name} and {other.name} are tied (by the config.json of "
-                    f"its base {self.base.path}, or because another member stores only one of "
-                    f"them), but the adapter {which}; if it was trained with the two apart, set "
-                    "tie_word_embeddings to false in that config.json, else merge it with the tool "
-                    "that trained it"
+                    f"{self.home}, or because another member stores only one of them), but the "
+                    f"adapter {which}; {UNTIE}"
                 )
         elif not same_bytes(one, other):
             raise CheckpointError(
@@ -243,7 +259,8 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         raise CheckpointError(f"{directory}: the weight files hold no tensor")
     _refuse_packed(directory, tensors)
     require_gathered(directory, tensors.values())
-    tensors, renamed = _unwrapped(tensors)
+    stored = tensors
+    tensors, renamed = _unwrapped(stored)
     return Checkpoint(
         directory,
         name,
@@ -253,6 +270,7 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         sharded=weight_map is not None,
         notes=notes + unread_note(directory, shards) + renamed,
         states=states,
+        altered=any(name != info.name for name, info in zip(stored, tensors.values(), strict=True)),
     )
 
 
@@ -281,7 +299,8 @@ def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
         CheckpointError: counts them and says how to gather them.
     """
     empty = [info.name for info in tensors if info.shape == (0,)]
-    if empty:
+    # A model may have an empty buffer; a weight is never empty.
+    if any(name.endswith((".weight", ".bias")) for name in empty):
         raise CheckpointError(
             f"{where}: {len(empty)} tensor(s) are empty, {empty[0]} first: saved under DeepSpeed "
             "ZeRO-3 without gathering; make whole weights of the trainer's checkpoint with its "

@@ -62,5 +62,5 @@ def fit_all(members: Sequence[Checkpoint]) -> list[Checkpoint]:
             for head, embedding in ties.pairs(alike.tensors)
             if said or (said is None and lacking.intersection((head, embedding)))
         )
-        fitted.append(ties.fit(replace(alike, ties=both) if both else alike, reference))
+        fitted.append(ties.fit(replace(alike, ties=(*alike.ties, *both)), reference))
     return fitted

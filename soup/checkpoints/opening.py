@@ -5,6 +5,7 @@ from pathlib import Path
 
 from soup.checkpoints.adapter import open_adapter
 from soup.checkpoints.checkpoint import Checkpoint, open_model
+from soup.checkpoints.inside import has_factors, merged
 from soup.checkpoints.weights import is_adapter
 from soup.errors import CheckpointError
 
@@ -32,7 +33,8 @@ def open_checkpoint(
     try:
         if is_adapter(directory):
             return open_adapter(directory, name, base)
-        return open_model(directory, name)
+        model = open_model(directory, name)
+        return merged(model) if has_factors(model.tensors) else model
     except OSError as error:  # a folder that may not be looked into
         where = error.filename or directory
         raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
