@@ -422,7 +422,7 @@ def test_a_tokenizer_beside_the_adapter_must_mean_what_the_bases_means(tmp_path:
     (adapter / "tokenizer.json").write_text(FILES["tokenizer.json"])
     assert not inspect([adapter]).problems
     (adapter / "tokenizer.json").write_text('{"model": {"vocab": {"a": 1, "b": 0}}}')
-    with pytest.raises(PoolError, match="tokenizer, token 'a'"):
+    with pytest.raises(PoolError, match="expected 'a' in row 0"):
         Pool.open(adapter)
 
 
