@@ -332,6 +332,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{directory}: weights are quantised ({method}); dequantise them first, "
             "packed integers cannot be averaged"
         )
+    for part in (config, *config.values()):
+        said = part.get("tie_word_embeddings") if isinstance(part, dict) else None
+        if said not in (None, True, False):
+            raise CheckpointError(
+                f"{file}: tie_word_embeddings is {str(said)[:40]}, expected true or false"
+            )
     return config
 
 

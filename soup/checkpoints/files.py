@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.json_text import parse
+from soup.checkpoints.json_text import parse, shallow
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -171,7 +171,7 @@ def chat_template(directory: Path) -> str | None:
 
 def _canonical(content: bytes) -> bytes:
     try:
-        config = parse(content)
+        config = shallow(parse(content))
     except ValueError:
         return content
     return json.dumps(_without_volatile(config), sort_keys=True).encode()
