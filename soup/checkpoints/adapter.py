@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints import hub
 from soup.checkpoints.checkpoint import (
     Checkpoint,
     TensorInfo,
@@ -17,11 +18,12 @@ from soup.checkpoints.checkpoint import (
     open_model,
     require_gathered,
 )
+from soup.checkpoints.experts import take_experts
 from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
 from soup.checkpoints.files import weights_beside
 from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.lora import LoraUpdate, Replacement
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
 from soup.errors import CheckpointError
@@ -33,7 +35,6 @@ REFUSED = {
     "lora_bias": "a bias beside B",
     "layer_replication": "layers that the base stores once and the adapter uses twice",
     "trainable_token_indices": "single trained rows of the embedding",
-    "target_parameters": "LoRA on parameters rather than on modules",
     "use_qalora": "QA-LoRA",
     "use_bdlora": "BD-LoRA",
     "alora_invocation_tokens": "aLoRA, which is active for some tokens only",
@@ -75,15 +76,20 @@ def open_adapter(
     require_gathered(directory, stored)
     for info in stored:
         _sort_in(info, modules, whole)
-    if not modules and not whole:
+    if not stored:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
+    experts = take_experts(directory, Finder(parent), settings, modules)
     changed = (*whole, *(f"{module}.weight" for module in modules))
     headed, pairs = with_head(parent, changed)
     finder = Finder(headed)
     replaced = _replacements(finder, whole)
     updates: dict[str, Update] = dict(replaced)
-    for update in lora_updates(directory, finder, settings, modules, replaced):
-        if isinstance(updates.get(update.target.name), LoraUpdate):
+    factored: list[LoraUpdate | ExpertsUpdate] = [
+        *lora_updates(directory, finder, settings, modules, replaced),
+        *experts,
+    ]
+    for update in factored:
+        if isinstance(updates.get(update.target.name), LoraUpdate | ExpertsUpdate):
             raise CheckpointError(
                 f"{update.down.file}: {update.down.name} and another tensor both belong to "
                 f"{update.target.name} of {parent.name}; one expected"
@@ -178,9 +184,12 @@ def _open_base(
             )
         base = directory / str(named)  # an absolute path stays itself
         if not base.is_dir():
+            revision = settings.get("revision")
+            base = hub.cached(str(named), str(revision) if revision else None) or base
+        if not base.is_dir():
             raise CheckpointError(
-                f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here; "
-                "name the base's directory with --base DIR"
+                f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
+                "nor in the hub's local cache; name the base's directory with --base DIR"
             )
     if isinstance(base, Checkpoint):
         itself, found = base.base is not None, base.path
@@ -192,7 +201,12 @@ def _open_base(
             "merge that one first"
         )
     path = Path(os.path.abspath(found))
-    parent = base if isinstance(base, Checkpoint) else open_model(path, path.name)
+    if hub.is_root(path):
+        path = hub.snapshot(path)
+    known = hub.model_of(path)
+    parent = (
+        base if isinstance(base, Checkpoint) else open_model(path, known[0] if known else path.name)
+    )
     if parent.updates or any(".lora_" in name for name in parent.tensors):
         raise CheckpointError(
             f"{directory}: its base {path} holds LoRA factors of its own; merge those first"
@@ -262,10 +276,10 @@ def _replacements(finder: Finder, whole: Mapping[str, TensorInfo]) -> dict[str, 
 
 def _kind(updates: Iterable[Update], parent: Checkpoint) -> str:
     """What an adapter is, for people: ``LoRA r=8 on llava-7b``."""
-    factors = [update for update in updates if isinstance(update, LoraUpdate)]
+    factors = [update for update in updates if isinstance(update, LoraUpdate | ExpertsUpdate)]
     if not factors:
         return f"tensors on {parent.name}"
     ranks = sorted({update.rank for update in factors})
     rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
-    name = "DoRA" if any(update.magnitude is not None for update in factors) else "LoRA"
+    name = "DoRA" if any(getattr(update, "magnitude", None) for update in factors) else "LoRA"
     return f"{name} r={rank} on {parent.name}"

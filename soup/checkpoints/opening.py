@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from soup.checkpoints import hub
 from soup.checkpoints.adapter import open_adapter
 from soup.checkpoints.checkpoint import Checkpoint, open_model
 from soup.checkpoints.inside import has_factors, merged
@@ -29,8 +30,11 @@ def open_checkpoint(
     """
     # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
     directory = Path(os.path.abspath(path))
-    name = name or directory.name
     try:
+        if hub.is_root(directory):
+            directory = hub.snapshot(directory)
+        known = hub.model_of(directory)
+        name = name or (known[0] if known else directory.name)
         if is_adapter(directory):
             return open_adapter(directory, name, base)
         model = open_model(directory, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints import tokens
+from soup.checkpoints import hub, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions
 from soup.checkpoints.fitting import fit_all
@@ -114,6 +114,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
     Raises:
         UsageError: nothing given, or a glob matches no directory.
+        CheckpointError: a folder of a hub's cache with several snapshots, or none.
     """
     found: list[Path] = []
     for path in [os.fspath(path) for path in paths]:
@@ -126,7 +127,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
-    return found
+    return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
 def inspect(
@@ -179,9 +180,10 @@ def inspect(
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """The shortest trailing parts of paths that tell them apart, e.g. ``run-2/checkpoint-500``.
 
-    The same path given twice gets ``#2`` behind its second name.
+    The same path given twice gets ``#2`` behind its second name. A snapshot in a hub's cache is
+    called by its model's id, with its revision where there are two of one model.
     """
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    parts = [_parts(Path(os.path.abspath(path))) for path in paths]
     names = []
     for index, own in enumerate(parts):
         depth = 1
@@ -191,6 +193,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         copies = parts[:index].count(own)
         names.append("/".join(own[-depth:]) + (f"#{copies + 1}" if copies else ""))
     return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """What a checkpoint is called by, last part first to be used."""
+    found = hub.model_of(path)
+    if found is None:
+        return path.parts
+    model, revision = found
+    others = sum(other.is_dir() for other in path.parent.iterdir()) if path.is_dir() else 1
+    return (*path.parts[:-3], f"{model}@{revision[:8]}" if others > 1 else model)
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:

@@ -239,7 +239,6 @@ def test_the_base_that_is_given_wins(tmp_path: Path) -> None:
         ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
-        ({"target_parameters": ["experts.weight"]}, "target_parameters"),
         ({"use_qalora": True}, "QA-LoRA"),
         ({"use_bdlora": {"nblocks": 2}}, "BD-LoRA"),
         ({"alora_invocation_tokens": [5]}, "aLoRA"),
