@@ -1,7 +1,8 @@
 """Run as a script: what transformers would say if it loaded these tensors into its model.
 
-Reads one JSON object, ``{"path", "tensors": [[name, shape], …]}``, and writes one: ``{"kind",
-"missing", "unexpected", "mismatched"}``, or ``{"unknown": why}``. The model and the tensors are on
+Reads one JSON object, ``{"path", "rewritten", "tensors": [[name, shape], …]}``, and writes one:
+``{"kind", "missing", "unexpected", "mismatched"}``, or ``{"unknown": why}``; where it is asked for
+``"names": true``, ``{"names": {name in memory: name in files}}``. The model and the tensors are on
 torch's meta device: nothing is read and nothing takes memory. Transformers renames and fuses on
 loading; as it is transformers that loads here, its own rules say which tensor is which. No code
 that lies beside a checkpoint is run.
@@ -39,6 +40,8 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
     kind = getattr(transformers, str(names[0]), None)
     if kind is None or not hasattr(kind, "from_pretrained"):
         return {"unknown": f"transformers {transformers.__version__} has no {names[0]}"}
+    if asked.get("names"):
+        return {"names": file_names(kind, config)}
     state = {
         name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
         for name, shape in asked["tensors"]
@@ -60,6 +63,23 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
             for name, found, expected in sorted(info["mismatched_keys"])
         ],
     }
+
+
+def file_names(kind: Any, config: Any) -> dict[str, str]:
+    """Names in memory and in files, of tensors that are saved as they are but for their names."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion  # since transformers 5
+
+    with torch.device("meta"):
+        model = kind(config)
+    found = {}
+    for name, tensor in model.state_dict().items():
+        stored = revert_weight_conversion(model, {name: tensor})
+        if len(stored) == 1:
+            file_name, saved = next(iter(stored.items()))
+            if saved.shape == tensor.shape:
+                found[name] = file_name
+    return found
 
 
 if __name__ == "__main__":

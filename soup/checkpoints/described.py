@@ -10,19 +10,16 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints.asking import ask, unknown
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import VOLATILE_CONFIG
 from soup.checkpoints.pool import Problem
 
-PATIENCE = 300  # seconds for transformers to be imported, from a slow disk, too
-SCRIPT = Path(__file__).with_name("describe.py")
 IGNORED = ("inv_freq", "position_ids", ".num_batches_tracked")
 """How the names of buffers end that older versions saved and newer ones make themselves."""
 
@@ -95,7 +92,7 @@ def compare(
         cache: a directory for what was found out; it is made where there is something to keep.
         asking: called before the seconds begin that it takes where nothing was kept.
     """
-    why_not = _unknown(checkpoint)
+    why_not = unknown(checkpoint)
     if why_not:
         return Described(unknown=why_not)
     asked = {
@@ -107,23 +104,10 @@ def compare(
     said = _kept(file)
     if said is None:
         asking()
-        said = _ask(asked)
+        said = ask(asked)
     if file is not None and not said.get("again"):
         _keep(file, said)
     return _described(said)
-
-
-def _unknown(checkpoint: Checkpoint) -> str:
-    """Why transformers need not be asked; known without importing it."""
-    found = importlib.util.find_spec("transformers")
-    if found is None or importlib.util.find_spec("torch") is None or not found.origin:
-        return "transformers is not installed here"
-    kind = checkpoint.config.get("model_type")
-    folder = Path(found.origin).parent / "models" / str(kind).replace("-", "_").replace("/", "_")
-    if not kind or not folder.is_dir():
-        version = importlib.metadata.version("transformers")
-        return f"transformers {version} has no model_type {kind!r}"
-    return ""
 
 
 def _key(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> str:
@@ -159,27 +143,6 @@ def _digest(said: Mapping[str, Any]) -> str:
 def _intact(found: Mapping[str, Any]) -> bool:
     plain = {key: value for key, value in found.items() if key != "digest"}
     return bool(found["digest"] == _digest(plain))
-
-
-def _ask(asked: Mapping[str, Any]) -> dict[str, Any]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    try:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT)],
-            input=json.dumps(asked),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            env=environment,
-            check=False,
-        )
-        said = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return {"unknown": f"transformers took more than {PATIENCE} s", "again": True}
-    except (OSError, ValueError) as error:
-        return {"unknown": f"transformers cannot be asked ({error})", "again": True}
-    assert isinstance(said, dict)
-    return said
 
 
 def _described(said: Mapping[str, Any]) -> Described:

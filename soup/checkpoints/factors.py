@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints.asking import file_names
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.lora import LoraUpdate, Recent, Replacement
 from soup.checkpoints.names import Cores
@@ -43,6 +44,8 @@ class Finder:
             CheckpointError: the base has no such tensor.
         """
         found = self.find(name)
+        if found is None and name in (said := file_names(self.parent)):
+            found = self.find(said[name])  # transformers renames more than what stands before
         if found is None and (several := self._cores.candidates(name)):
             raise CheckpointError(
                 f"{info.file}: tensor {info.name} could belong to {several[0]} or to {several[1]} "
