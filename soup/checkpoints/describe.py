@@ -17,13 +17,17 @@ def main() -> None:
     """Answer the one question on stdin."""
     sys.path.pop(0)  # this folder, whose modules would stand before others' of the same names
     asked = json.load(sys.stdin)
-    answer = sys.stdout
+    out = sys.stdout
     sys.stdout = sys.stderr  # libraries print
+    json.dump(answer(asked), out)
+
+
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """What is written, for what is read."""
     try:
-        found = describe(asked)
+        return describe(asked)
     except Exception as error:  # whatever a config makes transformers do: then it is not known
-        found = {"unknown": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    json.dump(found, answer)
+        return {"unknown": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
 def describe(asked: dict[str, Any]) -> dict[str, Any]:

@@ -143,10 +143,10 @@ def _by_prefix(theirs: Mapping[str, TensorInfo], ours: Mapping[str, TensorInfo])
         return {}
     if {sense(part) for part in old} - {""} != {sense(part) for part in new} - {""}:
         return {}
-    ends = {name.split(".", len(new))[-1]: name for name in ours}
+    ends = {core(name.split(".", len(new))[-1]): name for name in ours}
     found = {}
     for name, info in theirs.items():
-        target = ends.get(name.split(".", len(old))[-1])
+        target = ends.get(core(name.split(".", len(old))[-1]))
         if target is None or ours[target].shape != info.shape:
             return {}
         found[name] = target
