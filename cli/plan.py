@@ -12,6 +12,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Benchmark
 from soup.cli import console, render
+from soup.cli.looking import compared
 from soup.cli.options import PoolOptions
 from soup.errors import PoolError, SoupError
 from soup.evaluators import VLMEvalKitScorer
@@ -26,7 +27,7 @@ def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalK
     Raises:
         SoupError: what can be known to fail by then.
     """
-    report = soup.inspect(pool.ckpts, settings.dtype, pool.base)
+    report = compared(soup.inspect(pool.ckpts, settings.dtype, pool.base), Path(settings.work))
     render.check(report, console.out)
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")

@@ -12,6 +12,7 @@ from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
@@ -22,7 +23,7 @@ from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
-from soup.errors import JournalError, UsageError
+from soup.errors import JournalError, PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
 from soup.watching.watch import around
 
@@ -131,6 +132,8 @@ def _make(
     observe: Observer,
     attempt: Attempt,
 ) -> Leaderboard:
+    if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
+        _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
     walk = _begin(kind, pool, scorer, settings, observe, attempt)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
@@ -164,6 +167,29 @@ def _make(
         digest=written.digest,
     )
     return walk.leaderboard()
+
+
+def describe(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+) -> Described:
+    """Compare a pool's names and shapes with the model that config.json describes.
+
+    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
+    """
+    text = "asking transformers what the model of config.json needs; this takes seconds, once"
+    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+
+
+def _require_described(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer
+) -> None:
+    found = describe(reference, work, observe)
+    for note in found.notes:
+        observe(Note(f"{reference.name}: {note}"))
+    problems = found.problems(reference.name)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise PoolError(f"{problems[0]}{more}")
 
 
 def whole(kind: str, pool: Pool, settings: Settings) -> Blend:

@@ -243,7 +243,7 @@ class VllmEngine:
         }
         if on_gpu:
             arguments["gpu_memory_utilization"] = self.options.memory_share
-        if self.reference.shards[0].suffix == ".pt":  # a name that vLLM does not look for
+        if not self.reference.by_itself:
             arguments["load_format"] = "dummy"
         if parallel > 1:
             _show_ourselves()
