@@ -16,21 +16,30 @@ def show(board: Leaderboard, display: ShowOptions) -> None:
     Raises:
         OutputError: a file cannot be written.
     """
-    to_stdout = False
-    for file, text in ((display.json, board.to_json), (display.markdown, board.to_markdown)):
-        if file is None:
-            continue
-        if str(file) == "-":
-            sys.stdout.write(text())
-            to_stdout = True
-        else:
-            _write_text(file, text())
-    if to_stdout:
+    if write_documents(display, board.to_json(), board.to_markdown()):
         return
     if not display.quiet:
         render.leaderboard(board, console.out)
     elif board.soup is not None:
         print(board.soup.out)
+
+
+def write_documents(display: ShowOptions, as_json: str, as_markdown: str) -> bool:
+    """Write what machines read, where it was asked for; whether standard output is taken by it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    to_stdout = False
+    for file, text in ((display.json, as_json), (display.markdown, as_markdown)):
+        if file is None:
+            continue
+        if str(file) == "-":
+            sys.stdout.write(text)
+            to_stdout = True
+        else:
+            _write_text(file, text)
+    return to_stdout
 
 
 def require_places(display: ShowOptions) -> None:

@@ -201,14 +201,16 @@ class Leaderboard:
         heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
         heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
         heads += ["unjudged"] if self.unjudged else []
-        lines = [_row(heads), _row(["---"] * len(heads))]
+        lines = [markdown_row(heads), markdown_row(["---"] * len(heads))]
         for rank, row in enumerate(self.members, 1):
-            lines.append(_row([str(rank), row.name, *self.cells(row)]))
+            lines.append(markdown_row([str(rank), row.name, *self.cells(row)]))
         if self.soup is not None:
-            lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
+            lines.append(markdown_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
         if len(self.path) > 1:
             lines += ["", "| tried | mean | gain | 95% interval | p | kept |", "|" + "---|" * 6]
-            lines += [_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path]
+            lines += [
+                markdown_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path
+            ]
         for line in self.footer():
             lines += ["", line]
         return "\n".join(lines) + "\n"
@@ -395,5 +397,6 @@ def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | Non
     return mean_of([result.value for result in results.values()])
 
 
-def _row(cells: list[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
