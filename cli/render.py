@@ -1,7 +1,10 @@
 """Tables for the terminal: the leaderboard and what `soup check` found."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -11,11 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.checkpoints.pool import Report
 from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent, sure
-from soup.choosing.side_by_side import Compared, SideBySide
-from soup.evaluators.models.families import Family
-from soup.evaluators.workers.doctor import Diagnosis, Trial
+
+if TYPE_CHECKING:
+    from soup.checkpoints.pool import Report
+    from soup.choosing.side_by_side import Compared, SideBySide
+    from soup.evaluators.models.families import Family
+    from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
 GAP = 2  # characters between columns

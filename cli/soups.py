@@ -1,6 +1,9 @@
-"""The commands that score a pool and make a soup of it: max, average, greedy, blend, score."""
+"""The commands that score a pool and make a soup of it: max, average, greedy, blend, score.
 
-from typing import Annotated
+What they do is imported when they do it (``_make``): help and mistakes need none of it.
+"""
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +20,10 @@ from soup.cli.options import (
     ShowOptions,
     grouped,
 )
-from soup.cli.plan import show_plan
-from soup.cli.progress import Watch
-from soup.cli.results import require_places, show
-from soup.evaluators import VLMEvalKitScorer
-from soup.run import ACCEPT, Settings
+
+if TYPE_CHECKING:
+    from soup.evaluators import VLMEvalKitScorer
+    from soup.run import Settings
 
 CHOOSING = "Choosing"
 
@@ -89,7 +91,7 @@ def greedy(
         typer.Option(
             "--accept",
             metavar="RULE",
-            help=f"What keeps a member: {', '.join(ACCEPT)} (any gain is POINTS' definition).",
+            help="What keeps a member: gain, significant (any gain is POINTS' definition).",
             rich_help_panel=CHOOSING,
         ),
     ] = "gain",
@@ -182,15 +184,20 @@ def score(
 def _make(
     kind: str,
     pool: PoolOptions,
-    settings: Settings,
-    scorer: VLMEvalKitScorer,
+    settings: "Settings",
+    scorer: "VLMEvalKitScorer",
     display: ShowOptions,
     run: RunOptions,
 ) -> None:
     """Options are values by now: plan it, or do it and show what came out."""
     if run.dry_run:
+        from soup.cli.plan import show_plan
+
         show_plan(kind, pool, settings)
         return
+    from soup.cli.progress import Watch
+    from soup.cli.results import require_places, show
+
     require_places(display)
     opened = soup.Pool.open(*pool.ckpts, dtype=settings.dtype, base=pool.base)
     with Watch(console.err, display.quiet) as watch, scorer:

@@ -9,8 +9,9 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
-from soup.blending.writer import check_target, write
+from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
 from soup.choosing.journal import Journal
@@ -38,7 +39,7 @@ class Settings:
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
-        dtype: output dtype, a key of ``checkpoints.checkpoint.DTYPES``; None keeps the members'.
+        dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
         parameters: of the method, by name; those not named have their defaults.
@@ -129,8 +130,10 @@ def make(
         facts=facts,
         overwrite=settings.overwrite,
         as_adapter=settings.as_adapter,
+        known=walk.journal.digest_of,
         observe=observe,
     )
+    walk.remember_soup(written, soup)
     weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
     walk.record(
         "soup",
@@ -305,6 +308,13 @@ class _Walk:
             "mean": chosen.mean if chosen else None,
             "measured_with": [dict(s) for s in settings],
         }
+
+    def remember_soup(self, written: Written, soup: Blend) -> None:
+        """The same run again need not read what it has written to know it."""
+        there = open_checkpoint(written.path, base=soup.reference.base)
+        if self.journal.digest_of(there) is None:
+            there.remember_digest(written.digest)
+            self.journal.remember_digest(there)
 
     def record(self, kind: str, **fields: Any) -> None:
         self.journal.append(kind, run=self.run, **fields)

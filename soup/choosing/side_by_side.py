@@ -89,8 +89,10 @@ def side_by_side(
 
     Raises:
         JournalError: there is no benchmark on which both were scored.
-        UsageError: one that was asked for is none of these.
+        UsageError: one that was asked for is none of these, or both are the same.
     """
+    if first.blend == second.blend:
+        raise UsageError(f"{first.name} and {second.name} are the same: nothing to compare")
     blends = [first.blend, second.blend]
     common = common_benchmarks(journal, blends)
     if not common:
