@@ -132,7 +132,7 @@ def _compare_markdown(found: SideBySide, flips: dict[str, list[dict[str, Any]]])
     yield markdown_row(heads)
     yield markdown_row(["---"] * len(heads))
     for line in render.compared_rows(found):
-        yield markdown_row(line)
+        yield markdown_row([cell.rstrip() for cell in line])
     for name, rows in flips.items():
         if not rows:
             continue

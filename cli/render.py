@@ -14,7 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent, sure
+from soup.choosing.leaderboard import (
+    NOISE,
+    Leaderboard,
+    Row,
+    SoupRow,
+    gained,
+    number,
+    percent,
+    sure,
+)
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
@@ -89,7 +98,7 @@ def compared_rows(found: SideBySide) -> Iterator[list[str]]:
 def _compared(name: str, one: Compared) -> list[str]:
     flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
     gain, interval, p = sure(one.difference)
-    gain = gained(one.difference.gain, one.difference)
+    gain = aligned([gained(one.difference.gain, one.difference), NOISE])[0]
     return [name, number(one.first), number(one.second), gain, interval, p, flips]
 
 
@@ -212,7 +221,7 @@ def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Col
             for row in rows
         ]
         yield _Column("mean", [number(row.mean) for row in rows], "bold")
-        yield _Column("Δ best", differences, "cyan")
+        yield _Column("Δ best", aligned(differences), "cyan")
     for name in board.benchmarks:
         yield _Column(name, [number(row.scores.get(name)) for row in rows])
     for name in board.holdouts:
@@ -222,6 +231,14 @@ def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Col
     missing = [sum(row.unjudged.values()) for row in rows]
     if any(missing):
         yield _Column("unjudged", [str(count) for count in missing], "yellow")
+
+
+def aligned(differences: list[str]) -> list[str]:
+    """Numbers above numbers, where some have the mark of noise behind them."""
+    if not any(text.endswith(NOISE) for text in differences):
+        return differences
+    room = " " * len(NOISE)
+    return [text if text.endswith(NOISE) else text + room for text in differences]
 
 
 def _blocks(
