@@ -65,7 +65,7 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
     if len(board.path) > 1:
         console.print(_path(board))
     for line in board.footer():
-        _line(console, line, "dim")
+        console.print(line, style="dim", markup=False, highlight=False)
     for soup in soups:
         console.print(_summary(board, soup), highlight=False)
     if not board.finished:
