@@ -138,6 +138,21 @@ def greedy(
 
 
 @grouped
+def plan(
+    pool: PoolOptions, merging: MergeOptions, benchmarks: BenchmarkOptions, run: RunOptions
+) -> None:
+    """Say before a greedy run what it would cost, and the smallest gain that it could tell.
+
+    By speeds and outcomes of earlier runs in [bold]--work[/], where there are any.
+
+    Example: soup plan ckpts/* --bench MMStar --bench AI2D_TEST
+    """
+    from soup.cli.plan import show_plan
+
+    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging))
+
+
+@grouped
 def blend(
     context: typer.Context,
     pool: PoolOptions,

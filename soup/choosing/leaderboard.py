@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from soup.choosing.comparing import Differences, run_differences
 from soup.choosing.confident import Stopped
+from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
 
@@ -132,6 +134,8 @@ class Leaderboard:
     path: tuple[Step, ...] = ()
     soup: SoupRow | None = None
     finished: bool = field(default=True)
+    why: str = ""
+    """Of a greedy soup that kept nobody or few: why, and what would help."""
 
     @property
     def best(self) -> float | None:
@@ -154,6 +158,7 @@ class Leaderboard:
             "version": VERSION,
             "command": self.command,
             "finished": self.finished,
+            "why": self.why,
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -219,7 +224,7 @@ class Leaderboard:
         """What is to be known of the differences, in words."""
         found = [row.difference for row in self.members]
         found += [self.soup.difference] if self.soup else []
-        return list(footer(found, self.soup))
+        return [*footer(found, self.soup), *([self.why] if self.why else [])]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -330,7 +335,17 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         path,
         _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
+        why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
     )
+
+
+def _why(rows: Sequence[Row], path: Sequence[Step], sure: Differences) -> str:
+    trials = [(step.tried, step.difference) for step in path[1:] if step.difference is not None]
+    means = [row.mean for row in rows if row.mean is not None]
+    behind = means[0] - median(means[1:]) if len(means) > 1 else None
+    kept = sum(step.kept for step in path[1:])
+    stopped = sum(step.stopped is not None for step in path[1:])
+    return why_few(kept, trials, stopped, behind, sure.disagree)
 
 
 def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import fsum
@@ -176,10 +177,16 @@ class RecordedScorer:
             found = recorded(self.journal, key)
             if found is None:
                 task = f"{label} on {benchmark.name}"
+                started = time.perf_counter()
                 found = self.scorer.measure(blend, benchmark, task, self.observe)
+                seconds = round(time.perf_counter() - started, 3)
                 blend.require_unchanged()
                 self.journal.append(
-                    "result", key=key, blend=blend.digest, result=_to_json(found, benchmark)
+                    "result",
+                    key=key,
+                    blend=blend.digest,
+                    result=_to_json(found, benchmark),
+                    seconds=seconds,
                 )
                 self.measured += 1
             results[benchmark.name] = found
