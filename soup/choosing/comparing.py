@@ -48,7 +48,7 @@ def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> D
     decisions = [r for r in records if r["kind"] == "decision"]
     soups = [r["blend"] for r in records if r["kind"] == "soup"]
     benchmarks: Mapping[str, str] = start["benchmarks"]
-    weights = weights_of(start)
+    weights = weights_of(records)
     members = [m["blend"] for m in start["members"]]
     blends = [
         blend
@@ -85,10 +85,15 @@ def _disagreement(paired: Paired, ranked: Sequence[int]) -> float | None:
     return median(paired.disagreement(other, ranked[0]) for other in ranked[1:])
 
 
-def weights_of(start: Mapping[str, Any]) -> dict[str, float]:
+def shares_in(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By benchmark of a run its share of the mean; empty where all count alike."""
+    return next((dict(r["shares"]) for r in records if r["kind"] == "shares"), {})
+
+
+def weights_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """By benchmark of a run its share of the mean; the shares sum to one."""
-    names = list(start["benchmarks"])
-    return {name: 1 / len(names) for name in names}
+    names = list(records[0]["benchmarks"])
+    return shares_in(records) or {name: 1 / len(names) for name in names}
 
 
 def pair(

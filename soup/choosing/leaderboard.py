@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from soup.choosing.comparing import Differences, run_differences
+from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
@@ -137,6 +137,9 @@ class Leaderboard:
     why: str = ""
     """Of a greedy soup that kept nobody or few: why, and what would help."""
 
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the mean, by benchmark; empty where all count alike."""
+
     @property
     def best(self) -> float | None:
         """The mean of the best single member."""
@@ -159,6 +162,7 @@ class Leaderboard:
             "command": self.command,
             "finished": self.finished,
             "why": self.why,
+            "shares": dict(self.shares),
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -224,7 +228,11 @@ class Leaderboard:
         """What is to be known of the differences, in words."""
         found = [row.difference for row in self.members]
         found += [self.soup.difference] if self.soup else []
-        return [*footer(found, self.soup), *([self.why] if self.why else [])]
+        lines = []
+        if self.shares:
+            parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
+            lines = [f"the mean counts {', '.join(parts)}"]
+        return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -306,6 +314,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
     sure = run_differences(journal, records)
+    shares = shares_in(records)
     rows = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
@@ -318,7 +327,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _values(scores),
                 _values(held),
                 _unparsed(scores | held),
-                _mean(scores, benchmarks),
+                _mean(scores, benchmarks, shares),
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
             )
@@ -333,9 +342,10 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         tuple(holdouts),
         tuple(rows),
         path,
-        _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
+        _soup_row(journal, soups[-1], benchmarks, holdouts, sure, shares) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
         why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
+        shares=shares,
     )
 
 
@@ -365,6 +375,7 @@ def _soup_row(
     benchmarks: dict[str, str],
     holdouts: dict[str, str],
     sure: Differences,
+    shares: Mapping[str, float],
 ) -> SoupRow:
     scores = _results(journal, soup["blend"], benchmarks)
     held = _results(journal, soup["blend"], holdouts)
@@ -374,7 +385,7 @@ def _soup_row(
         _values(scores),
         _values(held),
         _unparsed(scores | held),
-        _mean(scores, benchmarks),
+        _mean(scores, benchmarks, shares),
         soup["out"],
         soup["digest"],
         soup.get("merging", LINEAR),
@@ -406,10 +417,12 @@ def _unjudged(results: dict[str, Result]) -> dict[str, int]:
     return {name: result.unjudged for name, result in results.items()}
 
 
-def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | None:
+def _mean(
+    results: dict[str, Result], benchmarks: dict[str, str], shares: Mapping[str, float]
+) -> float | None:
     if not benchmarks or len(results) < len(benchmarks):
         return None
-    return mean_of([result.value for result in results.values()])
+    return mean_of(_values(results), shares)
 
 
 def markdown_row(cells: Sequence[str]) -> str:
