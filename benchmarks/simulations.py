@@ -1,6 +1,6 @@
 """What the statistics promise, checked in made-up worlds where the truth is known.
 
-    python benchmarks/simulations.py [--runs 400] [--seed 0] [--only intervals|corrected|accept|speed]
+    python benchmarks/simulations.py [--runs 400] [--seed 0] [--only TABLE]
 
 Members answer questions of unequal difficulty, each with errors of its own; a soup's latent answer
 is the mean of its members', so its errors go with theirs. The truth of a world is what infinitely
