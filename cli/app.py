@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 import soup
-from soup.cli import config, demo, looking, models, soups
+from soup.cli import config, demo, differing, looking, models, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.errors import SoupError
@@ -73,8 +73,11 @@ app.command()(soups.average)
 app.command()(soups.greedy)
 app.command(help=BLEND_HELP)(soups.blend)
 app.command()(soups.score)
+app.command()(soups.plan)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
+app.command()(differing.compare)
+app.command()(differing.answers)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

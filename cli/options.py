@@ -107,9 +107,19 @@ class BenchmarkOptions:
     bench: Annotated[
         list[str] | None,
         typer.Option(
-            "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
+            "--bench",
+            metavar="NAME",
+            help="VLMEvalKit benchmark, or a TSV's path; NAME=0.5 counts half. Repeatable.",
         ),
     ] = None
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="HOW",
+            help="How benchmarks count: macro (alike), samples (by questions), z (by spread).",
+        ),
+    ] = "macro"
     suite: Annotated[
         str | None,
         typer.Option(

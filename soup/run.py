@@ -23,8 +23,9 @@ from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
+from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import JournalError, PoolError, UsageError
-from soup.events import Evaluation, Note, Observer, Progress
+from soup.events import Evaluation, Note, Observer, Progress, ignore
 from soup.watching.watch import around
 
 KINDS = ("max", "average", "greedy", "blend")
@@ -41,6 +42,9 @@ class Settings:
 
     Attributes:
         benchmarks: names or TSV paths; their mean decides.
+        bench_weights: by name in ``benchmarks``, where a benchmark's weight in the mean is not 1.
+        mean: how benchmarks count: ``macro``, all alike; ``samples``; ``z``; see
+            ``soup.choosing.weighing``.
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
@@ -74,12 +78,18 @@ class Settings:
     alpha: float = 0.05
     overwrite: bool = False
     as_adapter: bool = False
+    bench_weights: Mapping[str, float] = field(default_factory=dict)
+    mean: str = "macro"
 
     def __post_init__(self) -> None:
         if self.confident is not None and not 0.5 < self.confident < 1:  # NaN, too, fails this
             raise UsageError(
                 f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
             )
+        if self.mean not in MEANS:
+            raise UsageError(f"mean {self.mean}: expected one of {', '.join(MEANS)}")
+        for name, weight in self.bench_weights.items():
+            require_weight(name, weight)
         if self.accept not in ACCEPT:
             raise UsageError(f"accept {self.accept}: expected one of {', '.join(ACCEPT)}")
         if not 0 < self.alpha < 1:
@@ -304,6 +314,20 @@ class _Walk:
             blend = self.mix([member])
             label = f"{member.name} ({k} of {count})"
             self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Settle how much each benchmark counts, and record it where they do not count alike."""
+        assert self.scorer is not None
+        given = self.settings.bench_weights
+        pairs = zip(self.settings.benchmarks, self.benchmarks, strict=True)
+        weights = {b.name: given[source] for source, b in pairs if source in given}
+        members = [self.mix([member]) for member in self.pool.members]
+        scores = [self.scorer.score(m, self.benchmarks, "") for m in members]
+        shares = shares_of(self.benchmarks, weights, self.settings.mean, scores)
+        if shares:
+            self.scorer.shares = shares
+            self.record("shares", shares=shares, mean=self.settings.mean)
 
     def acc(self) -> Callable[[Blend], float]:
         def mean(blend: Blend) -> float:
@@ -329,9 +353,11 @@ class _Walk:
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
             return None
-        weights = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
+        assert self.scorer is not None
+        equal = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
         alpha, trials = self.settings.alpha, members - 1
-        return Significant(self.journal, self.benchmarks, weights, alpha, trials)
+        shares = self.scorer.shares or equal
+        return Significant(self.journal, self.benchmarks, shares, alpha, trials)
 
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
@@ -366,6 +392,7 @@ class _Walk:
             "scores": values,
             "mean": chosen.mean if chosen else None,
             "measured_with": [dict(s) for s in settings],
+            **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
 
     def remember_soup(self, written: Written, soup: Blend) -> None:

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from soup.choosing.comparing import Differences, run_differences
+from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
+from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
 
@@ -159,6 +161,12 @@ class Leaderboard:
     about: About = field(default_factory=lambda: About(), compare=False)
     """Which run it was; two runs may have the same leaderboard."""
 
+    why: str = ""
+    """Of a greedy soup that kept nobody or few: why, and what would help."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the mean, by benchmark; empty where all count alike."""
+
     @property
     def best(self) -> float | None:
         """The mean of the best single member."""
@@ -185,6 +193,8 @@ class Leaderboard:
             "time": self.about.time,
             "versions": dict(self.about.versions),
             "settings": dict(self.about.settings),
+            "why": self.why,
+            "shares": dict(self.shares),
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -246,14 +256,16 @@ class Leaderboard:
         elif not self.finished:
             lines += ["**This run did not finish.**", ""]
         if self.members:
-            lines += [_row(heads), _row(["---"] * len(heads))]
+            lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
         for rank, row in enumerate(self.members, 1):
-            lines.append(_row([str(rank), row.name, *self.cells(row)]))
+            lines.append(markdown_row([str(rank), row.name, *self.cells(row)]))
         if self.soup is not None:
-            lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
+            lines.append(markdown_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
         if len(self.path) > 1:
             lines += ["", "| tried | mean | gain | 95% interval | p | kept |", "|" + "---|" * 6]
-            lines += [_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path]
+            lines += [
+                markdown_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path
+            ]
         for line in self.footer():
             lines += ["", line]
         return "\n".join(lines) + "\n"
@@ -262,7 +274,11 @@ class Leaderboard:
         """What is to be known of the differences, in words."""
         found = [row.difference for row in self.members]
         found += [self.soup.difference] if self.soup else []
-        return list(footer(found, self.soup))
+        lines = []
+        if self.shares:
+            parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
+            lines = [f"the mean counts {', '.join(parts)}"]
+        return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -282,6 +298,14 @@ class Leaderboard:
 def number(value: float | None) -> str:
     """A score with two decimals; a dash where there is none."""
     return "–" if value is None else f"{value:.2f}"
+
+
+def aligned(differences: list[str]) -> list[str]:
+    """Numbers above numbers, where some have the mark of noise behind them."""
+    if not any(text.endswith(NOISE) for text in differences):
+        return differences
+    room = " " * len(NOISE)
+    return [text if text.endswith(NOISE) else text + room for text in differences]
 
 
 def gained(value: float, difference: Difference | None) -> str:
@@ -345,6 +369,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     holdouts: dict[str, str] = start["holdouts"]
     moved = partial(_moved, was=start.get("work"), now=str(journal.path.parent))
     sure = run_differences(journal, records)
+    shares = shares_in(records)
     rows = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
@@ -357,7 +382,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _values(scores),
                 _values(held),
                 _unparsed(scores | held),
-                _mean(scores, benchmarks),
+                _mean(scores, benchmarks, shares),
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
             )
@@ -372,12 +397,14 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         tuple(holdouts),
         tuple(rows),
         path,
-        _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
+        _soup_row(journal, soups[-1], benchmarks, holdouts, sure, shares) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
         error=next((r["error"] for r in reversed(later) if r["kind"] == "failed"), None),
         about=About(
             start["run"], start["time"], start.get("versions", {}), start.get("settings", {})
         ),
+        why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
+        shares=shares,
     )
 
 
@@ -393,6 +420,15 @@ def _moved(path: str, was: str | None, now: str) -> str:
         return path
     moved = os.path.normpath(os.path.join(now, os.path.relpath(path, was)))
     return moved if os.path.exists(moved) else path
+
+
+def _why(rows: Sequence[Row], path: Sequence[Step], sure: Differences) -> str:
+    trials = [(step.tried, step.difference) for step in path[1:] if step.difference is not None]
+    means = [row.mean for row in rows if row.mean is not None]
+    behind = means[0] - median(means[1:]) if len(means) > 1 else None
+    kept = sum(step.kept for step in path[1:])
+    stopped = sum(step.stopped is not None for step in path[1:])
+    return why_few(kept, trials, stopped, behind, sure.disagree)
 
 
 def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:
@@ -412,6 +448,7 @@ def _soup_row(
     benchmarks: dict[str, str],
     holdouts: dict[str, str],
     sure: Differences,
+    shares: Mapping[str, float],
 ) -> SoupRow:
     scores = _results(journal, soup["blend"], benchmarks)
     held = _results(journal, soup["blend"], holdouts)
@@ -421,7 +458,7 @@ def _soup_row(
         _values(scores),
         _values(held),
         _unparsed(scores | held),
-        _mean(scores, benchmarks),
+        _mean(scores, benchmarks, shares),
         soup["out"],
         soup["digest"],
         soup.get("merging", LINEAR),
@@ -453,11 +490,14 @@ def _unjudged(results: dict[str, Result]) -> dict[str, int]:
     return {name: result.unjudged for name, result in results.items()}
 
 
-def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | None:
+def _mean(
+    results: dict[str, Result], benchmarks: dict[str, str], shares: Mapping[str, float]
+) -> float | None:
     if not benchmarks or len(results) < len(benchmarks):
         return None
-    return mean_of([result.value for result in results.values()])
+    return mean_of(_values(results), shares)
 
 
-def _row(cells: list[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
