@@ -312,7 +312,9 @@ class VllmEngine:
         if fresh:
             for index, message in enumerate(messages):
                 self._request(key, index, message, dataset)
-                observe(Progress(f"check the words of {dataset}", index + 1, len(messages), ""))
+                observe(
+                    Progress(f"check the words of {dataset}", index + 1, len(messages), "questions")
+                )
             self._heard.clear()
         if self._wanted is None and self._loaded is None:
             raise ScoringError("vLLM was started again, and holds no blend")  # load comes first

@@ -205,11 +205,13 @@ def test_a_worker_killed_in_the_middle_is_followed_by_another(
     assert whole.outcomes == killed.outcomes
 
 
-def test_a_question_that_does_not_fit_is_named(trained: Path, tmp_path: Path) -> None:
+def test_a_question_that_does_not_fit_is_named(
+    trained: Path, tmp_path: Path, vllm_python: str
+) -> None:
     """A limit in soup.toml that the longest question breaks is an error, not an empty answer."""
     with VLMEvalKitScorer(
         work=tmp_path, device="cpu", engine="vllm", vllm={"max_length": 8}, families=FAMILY,
-        worker_python=f"{sys.prefix}/vllm/bin/python",
+        worker_python=vllm_python,
     ) as scorer:  # fmt: skip
         pool = Pool.open(str(trained / "ckpts" / "all"))
         (benchmark,) = scorer.benchmarks(pool.reference, [str(trained / "benchmarks/parity.tsv")])
