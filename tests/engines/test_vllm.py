@@ -83,11 +83,11 @@ def runs(
 def test_a_greedy_soup_is_the_same_by_either_engine(runs: dict[str, Any]) -> None:
     """The same members kept, the same scores, and the same bytes."""
     (one, ours, _), (other, theirs, _) = runs["vllm"], runs["transformers"]
-    assert ours["decisions"] == theirs["decisions"]
+    assert ours["path"] == theirs["path"]
     assert (one / "soup/model.safetensors").read_bytes() == (
         other / "soup/model.safetensors"
     ).read_bytes()
-    assert len({decision["mean"] for decision in ours["decisions"]}) > 1
+    assert len(ours["path"]) > 1
 
 
 def test_the_engine_is_part_of_a_results_key(
