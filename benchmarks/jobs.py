@@ -214,7 +214,8 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
     """A worker in this process, and two blends for it to alternate between."""
     from soup.blending.blend import Blend
     from soup.checkpoints.pool import Pool
-    from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+    from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+    from soup.evaluators.workers.worker import Worker
 
     pool = Pool.open(*given["members"])
     first = Blend((pool.members[0],), pool.reference)

@@ -10,7 +10,8 @@ import torch
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
 from soup.blending.streaming import stream
-from soup.checkpoints.checkpoint import DTYPES, TensorInfo
+from soup.checkpoints.checkpoint import TensorInfo
+from soup.checkpoints.dtypes import DTYPES
 from soup.events import Observer, ignore
 
 AHEAD = 1 << 28

@@ -13,7 +13,8 @@ import transformers
 
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.evaluators.engines.batches import (
     Limit,

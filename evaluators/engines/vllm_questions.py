@@ -26,11 +26,11 @@ HEEDED = {
     "repetition_penalty", "num_beams", "num_beam_groups", "epsilon_cutoff", "eta_cutoff",
     "diversity_penalty", "encoder_repetition_penalty", "remove_invalid_values",
     "decoder_start_token_id", "num_assistant_tokens", "num_assistant_tokens_schedule",
-    "assistant_confidence_threshold",
-    "prompt_lookup_num_tokens", "max_matching_ngram_size", "assistant_early_exit", "max_time",
-    "assistant_lookbehind", "target_lookbehind", "is_assistant", "disable_compile", "cache_config",
-    "low_memory", "prefill_chunk_size", "compile_config", "token_healing", "trust_remote_code",
-    "penalty_alpha", "dola_layers", "_commit_hash", "renormalize_logits", "use_model_defaults",
+    "assistant_confidence_threshold", "prompt_lookup_num_tokens", "max_matching_ngram_size",
+    "assistant_early_exit", "max_time", "assistant_lookbehind", "target_lookbehind", "is_assistant",
+    "disable_compile", "cache_config", "low_memory", "prefill_chunk_size", "compile_config",
+    "token_healing", "trust_remote_code", "penalty_alpha", "dola_layers", "_commit_hash",
+    "renormalize_logits", "use_model_defaults",
 }  # fmt: skip
 """Settings of ``generate`` that are heeded here, or that change no greedy answer."""
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from soup.blending.blend import Blend
 from soup.blending.streaming import stream
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 

@@ -4,23 +4,7 @@ It may run under another interpreter than the command, with another transformers
 by path (see ``workers.process``) and needs torch, transformers, VLMEvalKit and what the model's
 own code needs; nothing of the command line.
 
-Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
-it gets one request at a time on stdin, and writes, on what was stdout, any number of
-``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
-``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
-whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
-a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
-closes, the parent is gone and so are we.
-
-Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
-that died, so the same must come of it:
-    open        reference, options, cache, judge, engine, vllm → what decides the answers
-    benchmark   source → {"name", "samples", "settings"}
-    measure     blend, benchmark (source), key, keep, task → a Result's fields
-    outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
-                are kept for a later ``measure``
-
-A change of any of these is a new number in ``PROTOCOL``.
+What both sides say is in ``soup.evaluators.workers.protocol``.
 """
 
 import faulthandler
@@ -42,34 +26,15 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.ties import fit
 from soup.errors import CheckpointError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
+from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Event, Note, Progress
 
-PROTOCOL = 3
 INTERVAL = 0.2  # seconds between progress lines
 
 if TYPE_CHECKING:
     from soup.evaluators.engines.engine import Engine
 
 Send = Callable[[dict[str, Any]], None]
-
-
-def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
-    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
-    base = checkpoint.base
-    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
-
-
-def encode_blend(blend: Blend) -> dict[str, Any]:
-    """A blend as JSON: paths and coefficients, the latter exact."""
-    return {
-        "members": [encode_checkpoint(member) for member in blend.members],
-        "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
-        "dtype": blend.dtype,
-        "method": blend.method,
-        "base": blend.base and encode_checkpoint(blend.base),
-        "parameters": [[name, value.hex()] for name, value in blend.parameters],
-        "digest": blend.digest,
-    }
 
 
 class Worker:
@@ -105,7 +70,9 @@ class Worker:
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
-        import soup.evaluators.kit.importing  # noqa: F401
+        import soup.evaluators.kit.importing as kit
+
+        # isort: split
         from soup.evaluators.engines.choice import open_engine
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
@@ -118,10 +85,11 @@ class Worker:
         self._engine = open_engine(
             engine, self._reference, Options(**options), self._cache, vllm, self._observe
         )
-        return dict(self._engine.settings)
+        return {"model": dict(self._engine.settings), "files": kit.files()}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
+        from soup.evaluators.kit.questions import questions_of
         from soup.evaluators.kit.vlmevalkit import Dataset
 
         def progress(done: int, total: int) -> None:
@@ -131,7 +99,13 @@ class Worker:
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
-        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+        return {
+            "name": dataset.name,
+            "samples": len(dataset),
+            "settings": dataset.settings,
+            "files": dataset.files,
+            "questions": questions_of(dataset).to_json(),
+        }
 
     def measure(
         self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
