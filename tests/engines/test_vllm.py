@@ -73,7 +73,7 @@ def runs(
         done = soup(
             work, "greedy", *members, "--bench", benches[0], "--bench", benches[1],
             "--device", "cpu", "--dtype", "float32", "--engine", engine, "-o", "soup",
-            "--worker-python", vllm_python, "--json", "board.json", "--confident", "0.9",
+            "--worker-python", vllm_python, "--json", "board.json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found[engine] = work, json.loads((work / "board.json").read_text()), done.stderr
@@ -88,6 +88,24 @@ def test_a_greedy_soup_is_the_same_by_either_engine(runs: dict[str, Any]) -> Non
         other / "soup/model.safetensors"
     ).read_bytes()
     assert len(ours["path"]) > 1
+
+
+def test_trials_end_early_through_it(runs: dict[str, Any], trained: Path, vllm_python: str) -> None:
+    """With --confident slices of a benchmark are asked; the same members are kept."""
+    work, board, _ = runs["vllm"]
+    done = soup(
+        work, "greedy", *sorted(str(path) for path in (trained / "ckpts").iterdir()),
+        "--bench", str(trained / "benchmarks/parity.tsv"),
+        "--bench", str(trained / "benchmarks/digit.tsv"), "--device", "cpu", "--dtype", "float32",
+        "--engine", "vllm", "--worker-python", vllm_python, "-o", "early", "--json", "early.json",
+        "--confident", "0.8", "--work", "early-work",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    early = json.loads((work / "early.json").read_text())
+    assert any("stopped" in step for step in early["path"])
+    assert [(s["tried"], s["kept"]) for s in early["path"]] == [
+        (s["tried"], s["kept"]) for s in board["path"]
+    ]
 
 
 def test_the_engine_is_part_of_a_results_key(
@@ -194,7 +212,8 @@ def test_a_worker_killed_in_the_middle_is_followed_by_another(
     trained: Path, scorer: VLMEvalKitScorer
 ) -> None:
     """The result is that of a worker that lived, by the same engine."""
-    pool = Pool.open(str(trained / "ckpts" / "all"), str(trained / "ckpts" / "parity"))
+    members = [str(trained / "ckpts" / name) for name in ("all", "parity")]
+    pool = Pool.open(*members, dtype="F32")
     (benchmark,) = scorer.benchmarks(pool.reference, [str(trained / "benchmarks/parity.tsv")])
     assert benchmark.settings["engine"] == "vllm"
     blend = Blend(pool.members, pool.reference, dtype="F32")
