@@ -28,6 +28,10 @@ class Recent:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type["Recent"], tuple[int]]:
+        """On its way to another process: what is kept stays behind, and so does the lock."""
+        return Recent, (self._size,)
+
     def get(self, name: str, make: Callable[[], "torch.Tensor"]) -> "torch.Tensor":
         """What was made under a name, else what ``make`` makes."""
         kept = self._kept.get(name)
