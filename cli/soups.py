@@ -86,6 +86,25 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.0,
+    accept: Annotated[
+        str,
+        typer.Option(
+            "--accept",
+            metavar="RULE",
+            help="What keeps a member: gain, significant (any gain is POINTS' definition).",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = "gain",
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha",
+            metavar="P",
+            help="With --accept significant: the chance that a run keeps anybody where nobody "
+            "helps.",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = 0.05,
     confident: Annotated[
         float | None,
         typer.Option(
@@ -104,7 +123,15 @@ def greedy(
     Example: soup greedy ckpts/* --bench MMStar --bench AI2D_TEST --holdout MMMU_DEV_VAL
     """
     settings = settings_of(
-        pool, benchmarks, run, output, merging, min_gain=min_gain, confident=confident
+        pool,
+        benchmarks,
+        run,
+        output,
+        merging,
+        min_gain=min_gain,
+        accept=accept,
+        alpha=alpha,
+        confident=confident,
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("greedy", pool, settings, scorer, display, run)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.errors import BenchmarkError, ScoringError, SoupError
+from soup.evaluators.kit.apart import outcomes_apart
 from soup.evaluators.kit.headlines import headline_rule, outcomes
 from soup.evaluators.kit.images import digest_of_linked, file_digest, linked, unpack
 from soup.evaluators.kit.importing import (
@@ -113,6 +114,11 @@ class Dataset:
             "judge": self.judge.settings if self.judge else EXACT,
             "vlmeval": version(),
         }
+
+    @property
+    def rows(self) -> Any:
+        """The data, one row per question."""
+        return self._data
 
     @property
     def kit_name(self) -> str:
@@ -223,7 +229,10 @@ class Dataset:
             finally:
                 if keep is not None:
                     write_whole(keep, lambda path: frame.to_csv(path, sep="\t", index=False))
-            return _Evaluation(report, frame, outcomes(Path(fresh)), case.unjudged if case else 0)
+            found = outcomes(Path(fresh))
+            if not found and isinstance(self.kit, image_vqa.OCRBench):
+                found = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
+            return _Evaluation(report, frame, found, case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
         rows = frame.to_dict("records")

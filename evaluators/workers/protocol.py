@@ -12,7 +12,7 @@ Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a wor
 that died, so the same must come of it:
     open        reference, options, cache, judge → {"model", "files"}: what of the model decides the
                 answers, and files that it came from besides those that are there to be seen
-    benchmark   source → {"name", "samples", "settings", "files"}
+    benchmark   source → {"name", "samples", "settings", "files", "questions"}
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
                 are kept for a later ``measure``
@@ -25,7 +25,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:

@@ -11,6 +11,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import companions_digest
+from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
@@ -154,7 +155,8 @@ class VLMEvalKitScorer:
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
-            found.append(Benchmark(answer["name"], answer["samples"], digest, settings))
+            questions = Questions.from_json(answer["questions"])
+            found.append(Benchmark(answer["name"], answer["samples"], digest, settings, questions))
         return found
 
     def measure(

@@ -91,6 +91,7 @@ class Worker:
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
+        from soup.evaluators.kit.questions import questions_of
         from soup.evaluators.kit.vlmevalkit import Dataset
 
         def progress(done: int, total: int) -> None:
@@ -105,6 +106,7 @@ class Worker:
             "samples": len(dataset),
             "settings": dataset.settings,
             "files": dataset.files,
+            "questions": questions_of(dataset).to_json(),
         }
 
     def measure(

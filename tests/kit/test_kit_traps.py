@@ -474,12 +474,12 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
     assert len(digests) == 4
 
 
-def test_trap_13_the_readme_says_that_a_benchmark_file_is_code(tmp_path: Path) -> None:
+def test_trap_13_the_docs_say_that_a_benchmark_file_is_code(tmp_path: Path) -> None:
     """Trap 13: VLMEvalKit runs what stands in a TSV (shown here), so one must trust the file."""
     rows = [{**row, "index": k} for k, row in enumerate(CHOICE)]
     ran = tmp_path / "ran"
     rows[0]["index"] = f"open({str(ran)!r}, 'w').close()"
     dataset(tmp_path, rows)
-    assert ran.exists(), "it no longer does: README can say so"
-    text = " ".join((ROOT / "README.md").read_text().split())
+    assert ran.exists(), "it no longer does: docs/scoring.md can say so"
+    text = " ".join((ROOT / "docs" / "scoring.md").read_text().split())
     assert "A benchmark file is code: VLMEvalKit passes fields of it to `eval`." in text
