@@ -108,5 +108,6 @@ def main() -> None:
 def _fail(text: str, code: int) -> None:
     # By hand: a mistake should not wait for rich.
     plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
+    if text:  # none where help was shown instead
+        print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
     sys.exit(code)

@@ -21,7 +21,7 @@ from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import JournalError, PoolError, UsageError
@@ -41,13 +41,14 @@ class Settings:
     """Everything a run needs besides its pool and its scorer.
 
     Attributes:
-        benchmarks: names or TSV paths; their mean decides.
+        benchmarks: names or TSV paths; their mean decides. A single one need not be a list.
         bench_weights: by name in ``benchmarks``, where a benchmark's weight in the mean is not 1.
         mean: how benchmarks count: ``macro``, all alike; ``samples``; ``z``; see
             ``soup.choosing.weighing``.
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
-        work: the directory of journal and caches.
+        work: the directory of journal and caches; a scorer that was given none of its own works
+            there, too.
         dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
@@ -82,6 +83,10 @@ class Settings:
     mean: str = "macro"
 
     def __post_init__(self) -> None:
+        for name in ("benchmarks", "holdouts"):
+            given: Any = getattr(self, name)
+            several = [given] if isinstance(given, (str, os.PathLike)) else given
+            object.__setattr__(self, name, tuple(map(os.fspath, several)))
         if self.confident is not None and not 0.5 < self.confident < 1:  # NaN, too, fails this
             raise UsageError(
                 f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
@@ -447,6 +452,8 @@ def _begin(
                 "confident needs a scorer that answers a benchmark bit by bit "
                 "(soup.choosing.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
+        if isinstance(scorer, HousedScorer):
+            scorer.work_in(settings.work)
         observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}

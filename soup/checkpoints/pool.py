@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints import hub, tokens
+from soup import markup
+from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions
 from soup.checkpoints.fitting import fit_all
@@ -40,7 +41,7 @@ class Problem:
         return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """Checkpoints that can be blended. The first is the reference: its names, order, shards and
     companion files are those of the result.
@@ -54,6 +55,20 @@ class Pool:
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
     base: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return shown.line("Pool", self.members)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks((), self.warnings, ())
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        table = markup.markdown(*shown.table(self.members))
+        warnings = shown.remarks((), self.warnings, ())
+        return "\n\n".join([table, *map(markup.inline, warnings)]) + "\n"
 
     @property
     def reference(self) -> Checkpoint:
@@ -89,7 +104,7 @@ class Pool:
         return cls(report.members, report.warnings, report.base)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What the headers say about a pool.
 
@@ -107,6 +122,22 @@ class Report:
     warnings: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        count = len(self.problems)
+        found = f"{count} problem{'' if count == 1 else 's'}" if count else "can be blended"
+        return shown.line("Report", self.members, found)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        table = markup.markdown(*shown.table(self.members))
+        return "\n\n".join([table, *map(markup.inline, remarks)]) + "\n"
 
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -10,11 +10,13 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from soup import markup
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
+from soup.errors import UsageError
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -132,7 +134,7 @@ class About:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Leaderboard:
     """A run, to look at.
 
@@ -247,28 +249,77 @@ class Leaderboard:
 
     def to_markdown(self) -> str:
         """A title with the date, and two GitHub tables: members with the soup, then the path."""
+        parts = [f"## {markup.inline(self.title)}"]
+        if self.error is not None:
+            parts.append(f"**This run failed:** {markup.inline(' '.join(self.error.split()))}")
+        elif not self.finished:
+            parts.append("**This run did not finish.**")
+        if self.members:
+            parts += [markup.markdown(*table) for table in self.tables()]
+        return "\n\n".join([*parts, *map(markup.inline, self.footer())]) + "\n"
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: a row for each member, best first, then the soup's.
+
+        Columns: ``name``; ``kind``, which is ``"member"`` or the soup's; ``mean`` and each
+        benchmark and hold-out, 0–100; ``difference`` to the best single, in points; ``unparsed``,
+        the worst rate, 0–1; ``unjudged``, a count; ``path``. What is not known is NaN.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UsageError(
+                "to_frame needs pandas, which is not installed here; run: pip install pandas"
+            ) from error
+        rows: list[Row | SoupRow] = [*self.members, *([self.soup] if self.soup else [])]
+        return pandas.DataFrame([self._record(row) for row in rows])
+
+    def tables(self) -> list[markup.Table]:
+        """Heads and rows: the members with the soup, then the path where there is one."""
         heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
         heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
         heads += ["unjudged"] if self.unjudged else []
-        lines = [f"## {self.title}", ""]
-        if self.error is not None:
-            lines += [f"**This run failed:** {' '.join(self.error.split())}", ""]
-        elif not self.finished:
-            lines += ["**This run did not finish.**", ""]
-        if self.members:
-            lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
-        for rank, row in enumerate(self.members, 1):
-            lines.append(markdown_row([str(rank), row.name, *self.cells(row)]))
+        rows = [[str(k), row.name, *self.cells(row)] for k, row in enumerate(self.members, 1)]
         if self.soup is not None:
-            lines.append(markdown_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
-        if len(self.path) > 1:
-            lines += ["", "| tried | mean | gain | 95% interval | p | kept |", "|" + "---|" * 6]
-            lines += [
-                markdown_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path
-            ]
-        for line in self.footer():
-            lines += ["", line]
-        return "\n".join(lines) + "\n"
+            rows.append(["", markup.Strong(f"{self.soup.kind} soup"), *self.cells(self.soup)])
+        if len(self.path) < 2:
+            return [(heads, rows)]
+        steps = [[s.tried, number(s.mean), *s.sure, s.verdict] for s in self.path]
+        return [(heads, rows), (["tried", "mean", "gain", "95% interval", "p", "kept"], steps)]
+
+    def __repr__(self) -> str:
+        best = f"best {self.members[0].name}" if self.members else "no member"
+        facts = [f"{len(self.members)} members", f"{best} {number(self.best)}"]
+        if self.soup is not None:
+            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out}")
+        facts += [] if self.finished else ["not finished"]
+        return f"<Leaderboard of {self.command}: {'; '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        tables = "".join(markup.page(*table) for table in self.tables())
+        return tables + markup.paragraphs(self.footer())
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        return self.to_markdown()
+
+    def _record(self, row: Row | SoupRow) -> dict[str, Any]:
+        gain = row.mean - self.best if row.mean is not None and self.best is not None else None
+        return {
+            "name": row.name if isinstance(row, Row) else f"{row.kind} soup",
+            "kind": "member" if isinstance(row, Row) else row.kind,
+            "mean": row.mean,
+            "difference": gain,
+            **{name: row.scores.get(name) for name in self.benchmarks},
+            **{name: row.holdouts.get(name) for name in self.holdouts},
+            "unparsed": max(row.unparsed.values(), default=None),
+            "unjudged": sum(row.unjudged.values()),
+            "path": row.path if isinstance(row, Row) else row.out,
+        }
 
     def footer(self) -> list[str]:
         """What is to be known of the differences, in words."""

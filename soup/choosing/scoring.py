@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -117,6 +118,15 @@ class Scorer(Protocol):
         Raises:
             ScoringError: the model could not be loaded, or a sample could not be answered.
         """
+        ...
+
+
+@runtime_checkable
+class HousedScorer(Scorer, Protocol):
+    """A scorer that keeps files."""
+
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """Keep them there, unless it was made with a place of its own."""
         ...
 
 
