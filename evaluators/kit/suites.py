@@ -1,5 +1,6 @@
 """Benchmarks that are known by name, without VLMEvalKit: suites, and which of them need a judge."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,9 @@ SUITES = {
 NEEDS_JUDGE = ("MathVista_MINI", "MMVet", "MMVet_Hard")
 """Benchmarks whose headline is known here, and which have none without a judge's verdicts."""
 
+TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".xlsx")
+"""Ends of the names of files that are read as tables of questions."""
+
 ADD_A_JUDGE = "add --judge MODEL --judge-url URL (any OpenAI-compatible endpoint)"
 
 
@@ -40,4 +44,33 @@ def with_suite(suite: str | None, names: Iterable[str]) -> tuple[str, ...]:
 
 def judged_only(sources: Iterable[str]) -> list[str]:
     """Those of names or paths that cannot be scored without a judge."""
-    return [source for source in sources if Path(source).name.removesuffix(".tsv") in NEEDS_JUDGE]
+    return [source for source in sources if benchmark_name(source) in NEEDS_JUDGE]
+
+
+def is_table(source: str) -> bool:
+    """Whether a benchmark is the path of a file; else it is a name of VLMEvalKit's."""
+    return os.sep in source or source.lower().endswith(TABLES)
+
+
+def benchmark_name(source: str) -> str:
+    """What a benchmark is called: a table's file without its end, else the name itself."""
+    return Path(source).stem if is_table(source) else source
+
+
+def distinct_names(sources: Iterable[str]) -> list[str]:
+    """The names of benchmarks; tables of one name get as much of their folders as tells them apart.
+
+    What is given twice keeps one name.
+    """
+    given = list(sources)
+    parts = [Path(os.path.abspath(s)).with_suffix("").parts if is_table(s) else (s,) for s in given]
+    names = [benchmark_name(source) for source in given]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [k for k, other in enumerate(names) if other == name]
+        for depth in range(1, max(len(parts[k]) for k in same) + 1):
+            made = {parts[k]: "/".join(parts[k][-depth:]) for k in same}
+            if len(set(made.values())) == len(made):
+                break
+        for k in same:
+            names[k] = made[parts[k]] if len(made) > 1 else name
+    return names

@@ -15,7 +15,7 @@ from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.kit.judge import endpoint
-from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
+from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.environment import ANY, find_python, look, require
 from soup.evaluators.workers.process import Died, Process
@@ -143,12 +143,12 @@ class VLMEvalKitScorer:
         model = self._tell(opening)
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for source in names:
+        for source, name in zip(names, distinct_names(names), strict=True):
             answer = self._tell({"do": "benchmark", "source": source}, observe)
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
-            found.append(Benchmark(answer["name"], answer["samples"], digest, settings))
+            found.append(Benchmark(name, answer["samples"], digest, settings))
         return found
 
     def measure(
@@ -160,7 +160,7 @@ class VLMEvalKitScorer:
         answer = self._ask({"do": "measure", **work}, observe)
         self._measured = Path(work["keep"]).with_suffix(ANSWERS)
         answer.pop("seconds")
-        return Result(**answer, settings=benchmark.settings)
+        return Result(**answer | {"benchmark": benchmark.name}, settings=benchmark.settings)
 
     def outcomes(
         self,
