@@ -33,7 +33,7 @@ from soup.evaluators.kit.own_tables import GROUPS
 from soup.evaluators.kit.shown import Shown
 from soup.evaluators.kit.suites import benchmark_name
 from soup.evaluators.kit.tables import find_dataset, is_circular
-from soup.evaluators.models.placeholders import without_placeholders
+from soup.evaluators.models.placeholders import without_marks, without_placeholders
 from soup.evaluators.models.wrapper import Message, Wrapper
 from soup.evaluators.writing import write_whole, writing
 
@@ -141,33 +141,51 @@ class Dataset:
             wrapper.set_dump_image(self.kit.dump_image)
             if wrapper.use_custom_prompt(self.kit_name):
                 build = partial(wrapper.build_prompt, dataset=self.kit_name)
-        found = [self._message(k, build) for k in range(len(self))]
-        if self.own is not None:
-            self._drop_marks(found, wrapper.image_tokens if wrapper else ())
-        return found
-
-    def _drop_marks(self, messages: list[Message], tokens: Sequence[str]) -> None:
-        """Take out of a user's questions what a model would take for more images."""
+        tokens = wrapper.image_tokens if wrapper and self.own else ()
         marked = []
-        for position, message in enumerate(messages):
+        found = []
+        for position in range(len(self)):
+            row = self._data.iloc[position]
+            asked = self._without_marks(row, position, tokens) if self.own else row
+            message = self._message(position, build, asked)
             try:
-                messages[position] = without_placeholders(message, tokens)
+                found.append(without_placeholders(message, tokens) if self.own else message)
             except ValueError as error:
                 raise BenchmarkError(
                     f"{self.name}: the question of index {self.index_of(position)}: {error}"
                 ) from error
-            if messages[position] is not message:
+            if asked is not row or found[-1] is not message:
                 marked.append(position)
         if marked:
             self.notes.append(
                 f"{self.name}: marks of images, as <image>, were taken out of {len(marked):,} "
                 f"questions (the first: index {self.index_of(marked[0])})"
             )
+        return found
 
-    def _message(self, position: int, build: Callable[[Any], Message]) -> Message:
+    def _without_marks(self, row: Any, position: int, tokens: Sequence[str]) -> Any:
+        """A user's row with one image, without what a model would take for another one."""
+        assert self.own is not None
+        if len(self.own.pictures[position]) > 1:
+            return row  # each may stand for one of them
+        changed = {
+            name: clean
+            for name in self.own.words
+            if isinstance(text := row[name], str)
+            and name not in ("index", "answer")
+            and (clean := without_marks(text, tokens)) != text
+        }
+        if not changed:
+            return row
+        asked = row.copy()
+        for name, text in changed.items():
+            asked[name] = text
+        return asked
+
+    def _message(self, position: int, build: Callable[[Any], Message], row: Any) -> Message:
         """One question."""
         try:
-            return build(self._data.iloc[position])
+            return build(row)
         except Exception as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise BenchmarkError(

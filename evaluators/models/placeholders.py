@@ -28,14 +28,18 @@ def without_placeholders(message: Message, tokens: Sequence[str]) -> Message:
         ValueError: there are several images, and another number of marks.
     """
     texts = [item["value"] for item in message if item["type"] == "text"]
-    own = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
-    pattern = re.compile(f"{MARK}|{own}" if own else MARK)
+    pattern = _pattern(tokens)
     if not any(pattern.search(text) for text in texts):
         return message
     images = [item for item in message if item["type"] == "image"]
     marks = [match for text in texts for match in re.finditer(MARK, text)]
     if len(images) < 2:
-        return [_cleaned(item, pattern) for item in message]
+        return [
+            {**item, "value": without_marks(item["value"], tokens)}
+            if item["type"] == "text"
+            else item
+            for item in message
+        ]
     if len(marks) != len(images):
         found = next(match[0] for text in texts if (match := pattern.search(text)))
         raise ValueError(
@@ -45,11 +49,18 @@ def without_placeholders(message: Message, tokens: Sequence[str]) -> Message:
     return _interleaved(message, images, pattern)
 
 
-def _cleaned(item: dict[str, str], pattern: re.Pattern[str]) -> dict[str, str]:
-    """An item without marks; a space or line break after one goes with it."""
-    if item["type"] != "text":
-        return item
-    return {**item, "value": re.sub(f"(?:{pattern.pattern})[ \\n]?", "", item["value"])}
+def without_marks(text: str, tokens: Sequence[str]) -> str:
+    """A text without marks; the space or line break that set one apart goes with it."""
+    pattern = _pattern(tokens).pattern
+    without_last = re.sub(f"[ \\n]*(?:{pattern})\\Z", "", text)
+    while without_last != text:
+        text, without_last = without_last, re.sub(f"[ \\n]*(?:{pattern})\\Z", "", without_last)
+    return re.sub(f"(?:{pattern})[ \\n]?", "", text)
+
+
+def _pattern(tokens: Sequence[str]) -> re.Pattern[str]:
+    own = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
+    return re.compile(f"{MARK}|{own}" if own else MARK)
 
 
 def _interleaved(

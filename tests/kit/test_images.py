@@ -247,7 +247,9 @@ def test_every_mode_is_shown(tmp_path: Path, mode: str, linked: bool) -> None:
         image = ImageCms.applyTransform(grey, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
     else:
         image = grey.convert("L" if mode == "LA" else "RGB").convert(mode)
-    kind = {"CMYK": "JPEG", "YCbCr": "TIFF", "LAB": "TIFF", "I": "TIFF", "F": "TIFF"}.get(mode, "PNG")
+    kind = {"CMYK": "JPEG", "YCbCr": "TIFF", "LAB": "TIFF", "I": "TIFF", "F": "TIFF"}.get(
+        mode, "PNG"
+    )
     image.save(tmp_path / "image", kind)
     cell = base64.b64encode((tmp_path / "image").read_bytes()).decode()
     cells, column = ([str(tmp_path / "image")], "image_path") if linked else ([cell], "image")

@@ -111,7 +111,10 @@ def test_a_row_that_would_not_count_is_named(
         (b"", "no columns in it: the file is empty"),
         (b"index,image,question,answer\n", "no column 'index'"),
         (b"index\tquestion\tanswer\n0\tq?\ta\n", "no column 'image'"),
-        (b"index\timage\tquestion\tanswer\n0\tx\tq?\ta\n1\tx\tq?\ta\tb\tc\n", "line 3 .'1'. has 6 cells"),
+        (
+            b"index\timage\tquestion\tanswer\n0\tx\tq?\ta\n1\tx\tq?\ta\tb\tc\n",
+            "line 3 .'1'. has 6 cells",
+        ),
     ],
 )
 def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
