@@ -58,19 +58,26 @@ def benchmark_name(source: str) -> str:
 
 
 def distinct_names(sources: Iterable[str]) -> list[str]:
-    """The names of benchmarks; tables of one name get as much of their folders as tells them apart.
+    """The names of benchmarks; tables of one name get as much of their paths as tells them apart.
 
     What is given twice keeps one name.
     """
     given = list(sources)
-    parts = [Path(os.path.abspath(s)).with_suffix("").parts if is_table(s) else (s,) for s in given]
     names = [benchmark_name(source) for source in given]
+    files = [Path(os.path.abspath(s)) if is_table(s) else Path(s) for s in given]
     for name in {name for name in names if names.count(name) > 1}:
         same = [k for k, other in enumerate(names) if other == name]
-        for depth in range(1, max(len(parts[k]) for k in same) + 1):
-            made = {parts[k]: "/".join(parts[k][-depth:]) for k in same}
-            if len(set(made.values())) == len(made):
+        count = len({files[k] for k in same})
+        depths = range(1, max(len(files[k].parts) for k in same) + 1)
+        for depth, ending in ((depth, ending) for depth in depths for ending in (False, True)):
+            made = {k: _end_of(files[k], depth, ending or not is_table(given[k])) for k in same}
+            if len(set(made.values())) == count:
                 break
         for k in same:
-            names[k] = made[parts[k]] if len(made) > 1 else name
+            names[k] = made[k] if count > 1 else name
     return names
+
+
+def _end_of(file: Path, depth: int, ending: bool) -> str:
+    """The last parts of a path, with or without the end of the file's name."""
+    return "/".join([*file.parts[:-1], file.name if ending else file.stem][-depth:])

@@ -286,7 +286,8 @@ def test_tables_of_one_name_are_told_apart_by_their_folders() -> None:
     assert distinct_names(["a/x.tsv", "b/x.tsv", "MMStar"]) == ["a/x", "b/x", "MMStar"]
     assert distinct_names(["p/a/x.tsv", "q/a/x.tsv"]) == ["p/a/x", "q/a/x"]
     assert distinct_names(["x.tsv", "./x.tsv"]) == ["x", "x"]
-    assert distinct_names(["x.csv", "y/x.tsv", "z.tsv"])[1:] == ["y/x", "z"]
+    assert distinct_names(["x.csv", "y/x.tsv", "z.tsv"]) == ["x.csv", "x.tsv", "z"]
+    assert distinct_names(["a/x.csv", "a/x.tsv"]) == ["x.csv", "x.tsv"]
     assert len(set(distinct_names(["MMStar", "a/MMStar.tsv", "b/MMStar.tsv"]))) == 3
 
 
