@@ -3,6 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from soup.words import sentence, shown
+
+LABEL = 160
+"""Characters of a task's name, at most."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -20,6 +25,10 @@ class Progress:
     total: int
     unit: str
 
+    def __post_init__(self) -> None:
+        if not self.task.isprintable() or len(self.task) > LABEL:
+            object.__setattr__(self, "task", shown(self.task, LABEL))
+
 
 @dataclass(frozen=True)
 class Note:
@@ -27,6 +36,9 @@ class Note:
 
     text: str
     warning: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", sentence(self.text))  # it holds names of files
 
 
 Event = Progress | Note

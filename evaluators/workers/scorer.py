@@ -239,8 +239,8 @@ class VLMEvalKitScorer:
                     if deaths > 1:
                         text = f"the worker died {deaths} times at: {what}; at last it {end.how}"
                     raise ScoringError(
-                        f"{text}; the end of what it printed (the whole is in {self.log}):\n"
-                        f"{end.words}"
+                        f"{text}; the end of what it printed (the whole is in {self.log}):",
+                        end.words,
                     ) from None
                 text = f"the worker {end.how} (at: {what}); another one goes on from there"
                 observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))

@@ -17,7 +17,7 @@ from soup.checkpoints.files import weights_beside
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import LoraUpdate, Recent, Replacement
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
@@ -33,6 +33,10 @@ RENAMES = (
 )
 """Prefixes in memory and in files: transformers renames some modules between the two, and an
 adapter has the names of the version that it was trained with."""
+
+UNQUANTISED = "name the unquantised base, of the same model, with --base DIR"
+_QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)($|[-_./])")
+"""What the names of quantised models hold."""
 
 MERGE = "merge it with the tool that trained it (peft: `merge_and_unload`) and blend the result"
 REFUSED = {
@@ -183,9 +187,10 @@ def _open_base(
             )
         base = directory / str(named)  # an absolute path stays itself
         if not base.is_dir():
+            packed = _QUANTISED_NAME.search(str(named)) is not None
             raise CheckpointError(
                 f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here; "
-                "name the base's directory with --base DIR"
+                + (UNQUANTISED if packed else "name the base's directory with --base DIR")
             )
     if isinstance(base, Checkpoint):
         itself, found = base.base is not None, base.path
@@ -199,7 +204,13 @@ def _open_base(
     if isinstance(base, Checkpoint):
         return base
     path = Path(os.path.abspath(base))
-    return open_model(path, path.name)
+    try:
+        return open_model(path, path.name)
+    except QuantisedError as error:
+        raise QuantisedError(
+            f"{directory}: a LoRA adapter on {path}, whose weights are quantised (QLoRA); "
+            f"{UNQUANTISED}"
+        ) from error
 
 
 def _sort_in(info: TensorInfo, modules: dict[str, _Parts], whole: dict[str, TensorInfo]) -> None:

@@ -24,13 +24,14 @@ from soup.checkpoints.tensors import (
     DTYPES as DTYPES,  # known from here, too: what a checkpoint is made of
 )
 from soup.checkpoints.tensors import TensorInfo as TensorInfo
+from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.weights import (
     check_index,
     find_weights,
     read_weights,
     unread_note,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -282,7 +283,9 @@ def open_model(directory: Path, name: str) -> Checkpoint:
     """
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
+        raise CheckpointError(
+            f"{directory}: expected a model directory, but it {found}{instead_of(directory)}"
+        )
     shards, weight_map, notes = find_weights(directory)
     states = file_states(shards)
     config = _read_config(directory)
@@ -326,7 +329,7 @@ def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
     """Quantised weights that no ``quantization_config`` announced are known by their names."""
     packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
     if packed:
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
             f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
             "averaged"
@@ -342,7 +345,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         method = "unknown"
         if isinstance(quantization, dict):
             method = str(quantization.get("quant_method", method))
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: weights are quantised ({method}); dequantise them first, "
             "packed integers cannot be averaged"
         )

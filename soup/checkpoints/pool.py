@@ -1,41 +1,21 @@
 """Several checkpoints that can be blended with each other, or exactly why they cannot."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
-from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
+from soup.checkpoints.configs import described, differences
+from soup.checkpoints.files import chat_template, require_companions, token_ids
 from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.problems import (
+    Problem as Problem,  # known from here, too: what a report is made of
+)
+from soup.checkpoints.problems import summary, together
 from soup.checkpoints.ties import fit_all, is_tied
 from soup.errors import PoolError, UsageError
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One reason why a pool cannot be blended.
-
-    Attributes:
-        member: the checkpoint that differs.
-        tensor: the tensor, or the file, that it is about.
-        expected: what the reference member has.
-        found: what this member has.
-        hint: what to do about it.
-    """
-
-    member: str
-    tensor: str
-    expected: str
-    found: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +61,9 @@ class Pool:
         """
         report = inspect(paths, dtype, base)
         if report.problems:
-            more = len(report.problems) - 1
-            rest = f" (and {more} more: `soup check` lists them)" if more else ""
-            raise PoolError(f"the pool cannot be blended: {report.problems[0]}{rest}")
+            first, *more = report.lines
+            rest = f" (and {len(more)} more: `soup check` lists them)" if more else ""
+            raise PoolError(f"the pool cannot be blended: {first}{rest}")
         return cls(report.members, report.warnings, report.base)
 
 
@@ -105,6 +85,12 @@ class Report:
     warnings: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        """The problems for people: those of one kind in one line, ten lines at most."""
+        tensors = len(self.members[0].tensors) if self.members else 0
+        return summary(self.problems, tensors, len(self.members) - 1)
 
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -167,7 +153,7 @@ def inspect(
     return Report(
         members,
         tuple(problems),
-        tuple(warnings),
+        tuple(together(warnings, [member.name for member in members])),
         duplicates,
         others[-1] if base is not None else None,
     )
@@ -345,29 +331,14 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
 
 def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:
     """Settings that shapes do not show (rope_theta, number of heads) and that differ."""
-    ours, theirs = _flat(reference.config), _flat(member.config)
-    different = sorted(
-        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
-    )
-    if not different:
+    found = differences(reference.config, member.config)
+    if not found:
         return []
     return [
-        f"{member.name}: config.json differs from {reference.name}'s in {', '.join(different[:5])}"
-        f"{' …' if len(different) > 5 else ''}; the soup is scored and written with "
+        f"{member.name}: config.json differs from {reference.name}'s: "
+        f"{described(found, reference.name)}; the soup is scored and written with "
         f"{reference.name}'s"
     ]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if key in VOLATILE_CONFIG or key in ("model_type", "architectures"):
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value, sort_keys=True)
-    return flat
 
 
 def _batchnorm_warnings(reference: Checkpoint) -> list[str]:
