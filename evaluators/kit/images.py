@@ -101,7 +101,7 @@ def digest_of_linked(kit: Any, name: str) -> str:
     """
     total = hashlib.sha256()
     known: dict[Path, str] = {}
-    for index, file in _linked(kit):
+    for index, file in linked(kit):
         if file not in known:
             try:
                 with Image.open(file):
@@ -116,7 +116,8 @@ def digest_of_linked(kit: Any, name: str) -> str:
     return total.hexdigest()
 
 
-def _linked(kit: Any) -> Iterator[tuple[Any, Path]]:
+def linked(kit: Any) -> Iterator[tuple[Any, Path]]:
+    """The image files that a table names, each with the index of its row."""
     for index, paths in zip(kit.data["index"], kit.data["image_path"], strict=True):
         for path in paths if isinstance(paths, list) else [paths]:
             beside = Path(kit.img_root) / path  # where VLMEvalKit looks, too

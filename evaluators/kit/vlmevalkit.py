@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from soup.errors import BenchmarkError, ScoringError, SoupError
+from soup.evaluators.kit.apart import outcomes_apart
 from soup.evaluators.kit.headlines import headline_rule, outcomes
-from soup.evaluators.kit.images import digest_of_linked, file_digest, unpack
+from soup.evaluators.kit.images import digest_of_linked, file_digest, linked, unpack
 from soup.evaluators.kit.importing import (
     INFER_FAIL_MSG,
     YOrN_Extraction,
@@ -88,6 +89,7 @@ class Dataset:
         self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         self.rule = headline_rule(self.kit, self.name)
         self.data_digest = file_digest(self.file)
+        self.files = [os.path.abspath(self.file)]
         if "image" in self.kit.data:
             # Images are unpacked once and never looked at again, so each content has its place.
             place = cache / "images" / self.data_digest[:16]
@@ -95,6 +97,7 @@ class Dataset:
         elif "image_path" in self.kit.data:
             both = f"{self.data_digest} {digest_of_linked(self.kit, self.name)}"
             self.data_digest = hashlib.sha256(both.encode()).hexdigest()
+            self.files += sorted({os.path.abspath(file) for _, file in linked(self.kit)})
         self._data = self.kit.data
 
     def __len__(self) -> int:
@@ -111,6 +114,11 @@ class Dataset:
             "judge": self.judge.settings if self.judge else EXACT,
             "vlmeval": version(),
         }
+
+    @property
+    def rows(self) -> Any:
+        """The data, one row per question."""
+        return self._data
 
     @property
     def kit_name(self) -> str:
@@ -221,7 +229,10 @@ class Dataset:
             finally:
                 if keep is not None:
                     write_whole(keep, lambda path: frame.to_csv(path, sep="\t", index=False))
-            return _Evaluation(report, frame, outcomes(Path(fresh)), case.unjudged if case else 0)
+            found = outcomes(Path(fresh))
+            if not found and isinstance(self.kit, image_vqa.OCRBench):
+                found = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
+            return _Evaluation(report, frame, found, case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
         rows = frame.to_dict("records")

@@ -142,6 +142,11 @@ class KitWrapper:
         found = tokenizer.pad_token_id
         return int(tokenizer.eos_token_id if found is None else found)
 
+    @property
+    def processor(self) -> Any:
+        """See ``Wrapper``."""
+        return getattr(self._kit, "processor", None)
+
     # --- the model ------------------------------------------------------------------------
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:

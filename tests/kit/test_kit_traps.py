@@ -27,7 +27,8 @@ from soup.choosing.scoring import RecordedScorer
 from soup.errors import BenchmarkError, ScoringError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.fake import FakeScorer
-from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from tests.conftest import make_checkpoint, random_tensors
 from tests.kit.test_vlmevalkit import CHOICE, SHORT, YES_NO, tsv
 
@@ -245,7 +246,8 @@ def state():
 torch.manual_seed(5)
 before = state()
 from soup.evaluators import VLMEvalKitScorer
-from soup.evaluators.workers.worker import PROTOCOL, Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import PROTOCOL, encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
 pool = Pool.open({str(demo / "ckpts" / "digit")!r})
@@ -472,12 +474,12 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
     assert len(digests) == 4
 
 
-def test_trap_13_the_readme_says_that_a_benchmark_file_is_code(tmp_path: Path) -> None:
+def test_trap_13_the_docs_say_that_a_benchmark_file_is_code(tmp_path: Path) -> None:
     """Trap 13: VLMEvalKit runs what stands in a TSV (shown here), so one must trust the file."""
     rows = [{**row, "index": k} for k, row in enumerate(CHOICE)]
     ran = tmp_path / "ran"
     rows[0]["index"] = f"open({str(ran)!r}, 'w').close()"
     dataset(tmp_path, rows)
-    assert ran.exists(), "it no longer does: README can say so"
-    text = " ".join((ROOT / "README.md").read_text().split())
+    assert ran.exists(), "it no longer does: docs/scoring.md can say so"
+    text = " ".join((ROOT / "docs" / "scoring.md").read_text().split())
     assert "A benchmark file is code: VLMEvalKit passes fields of it to `eval`." in text
