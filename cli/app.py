@@ -10,6 +10,7 @@ import typer.core
 
 import soup
 from soup.cli import config, demo, looking, models, soups
+from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.errors import SoupError
 
@@ -57,10 +58,10 @@ def options(
     commands: dict[str, dict[str, bool]] = {}
     group = context.command
     assert isinstance(group, typer.core.TyperGroup)
-    for name, command in group.commands.items():
+    for name, each in group.commands.items():
         commands[name] = {
             max(parameter.opts, key=len).lstrip("-"): parameter.multiple
-            for parameter in command.params
+            for parameter in each.params
             if isinstance(parameter, typer.core.TyperOption)
         }
         commands[name].pop("help", None)
@@ -87,7 +88,7 @@ def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        code = app(standalone_mode=False)
+        code = command(app)(standalone_mode=False)
     except SoupError as error:
         _fail(str(error), error.exit_code)
     except CommandError as error:

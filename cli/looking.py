@@ -11,7 +11,7 @@ import typer
 import soup
 from soup.cli import console
 from soup.cli.given import dtype_of
-from soup.cli.options import WORK, PoolOptions, ShowOptions, Work, grouped
+from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
 from soup.errors import PoolError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check(
 
 
 @grouped
-def leaderboard(display: ShowOptions, work: Work = WORK) -> None:
+def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     """Show the last run's table again, or write it for machines.
 
     Example: soup leaderboard --json board.json --markdown board.md

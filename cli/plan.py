@@ -1,6 +1,7 @@
 """`--dry-run`: everything that can be known before anything is read, scored or written."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import soup
@@ -9,13 +10,17 @@ from soup.blending.stack import stack
 from soup.blending.writer import check_target
 from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
+from soup.choosing.scoring import Benchmark
 from soup.cli import console, render
 from soup.cli.options import PoolOptions
-from soup.errors import PoolError
+from soup.errors import PoolError, SoupError
+from soup.evaluators import VLMEvalKitScorer
+from soup.forecast import forecast
 from soup.run import Settings, whole
+from soup.watching.lines import duration
 
 
-def show_plan(kind: str, pool: PoolOptions, settings: Settings) -> None:
+def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalKitScorer) -> None:
     """Print what a command would do.
 
     Raises:
@@ -41,7 +46,45 @@ def show_plan(kind: str, pool: PoolOptions, settings: Settings) -> None:
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target, every)
         lines.append(f"would write {target}")
-    done = len(Journal.open(settings.work, create=False).results)
-    lines.append(f"{settings.work}: {done} result(s) recorded so far; those that fit are reused")
+    _print(lines)
+    sources = [*settings.benchmarks, *settings.holdouts]
+    if sources:
+        opened = Pool(report.members, base=report.base)
+        try:
+            found = scorer.remembered(opened.reference, sources)
+        except SoupError as error:
+            _print([f"as things are, a run would fail: {error}"])
+        else:
+            _print([_unknown(settings) if found is None else _known(kind, opened, found, settings)])
+
+
+def _print(lines: Sequence[str]) -> None:
     for line in lines:
         console.out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _unknown(settings: Settings) -> str:
+    done = len(Journal.open(settings.work, create=False).results)
+    text = "how many results are known, only a run can tell: these benchmarks have not been looked "
+    text += "up like this before, or something has changed since"
+    return f"{text} ({done} recorded in {settings.work} in all; those that fit are reused)"
+
+
+def _known(kind: str, pool: Pool, benchmarks: Sequence[Benchmark], settings: Settings) -> str:
+    """How many results are known, how many are to be measured, and how long that takes."""
+    found = forecast(kind, pool, benchmarks, settings)
+    known = found.results - found.missing
+    text = f"{known} of {found.results} results are known, "
+    most = " at most" if kind == "greedy" and found.missing else ""
+    text += f"{found.missing or 'nothing'} must be measured{most}"
+    work = found.work
+    if found.missing and work.seconds:
+        text += f", about {duration(work.seconds)} at the speed of earlier ones"
+        if work.questions:
+            text += f", and {work.questions:,} questions of unknown speed"
+    elif found.missing:
+        text += f": {work.questions:,} questions, how fast is not known yet"
+    if found.unread:
+        names = ", ".join(found.unread)
+        text += f" (all results of {names} count as missing: read it to know, soup check --digest)"
+    return text

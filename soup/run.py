@@ -1,6 +1,7 @@
 """The walk: paths → pool → recipe → scores → decisions → written soup → leaderboard."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +15,16 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
+from soup.choosing.ahead import Ahead, plan
+from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.errors import JournalError, UsageError
-from soup.events import Note, Observer, Progress, ignore
+from soup.events import Evaluation, Note, Observer, Progress
+from soup.watching.watch import around
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -86,7 +90,7 @@ def make(
     pool: Pool,
     scorer: Scorer | None = None,
     settings: Settings = Settings(),
-    observe: Observer = ignore,
+    observe: Observer | None = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -96,7 +100,8 @@ def make(
         pool: what to blend.
         scorer: needed for all but an average or a blend without benchmarks.
         settings: benchmarks, places, dtype.
-        observe: told of progress.
+        observe: told of progress; by default ``soup.watch()`` in a terminal and in a notebook, and
+            nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -113,7 +118,20 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    walk = _begin(kind, pool, scorer, settings, observe)
+    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+        return _make(kind, pool, scorer, settings, out, told, attempt)
+
+
+def _make(
+    kind: str,
+    pool: Pool,
+    scorer: Scorer | None,
+    settings: Settings,
+    out: Path,
+    observe: Observer,
+    attempt: Attempt,
+) -> Leaderboard:
+    walk = _begin(kind, pool, scorer, settings, observe, attempt)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
         members = _without_duplicates(pool, observe)
@@ -123,6 +141,7 @@ def make(
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
+    walk.scored()
     written = write(
         soup,
         out,
@@ -181,9 +200,11 @@ def _merged(members: Sequence[Checkpoint], pool: Pool, settings: Settings) -> Bl
 
 
 def score(
-    pool: Pool, scorer: Scorer, settings: Settings = Settings(), observe: Observer = ignore
+    pool: Pool, scorer: Scorer, settings: Settings = Settings(), observe: Observer | None = None
 ) -> Leaderboard:
     """Score every member on benchmarks and hold-outs; write nothing but the journal.
+
+    ``observe`` is as in ``make``.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -193,10 +214,12 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    walk = _begin("score", pool, scorer, settings, observe)
-    walk.score_members()
-    walk.record("end")
-    return walk.leaderboard()
+    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+        walk = _begin("score", pool, scorer, settings, told, attempt)
+        walk.score_members()
+        walk.scored()
+        walk.record("end")
+        return walk.leaderboard()
 
 
 def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
@@ -213,10 +236,13 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     total = sum(member.nbytes for member in unknown)
     done = 0
 
+    lock = threading.Lock()
+
     def progress(count: int) -> None:
         nonlocal done
-        done += count
-        observe(Progress("read and digest the pool", done, total, "B"))
+        with lock:  # the threads that digest report at the same time
+            done += count
+            observe(Progress("read and digest the pool", done, total, "B"))
 
     for member in unknown:
         member.compute_digest(progress)
@@ -236,6 +262,13 @@ class _Walk:
     benchmarks: list[Benchmark]
     holdouts: list[Benchmark]
     decisions: list[Decision]
+    last: int | None = None
+    """The soup's number among the evaluations, where it is one of its own."""
+
+    def scored(self) -> None:
+        """Tell that nothing more is asked."""
+        if self.scorer is not None:
+            self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
         if self.scorer is None:
@@ -244,7 +277,7 @@ class _Walk:
         for k, member in enumerate(self.pool.members, 1):
             blend = self.mix([member])
             label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label)
+            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
 
     def acc(self) -> Callable[[Blend], float]:
         def mean(blend: Blend) -> float:
@@ -299,7 +332,7 @@ class _Walk:
         """The soup's scores on everything, as facts for its manifest."""
         if self.scorer is None:
             return {}
-        score = self.scorer.score(soup, self.benchmarks + self.holdouts, "soup")
+        score = self.scorer.score(soup, self.benchmarks + self.holdouts, "soup", self.last)
         values = {name: result.value for name, result in score.results.items()}
         chosen = self.scorer.score(soup, self.benchmarks, "soup") if self.benchmarks else None
         settings = [b.settings for b in (*self.benchmarks, *self.holdouts)]
@@ -334,7 +367,12 @@ def _label(blend: Blend) -> str:
 
 
 def _begin(
-    command: str, pool: Pool, scorer: Scorer | None, settings: Settings, observe: Observer
+    command: str,
+    pool: Pool,
+    scorer: Scorer | None,
+    settings: Settings,
+    observe: Observer,
+    attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if journal.damaged:
@@ -371,9 +409,10 @@ def _begin(
             journal.append("benchmark", digest=benchmark.digest, questions=about)
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
-    mix = _mix(pool, settings)
-    run = journal.start(
+    mix = mix_of(pool, settings)
+    run = attempt.run = journal.start(
         command,
+        **circumstances(asdict(settings), found),
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         members=[
@@ -386,11 +425,20 @@ def _begin(
             for member in pool.members
         ],
     )
-    recorded = RecordedScorer(scorer, journal, observe) if found and scorer else None
-    return _Walk(run, pool, mix, journal, recorded, settings, benchmarks, holdouts, [])
+    walk = _Walk(run, pool, mix, journal, None, settings, benchmarks, holdouts, [])
+    if found and scorer:
+        candidates = len({member.digest for member in pool.members})
+        every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
+        ahead = Ahead(every, journal)
+        ahead.look_up([mix([member]).digest for member in pool.members])
+        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead)
+        walk.last = every.soup
+    return walk
 
 
-def _mix(pool: Pool, settings: Settings) -> Mix:
+def mix_of(pool: Pool, settings: Settings) -> Mix:
+    """How a run blends some of its members; a single one is itself."""
+
     def mix(members: Sequence[Checkpoint]) -> Blend:
         if len(members) == 1:
             return Blend(tuple(members), pool.reference, dtype=settings.dtype)

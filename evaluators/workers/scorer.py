@@ -116,6 +116,7 @@ class VLMEvalKitScorer:
         self._checked: tuple[str, Family, Environment] | None = None
         self._recalled: Known | None = None
         self._process: Process | None = None
+        self._log_is_ours = False
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
@@ -142,6 +143,30 @@ class VLMEvalKitScorer:
         self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
     ) -> list[Benchmark]:
         """See ``soup.choosing.scoring.Scorer``."""
+        known, opening, asking = self._requests(reference, names)
+        if self._process is not None or not self._recall(known, [opening, *asking]):
+            for request in (opening, *asking):
+                self._tell(request, known, observe)
+        return self._described(reference, opening, asking)
+
+    def remembered(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark] | None:
+        """The same as ``benchmarks`` would say, where it can be known without starting a worker.
+
+        Returns:
+            None where nobody has looked these benchmarks up before, or something has changed since.
+
+        Raises:
+            SoupError: ``benchmarks`` would fail, too.
+        """
+        known, opening, asking = self._requests(reference, names)
+        if not self._recall(known, [opening, *asking]):
+            return None
+        return self._described(reference, opening, asking)
+
+    def _requests(
+        self, reference: Checkpoint, names: Sequence[str]
+    ) -> tuple[Known, dict[str, Any], list[dict[str, Any]]]:
+        """What a worker is asked of a model and of benchmarks, and what is known of that."""
         lacking = [] if self._judge else judged_only(names)
         if lacking:
             raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
@@ -158,18 +183,20 @@ class VLMEvalKitScorer:
         if opening not in [request for request, _ in self._told.values()]:
             self._told.clear()  # about another model
             self._sources.clear()
-        asking: list[dict[str, Any]] = [{"do": "benchmark", "source": source} for source in names]
-        if self._process is not None or not self._recall(known, [opening, *asking]):
-            for request in (opening, *asking):
-                self._tell(request, known, observe)
+        return known, opening, [{"do": "benchmark", "source": source} for source in names]
+
+    def _described(
+        self, reference: Checkpoint, opening: dict[str, Any], asking: Sequence[dict[str, Any]]
+    ) -> list[Benchmark]:
+        """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for source, request in zip(names, asking, strict=True):
+        for request in asking:
             answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-            self._sources[digest] = source
+            self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
             found.append(Benchmark(answer["name"], answer["samples"], digest, settings, questions))
         return found
@@ -246,7 +273,7 @@ class VLMEvalKitScorer:
         require(environment, family)
         if self._checked is None or python != self._checked[0]:
             self.close()
-            self.log.unlink(missing_ok=True)
+            self._log_is_ours = False
         self._checked = python, family, environment
         return environment
 
@@ -294,6 +321,9 @@ class VLMEvalKitScorer:
         """The worker; one that is new has been told everything."""
         if self._process is None:
             assert self._checked is not None, "benchmarks come first"
+            if not self._log_is_ours:
+                self.log.unlink(missing_ok=True)
+                self._log_is_ours = True
             self._process = Process(self._checked[0], self.log)
             for request, known in self._told.values():
                 found = self._process.ask(request)

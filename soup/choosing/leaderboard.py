@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from soup.choosing.comparing import Differences, run_differences
@@ -112,6 +114,23 @@ class SoupRow:
 
 
 @dataclass(frozen=True)
+class About:
+    """Which run a leaderboard is of.
+
+    Attributes:
+        run: its id in the journal.
+        time: when it began, UTC, as ISO 8601.
+        versions: of soup, Python and the libraries that scored.
+        settings: what it was asked to do; ``measured_with`` in it is the scorer's, by benchmark.
+    """
+
+    run: str = ""
+    time: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """A run, to look at.
 
@@ -123,6 +142,8 @@ class Leaderboard:
         path: the recipe's decisions, in order.
         soup: the result; None until it is written, and for ``score``.
         finished: whether the run came to its end.
+        error: why it failed, where it did.
+        about: which run it was.
     """
 
     command: str
@@ -132,6 +153,11 @@ class Leaderboard:
     path: tuple[Step, ...] = ()
     soup: SoupRow | None = None
     finished: bool = field(default=True)
+    error: str | None = None
+    """Why it failed, where it did."""
+
+    about: About = field(default_factory=lambda: About(), compare=False)
+    """Which run it was; two runs may have the same leaderboard."""
 
     @property
     def best(self) -> float | None:
@@ -154,6 +180,11 @@ class Leaderboard:
             "version": VERSION,
             "command": self.command,
             "finished": self.finished,
+            "error": self.error,
+            "run": self.about.run,
+            "time": self.about.time,
+            "versions": dict(self.about.versions),
+            "settings": dict(self.about.settings),
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -196,12 +227,26 @@ class Leaderboard:
             },
         }
 
+    @property
+    def title(self) -> str:
+        """What was made of how many, on what, and when it was begun."""
+        on = ", ".join(self.benchmarks) or "no benchmark"
+        made = "scores" if self.command == "score" else f"{self.command} soup"
+        when = f", {self.about.time[:16].replace('T', ' ')} UTC" if self.about.time else ""
+        return f"{made} of {len(self.members)} members on {on}{when}"
+
     def to_markdown(self) -> str:
-        """Two GitHub tables: the members with the soup, then the path."""
+        """A title with the date, and two GitHub tables: members with the soup, then the path."""
         heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
         heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
         heads += ["unjudged"] if self.unjudged else []
-        lines = [_row(heads), _row(["---"] * len(heads))]
+        lines = [f"## {self.title}", ""]
+        if self.error is not None:
+            lines += [f"**This run failed:** {' '.join(self.error.split())}", ""]
+        elif not self.finished:
+            lines += ["**This run did not finish.**", ""]
+        if self.members:
+            lines += [_row(heads), _row(["---"] * len(heads))]
         for rank, row in enumerate(self.members, 1):
             lines.append(_row([str(rank), row.name, *self.cells(row)]))
         if self.soup is not None:
@@ -298,6 +343,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
+    moved = partial(_moved, was=start.get("work"), now=str(journal.path.parent))
     sure = run_differences(journal, records)
     rows = []
     for member in start["members"]:
@@ -306,7 +352,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         rows.append(
             Row(
                 member["name"],
-                member["path"],
+                moved(member["path"]),
                 member["digest"],
                 _values(scores),
                 _values(held),
@@ -319,7 +365,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
-    soups = [r for r in later if r["kind"] == "soup"]
+    soups = [r | {"out": moved(r["out"])} for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
         tuple(benchmarks),
@@ -328,7 +374,25 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         path,
         _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
+        error=next((r["error"] for r in reversed(later) if r["kind"] == "failed"), None),
+        about=About(
+            start["run"], start["time"], start.get("versions", {}), start.get("settings", {})
+        ),
     )
+
+
+def _moved(path: str, was: str | None, now: str) -> str:
+    """Where a run's path lies now: what has moved together with the journal is found there.
+
+    Args:
+        path: as it was recorded.
+        was: the journal's directory at that time; None where nobody wrote it down.
+        now: the same today.
+    """
+    if was is None or was == now or os.path.exists(path):
+        return path
+    moved = os.path.normpath(os.path.join(now, os.path.relpath(path, was)))
+    return moved if os.path.exists(moved) else path
 
 
 def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:

@@ -70,6 +70,7 @@ class Trials:
                 journal.append("trial", key=key, stopped=stopped and asdict(stopped))
             found = journal.trials[key]["stopped"]
             if found is not None:
+                self.scorer.give_up(candidate)
                 return Stopped(**found)
         return self.scorer.score(candidate, self.benchmarks, self.label(candidate)).mean
 
@@ -109,6 +110,7 @@ class Trials:
         scorer = self.scorer.scorer
         assert isinstance(scorer, PartialScorer)
         task = f"{self.label(candidate)} on {race.benchmark.name}"
+        self.scorer.begin(candidate, race.benchmark, self.label(candidate), task)
         part = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
         if part.outcomes.keys() != set(samples):
             raise ScoringError(
