@@ -3,6 +3,7 @@
 What they do is imported when they do it: help and mistakes need none of it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ import soup
 from soup.cli import console
 from soup.cli.given import dtype_of
 from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
-from soup.errors import PoolError
+from soup.errors import PoolError, SoupError, UsageError
+from soup.words import counted
 
 if TYPE_CHECKING:
     from soup import Report
@@ -25,6 +27,10 @@ def check(
         bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
     ] = False,
     work: Work = WORK,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="All that was found, as JSON; - is stdout."),
+    ] = None,
 ) -> None:
     """Say from headers alone whether a pool can be blended, and if not, exactly why.
 
@@ -33,17 +39,25 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import render
+    from soup.cli import documents, render
 
-    report = soup.inspect(pool.ckpts, dtype_of(pool.dtype), pool.base)
-    known = {*report.duplicates, *_known_duplicates(report, work, digest)}
-    render.check(
-        soup.Report(report.members, report.problems, report.warnings, tuple(sorted(known))),
-        console.out,
-    )
+    dtype = dtype_of(pool.dtype)
+    try:
+        report = soup.inspect(pool.ckpts, dtype, pool.base)
+        known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+    except SoupError as error:
+        if json is not None and not isinstance(error, UsageError):
+            documents.put(json, "check", documents.failed(error))
+        raise
+    report = replace(report, duplicates=tuple(sorted(known)))
+    if json is not None:
+        documents.put(json, "check", documents.pool_found(report))
+    if str(json) != "-":
+        render.check(report, console.out)
     if report.problems:
-        count = len(report.problems)
-        raise PoolError(f"the pool cannot be blended: {count} problem(s), listed above")
+        count = counted(len(report.problems), "problem")
+        where = "in the document" if str(json) == "-" else "listed above"
+        raise PoolError(f"the pool cannot be blended: {count}, {where}")
 
 
 @grouped

@@ -25,6 +25,7 @@ from soup.choosing.trials import Trials, means_of_outcomes
 from soup.errors import JournalError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
 from soup.watching.watch import around
+from soup.words import counted
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -376,7 +377,7 @@ def _begin(
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if journal.damaged:
-        text = f"{journal.path}: skipped {journal.damaged} damaged line(s)"
+        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
         observe(Note(text + ", cut short by a crash", warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
@@ -394,7 +395,7 @@ def _begin(
                 "confident needs a scorer that answers a benchmark bit by bit "
                 "(soup.choosing.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
-        observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
+        observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:

@@ -22,6 +22,7 @@ from soup.checkpoints.files import companions, companions_digest
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
+from soup.words import counted
 
 MANIFEST = "soup.json"
 
@@ -278,8 +279,8 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines = ["---", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:"]
     lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
     lines.append(
-        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. "
+        f"A model soup ({manifest['kind']}) of {counted(len(blend.members), 'checkpoint')}, made "
+        f"with soup {__version__}. "
         + (
             "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
             "times its coefficient."
