@@ -17,7 +17,7 @@ from soup.cli.options import (
 )
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import with_suite
-from soup.words import closest
+from soup.words import closest, either
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
@@ -110,6 +110,6 @@ def dtype_of(name: str | None) -> str | None:
         return None
     if name not in DTYPES:
         close = closest(name, WRITTEN)
-        meant = f"did you mean {close[0]}? It is one of" if close else "expected"
-        raise UsageError(f"--dtype {name}: {meant} float32, float16 or bfloat16")
+        hint = f"did you mean {close[0]}?" if close else f"expected {either(WRITTEN)}"
+        raise UsageError(f"--dtype {name}: {hint}")
     return DTYPES[name]

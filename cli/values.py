@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, time
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -20,17 +19,6 @@ WANTED: Mapping[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text in quotes"),
 }
 """By an option's type: what TOML has for it, and how to say that."""
-
-KINDS = (
-    (bool, "true or false"),
-    (int, "a whole number"),
-    (float, "a number"),
-    (str, "text"),
-    (list, "a list"),
-    (dict, "a table"),
-    ((date, time), "a date or time"),
-)
-"""What TOML's values are called."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +97,6 @@ def require(option: Option, value: Any, where: str) -> Any:
 
 
 def _found(value: Any) -> str:
-    kind = next(name for types, name in KINDS if isinstance(value, types))
     if isinstance(value, (list, dict)):
-        return kind
-    text = repr(value) if isinstance(value, str) else str(value).lower()
-    return f"{kind}, {shown(text, 60)}" if isinstance(value, (str, bool)) else shown(text, 60)
+        return "a table" if isinstance(value, dict) else "a list"
+    return shown(repr(value) if isinstance(value, str) else str(value).lower(), 60)

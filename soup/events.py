@@ -32,8 +32,7 @@ class Progress:
     who: str = ""
 
     def __post_init__(self) -> None:
-        if not self.task.isprintable() or len(self.task) > LABEL:
-            object.__setattr__(self, "task", shown(self.task, LABEL))
+        object.__setattr__(self, "task", shown(self.task, LABEL))  # it holds names of files
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,10 @@ class Evaluation:
     rest: Work = field(default_factory=Work)
     later: Work = field(default_factory=Work)
     who: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("label", "benchmark", "task"):
+            object.__setattr__(self, name, shown(getattr(self, name), LABEL))
 
 
 Event = Progress | Note | Evaluation

@@ -21,8 +21,9 @@ NAME = 80
 
 _LONG = re.compile(rf"\S{{{WORD + 1},}}")
 
-_SPECIAL = re.compile(r"([\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_]))")
-"""What means something in a line of Markdown, an underscore only at the edge of a word."""
+_SPECIAL = re.compile(r"([\\`*\[\]~$|@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)")
+"""What means something in a line of Markdown: an underscore at the edge of a word; what GitHub
+makes links of."""
 
 
 def plain(text: object, lines: bool = False) -> str:
@@ -115,4 +116,10 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
     close = closest(word, known, most)
     if not close:
         return f"expected one of {', '.join(known)}" if known else ""
-    return f"did you mean {' or '.join(filter(None, [', '.join(close[:-1]), close[-1]]))}?"
+    return f"did you mean {either(close)}?"
+
+
+def either(names: Sequence[object]) -> str:
+    """``A``, ``A or B``, ``A, B or C``."""
+    found = [shown(name, WORD) for name in names]
+    return " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from soup.errors import BenchmarkError
 from soup.evaluators.kit.known_names import NAMES, VERSION, VIDEO
 from soup.evaluators.kit.suites import SUITES
-from soup.words import closest, shown
+from soup.words import closest, either, shown
 
 HEAD = 1 << 20
 """Bytes of a table that are looked at, at most: its first line is shorter."""
@@ -82,7 +82,7 @@ def _meant(file: Path) -> str:
     except OSError:
         return ""
     close = [str(file.parent / name) for name in closest(file.name, beside)]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {either(close)}?" if close else ""
 
 
 def _require_name(name: str) -> None:
@@ -99,9 +99,7 @@ def _require_name(name: str) -> None:
     if version != VERSION or _has_table(name):
         return
     close = closest(name, NAMES)
-    hint = (
-        f"did you mean {' or '.join(close)}?" if close else "expected e.g. MMStar, or a TSV's path"
-    )
+    hint = f"did you mean {either(close)}?" if close else "expected e.g. MMStar, or a TSV's path"
     raise BenchmarkError(
         f"{name}: not a benchmark of VLMEvalKit, and no {name}.tsv in {_data()}; {hint}"
     )

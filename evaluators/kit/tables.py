@@ -22,7 +22,7 @@ from soup.evaluators.kit.importing import (
 )
 from soup.evaluators.kit.judge import Judge
 from soup.evaluators.kit.suites import ADD_A_JUDGE, NEEDS_JUDGE
-from soup.words import closest
+from soup.words import closest, either
 
 METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 """Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
@@ -78,7 +78,7 @@ def is_circular(kit_name: str) -> bool:
 def _by_name(source: str, name: str) -> tuple[Any, Path]:
     if name not in kit.SUPPORTED_DATASETS and not (_data_root() / f"{name}.tsv").is_file():
         close = closest(name, kit.SUPPORTED_DATASETS)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = f"; did you mean {either(close)}?" if close else ""
         raise BenchmarkError(
             f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
         )

@@ -48,7 +48,7 @@ def require_device(name: str) -> None:
         if re.fullmatch(r"(cpu|mps|xpu|npu|hpu|mlu|meta)(:\d+)?", name):
             hint = "expected auto, cpu, cuda or cuda:N"
         else:
-            close = closest(name.partition(":")[0], DEVICES)
+            close = ["cuda"] if name == "gpu" else closest(name.partition(":")[0], DEVICES)
             hint = f"did you mean {close[0]}?" if close else "expected auto, cpu, cuda or cuda:N"
         raise UsageError(f"--device {name}: {hint}")
     most = gpus()

@@ -5,6 +5,7 @@ transformers 5 writes all defaults and calls some settings otherwise. Only what 
 weights compute something else counts.
 """
 
+import copy
 import importlib.util
 import json
 import logging
@@ -92,12 +93,14 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     the model, that is looked up, and only then counts.
     """
     found = _differing(_meaning(ours), _meaning(theirs))
-    if any(None in pair for pair in found.values()):
-        read = [_as_transformers_reads(config) for config in (ours, theirs)]
-        if read[0] is not None and read[1] is not None:
-            return _differing(_meaning(read[0]), _meaning(read[1]))
-        if _saved_by(ours) != _saved_by(theirs):  # of different defaults written out
-            return {key: pair for key, pair in found.items() if None not in pair}
+    in_both = {key: pair for key, pair in found.items() if None not in pair}
+    if len(in_both) == len(found):
+        return found
+    read = [_as_transformers_reads(config) for config in (ours, theirs)]
+    if read[0] is not None and read[1] is not None:
+        return dict(sorted((_differing(_meaning(read[0]), _meaning(read[1])) | in_both).items()))
+    if _saved_by(ours) != _saved_by(theirs):  # one of them may write all defaults out
+        return in_both
     return found
 
 
@@ -210,7 +213,7 @@ def _as_transformers_reads(config: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         logger.setLevel(logging.CRITICAL)  # what it thinks of the file is not the question
         kind = CONFIG_MAPPING[str(config.get("model_type"))]
-        found: dict[str, Any] = kind.from_dict(dict(config)).to_dict()
+        found: dict[str, Any] = kind.from_dict(copy.deepcopy(dict(config))).to_dict()
         json.dumps(found)
     except Exception:  # it raises whatever a checkpoint's settings make it
         return None

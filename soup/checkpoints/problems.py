@@ -6,7 +6,7 @@ Another dtype concerns every tensor of a model. People want to read that once, w
 import os.path
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soup.words import counted, listed, shown
 
@@ -61,9 +61,9 @@ class Problem:
         if not self.tensor.startswith(TENSOR):
             return (self.tensor, self.expected, self.found, self.hint)
         if self.found == "nothing":
-            return ("missing", self.hint)
+            return ("missing",)
         if self.expected.startswith("nothing"):
-            return ("extra", self.hint)
+            return ("extra",)
         if "[" in self.expected:
             return ("shape", self.hint)
         return (self.expected, self.found, self.hint)
@@ -91,10 +91,10 @@ def summary(problems: Iterable[Problem], tensors: int = 0, others: int = 0) -> l
         return lines
     rest = list(by_text)[LINES - 1 :]
     members = {member for text in rest for member in by_text[text]}
-    more = counted(sum(counts[text] for text in rest), "problem")
+    more = counted(sum(counts[text] for text in rest), "more problem")
     return [
         *lines[: LINES - 1],
-        f"and {more} more, in {counted(len(members), 'member')}: `soup check … --json -` lists all",
+        f"and {more}, in {counted(len(members), 'member')}: `soup check … --json -` lists all",
     ]
 
 
@@ -133,6 +133,8 @@ def _together(group: Sequence[Problem], tensors: int) -> str:
     everything = len(group) == tensors
     where = f"all {tensors:,} tensors" if everything else counted(len(group), "tensor")
     where += "" if everything else f" ({patterns(names)})"
+    if len({problem.hint for problem in group}) > 1:
+        first = replace(first, hint="")  # it explains some of them at most
     alike = len({(problem.expected, problem.found) for problem in group}) == 1
     example = "" if alike else f"e.g. {shown(names[0], LONG)}: "
     return f"{where}: {example}{first.pair}"

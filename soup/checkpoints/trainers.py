@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from soup.words import closest, counted, listed
+from soup.words import closest, counted, either, listed
 
 LOOK_AT = 2000
 """Entries of a directory that are looked at, at most."""
@@ -56,7 +56,7 @@ def instead_of(path: Path) -> str:
     except OSError:
         return ""
     close = [str(path.parent / name) for name in closest(path.name, names)]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {either(close)}?" if close else ""
 
 
 def is_checkpoint(directory: Path) -> bool:
