@@ -55,11 +55,13 @@ def _require_table(source: str) -> None:
 
 
 def _require_columns(source: str, head: bytes) -> None:
+    line = head.partition(b"\n")[0]
     try:
-        line = head.decode("utf-8-sig", "strict" if len(head) < HEAD else "ignore")
+        first = line.decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError:
         return  # perhaps UTF-16; who reads it whole says so
-    first = line.partition("\n")[0].rstrip("\r")
+    if "\0" in first:
+        return
     written = [name.strip() for name in next(csv.reader([first], delimiter="\t"), [])]
     columns = {name.lower() for name in written}
     for wanted in ("index", "question", "answer", "image"):
