@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, looking, models, soups
+from soup.cli import config, demo, differing, looking, models, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -67,8 +67,11 @@ app.command()(soups.average)
 app.command()(soups.greedy)
 app.command(help=BLEND_HELP)(soups.blend)
 app.command()(soups.score)
+app.command()(soups.plan)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
+app.command()(differing.compare)
+app.command()(differing.answers)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
@@ -99,6 +102,7 @@ def main() -> None:
 def _fail(text: str, code: int) -> None:
     # By hand: a mistake should not wait for rich.
     bare = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    mark = "error:" if bare else "\x1b[1;31merror:\x1b[0m"
-    print(mark, plain(text, lines=True), file=sys.stderr)
+    if text:  # none where help was shown instead
+        mark = "error:" if bare else "\x1b[1;31merror:\x1b[0m"
+        print(mark, plain(text, lines=True), file=sys.stderr)
     sys.exit(code)

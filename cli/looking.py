@@ -26,6 +26,14 @@ def check(
     digest: Annotated[
         bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
     ] = False,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model/--no-model",
+            help="Ask transformers whether the tensors are those of the model that config.json "
+            "describes; takes seconds at first, the answer is kept in --work.",
+        ),
+    ] = True,
     work: Work = WORK,
     json: Annotated[
         Path | None,
@@ -44,6 +52,8 @@ def check(
     dtype = dtype_of(pool.dtype)
     try:
         report = soup.inspect(pool.ckpts, dtype, pool.base)
+        if model:
+            report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}
     except SoupError as error:
         if json is not None and not isinstance(error, UsageError):
@@ -69,6 +79,21 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     from soup.cli.results import show
 
     show(soup.show(work), display)
+
+
+def compared(report: "Report", work: Path) -> "Report":
+    """The report with what transformers says of the first member, which the others are like."""
+    from soup.cli.progress import Watch
+    from soup.run import describe
+
+    if report.problems:
+        return report  # these come first
+    reference = report.members[0]
+    with Watch(console.err) as watch:
+        found = describe(reference, work, watch)
+    notes = tuple(f"{reference.name}: {note}" for note in found.notes)
+    problems = tuple(found.problems(reference.name))
+    return replace(report, problems=problems, warnings=(*report.warnings, *notes))
 
 
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:

@@ -128,9 +128,17 @@ class BenchmarkOptions:
             "--bench",
             metavar="NAME",
             autocompletion=completing.among(completing.benchmarks),
-            help="VLMEvalKit benchmark, or a TSV's path. Repeatable.",
+            help="VLMEvalKit benchmark, or a TSV's path; NAME=0.5 counts half. Repeatable.",
         ),
     ] = None
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="HOW",
+            help="How benchmarks count: macro (alike), samples (by questions), z (by spread).",
+        ),
+    ] = "macro"
     suite: Annotated[
         str | None,
         typer.Option(

@@ -10,15 +10,47 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
 from soup.cli.escaping import escape
 from soup.words import NAME, counted, listed, plain, shown
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
+    from soup.choosing.side_by_side import Compared, SideBySide
     from soup.evaluators.models.families import Family
     from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
+
+
+def compared(found: SideBySide, console: Console) -> None:
+    """Print two blends side by side: per benchmark and category, and the mean of several."""
+    table = _plain_table()
+    table.add_column("benchmark", overflow="fold", max_width=NAME_WIDTH)
+    for head in (found.first, found.second, "difference", "95% interval", "p", "won/lost"):
+        table.add_column(escape(head), justify="right", overflow="fold", max_width=NAME_WIDTH)
+    for row in compared_rows(found):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    unknown = {one.difference.unknown for one in (*found.benchmarks, found.mean)} - {""}
+    for reason in sorted(unknown):
+        _line(console, f"which differences are noise cannot be told: {reason}", "dim")
+
+
+def compared_rows(found: SideBySide) -> Iterator[list[str]]:
+    """One row per benchmark and category, the mean of several last; as the table has them."""
+    for one in found.benchmarks:
+        yield _compared(one.name, one)
+        yield from (_compared(f"  {category.name}", category) for category in one.categories)
+    if len(found.benchmarks) > 1:
+        yield _compared("mean", found.mean)
+
+
+def _compared(name: str, one: Compared) -> list[str]:
+    flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
+    gain, interval, p = sure(one.difference)
+    gain = aligned([gained(one.difference.gain, one.difference), NOISE])[0]
+    return [name, number(one.first), number(one.second), gain, interval, p, flips]
 
 
 def check(report: Report, console: Console) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +37,19 @@ def show(board: Leaderboard, display: ShowOptions | LookOptions) -> None:
 
 def _write(board: Leaderboard, display: ShowOptions | LookOptions) -> bool:
     """Write the documents that were asked for; whether one of them is on standard output."""
+    return write_documents(display, board.to_json, board.to_markdown)
+
+
+def write_documents(
+    display: ShowOptions | LookOptions, as_json: Callable[[], str], as_markdown: Callable[[], str]
+) -> bool:
+    """Write what machines read, where it was asked for; whether standard output is taken by it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     to_stdout = False
-    for file, text in ((display.json, board.to_json), (display.markdown, board.to_markdown)):
+    for file, text in ((display.json, as_json), (display.markdown, as_markdown)):
         if file is None:
             continue
         if str(file) == "-":

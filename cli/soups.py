@@ -139,6 +139,27 @@ def greedy(
 
 
 @grouped
+def plan(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    run: RunOptions,
+) -> None:
+    """Say before a greedy run what it would cost, and the smallest gain that it could tell.
+
+    By speeds and outcomes of earlier runs in [bold]--work[/], where there are any.
+
+    Example: soup plan ckpts/* --bench MMStar --bench AI2D_TEST
+    """
+    from soup.cli.plan import show_plan
+
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging), scorer)
+
+
+@grouped
 def blend(
     context: typer.Context,
     pool: PoolOptions,

@@ -30,6 +30,9 @@ from soup.events import Note, Observer, ignore
 OURS = ("worker_python", "engine")
 """Options of a family that are no wrapper's."""
 
+WORK = ".soup"
+"""Where files are kept that nobody named a place for."""
+
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
 
@@ -43,7 +46,7 @@ class VLMEvalKitScorer:
     def __init__(
         self,
         *,
-        work: str | os.PathLike[str] = ".soup",
+        work: str | os.PathLike[str] | None = None,
         device: str = "auto",
         compute_dtype: str = "auto",
         batch_size: int | None = None,
@@ -60,7 +63,9 @@ class VLMEvalKitScorer:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
         Args:
-            work: holds predictions and the worker's log.
+            work: holds predictions and the worker's log; None is where the run has its journal
+                (``soup.Settings.work``), ``.soup`` outside of a run. A place named here wins, for
+                what the scorer keeps; the journal is in the settings' all the same.
             device: see Options.
             compute_dtype: see Options.
             batch_size: see Options.
@@ -98,7 +103,8 @@ class VLMEvalKitScorer:
         require_compute_dtype(compute_dtype)
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
-        self._work = Path(os.path.abspath(work))
+        self._housed = work is not None
+        self._work = Path(os.path.abspath(work or WORK))
         self._options = {
             "device": device,
             "compute_dtype": compute_dtype,
@@ -137,6 +143,15 @@ class VLMEvalKitScorer:
         if error is None:
             self._forget()
         self.close()
+
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """See ``soup.choosing.scoring.HousedScorer``."""
+        place = Path(os.path.abspath(directory))
+        if not self._housed and place != self._work:
+            self._forget()
+            self.close()  # its log and its caches are elsewhere
+            self._checked = None
+            self._work = place
 
     @property
     def log(self) -> Path:

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from soup import markup, words
+from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.configs import described, differences
-from soup.checkpoints.files import chat_template, require_companions, token_ids
+from soup.checkpoints.files import chat_template, require_companions
+from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.problems import (
     Problem as Problem,  # known from here, too: what a report is made of
 )
 from soup.checkpoints.problems import summary, together
-from soup.checkpoints.ties import fit_all, is_tied
+from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """Checkpoints that can be blended. The first is the reference: its names, order, shards and
     companion files are those of the result.
@@ -32,6 +35,20 @@ class Pool:
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
     base: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return shown.line("Pool", self.members)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks((), self.warnings, ())
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        table = markup.markdown(*shown.table(self.members))
+        warnings = shown.remarks((), self.warnings, ())
+        return "\n\n".join([table, *map(markup.inline, warnings)]) + "\n"
 
     @property
     def reference(self) -> Checkpoint:
@@ -67,7 +84,7 @@ class Pool:
         return cls(report.members, report.warnings, report.base)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What the headers say about a pool.
 
@@ -92,12 +109,29 @@ class Report:
         tensors = len(self.members[0].tensors) if self.members else 0
         return summary(self.problems, tensors, len(self.members) - 1)
 
+    def __repr__(self) -> str:
+        count = len(self.problems)
+        found = f"{count} problem{'' if count == 1 else 's'}" if count else "can be blended"
+        return shown.line("Report", self.members, found)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
+        table = markup.markdown(*shown.table(self.members))
+        return "\n\n".join([table, *map(markup.inline, remarks)]) + "\n"
+
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Directories from paths and quoted globs, in the order given, each glob's sorted.
 
     Raises:
         UsageError: nothing given, or a glob matches no directory.
+        CheckpointError: a folder of a hub's cache with several snapshots, or none.
     """
     found: list[Path] = []
     for path in [os.fspath(path) for path in paths]:
@@ -110,7 +144,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
-    return found
+    return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
 def inspect(
@@ -146,6 +180,7 @@ def inspect(
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
         warnings += _compare_configs(reference, member)
+        warnings += _added_tokens(reference, member)
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
@@ -162,9 +197,10 @@ def inspect(
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """The shortest trailing parts of paths that tell them apart, e.g. ``run-2/checkpoint-500``.
 
-    The same path given twice gets ``#2`` behind its second name.
+    The same path given twice gets ``#2`` behind its second name. A snapshot in a hub's cache is
+    called by its model's id, with its revision where there are two of one model.
     """
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    parts = [_parts(Path(os.path.abspath(path))) for path in paths]
     names = []
     for index, own in enumerate(parts):
         depth = 1
@@ -174,6 +210,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         copies = parts[:index].count(own)
         names.append("/".join(own[-depth:]) + (f"#{copies + 1}" if copies else ""))
     return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """What a checkpoint is called by, last part first to be used."""
+    found = hub.model_of(path)
+    if found is None:
+        return path.parts
+    model, revision = found
+    others = sum(other.is_dir() for other in path.parent.iterdir()) if path.is_dir() else 1
+    return (*path.parts[:-3], f"{model}@{revision[:8]}" if others > 1 else model)
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
@@ -286,21 +332,44 @@ def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
 
 def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
     """Whether the tokenizers in two directories, where there are such, mean the same."""
-    theirs, ours = token_ids(directory), token_ids(reference)
-    if ours is None or theirs is None or ours == theirs:
+    found = tokens.compare(reference, directory)
+    if found is None or not found.clashes:
         return []
-    different = sorted(
-        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
-    )
-    token = different[0]
+    clashes = found.clashes[:3]
     return [
         Problem(
             member.name,
-            f"tokenizer, token {token!r} ({len(different)} differ)",
-            f"id {ours.get(token)}",
-            f"id {theirs.get(token)}",
+            f"tokenizer ({words.counted(len(found.clashes), 'token')} with another meaning)",
+            ", ".join(f"{_token(token)} in row {ours}" for token, ours, _ in clashes),
+            ", ".join(_there(theirs) for _, _, theirs in clashes),
             "the same embedding row would mean different tokens",
         )
+    ]
+
+
+def _there(found: int | str) -> str:
+    return f"row {found}" if isinstance(found, int) else f"{_token(found)} there"
+
+
+def _token(token: str) -> str:
+    return words.shown(repr(token), 40)
+
+
+def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Tokens that only one of two has, in rows that the other has no token for."""
+    found = tokens.compare(reference.home, member.home)
+    if found is None or found.clashes:
+        return []
+    return [
+        f"{having}: its tokenizer has {words.counted(len(entries), 'token')} that {lacking}'s has not ("
+        + ", ".join(f"{_token(token)} in {row}" for row, token in entries[:3])
+        + (", …" if len(entries) > 3 else "")
+        + f"); the rows of all others agree, and the soup gets {reference.name}'s tokenizer"
+        for having, lacking, entries in (
+            (member.name, reference.name, found.extra),
+            (reference.name, member.name, found.missing),
+        )
+        if entries
     ]
 
 
@@ -315,7 +384,11 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
         return []
     warnings = []
     changed = [name for name in member.updates if name.endswith("embed_tokens.weight")]
-    if changed and not any(name.endswith("lm_head.weight") for name in member.tensors):
+    if (
+        changed
+        and not member.ties
+        and not any(name.endswith("lm_head.weight") for name in member.tensors)
+    ):
         warnings.append(
             f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
             f"{member.base.name}: merged, the change reaches both, in training it may not have"

@@ -166,21 +166,33 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
     assert "nowhere: expected a model directory" in fails(done, 1)
 
 
-def test_ctrl_c_while_python_imports_leaves_no_traceback(tmp_path: Path) -> None:
-    """The first moments of a command are imports: the signal just ends them."""
-    code = """
+STOP = """
 import os, signal, sys
 class Stop:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "typer":
+        if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop)
+sys.argv[1:] = {arguments!r}
 from soup.cli.__main__ import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_ctrl_c_while_python_imports_leaves_no_traceback(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """While the command line comes up the signal just ends it; while torch does, as always."""
+
+    def stopped(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        code = STOP.format(module=module, arguments=list(arguments))
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = stopped("typer", "--help")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert fails(stopped("torch", "average", "ckpts/*"), 130).startswith("error: stopped; ")
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:
