@@ -50,6 +50,8 @@ class Option:
         types = WANTED[self.kind][0]
         if not isinstance(value, types) or isinstance(value, bool) != (bool in types):
             return False
+        if not isinstance(value, (int, float)):
+            return True
         return (self.least is None or value >= self.least) and (
             self.most is None or value <= self.most
         )

@@ -15,6 +15,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
+from soup.checkpoints.problems import summary
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
@@ -204,8 +205,8 @@ def _require_described(
         observe(Note(f"{reference.name}: {note}"))
     problems = found.problems(reference.name)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        raise PoolError(f"{problems[0]}{more}")
+        first, *more = summary(problems, len(reference.tensors))
+        raise PoolError(first + (f" (and {len(more)} more)" if more else ""))
 
 
 def whole(kind: str, pool: Pool, settings: Settings) -> Blend:

@@ -27,6 +27,7 @@ from soup.checkpoints.weights import (
     unread_note,
 )
 from soup.errors import CheckpointError, QuantisedError
+from soup.words import counted
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -305,9 +306,9 @@ def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
     # A model may have an empty buffer; a weight is never empty.
     if any(name.endswith((".weight", ".bias")) for name in empty):
         raise CheckpointError(
-            f"{where}: {len(empty)} tensor(s) are empty, {empty[0]} first: saved under DeepSpeed "
-            "ZeRO-3 without gathering; make whole weights of the trainer's checkpoint with its "
-            "zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
+            f"{where}: {counted(len(empty), 'empty tensor')}, {empty[0]} first: saved under "
+            "DeepSpeed ZeRO-3 without gathering; make whole weights of the trainer's checkpoint "
+            "with its zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
         )
 
 

@@ -361,7 +361,8 @@ def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
     if found is None or found.clashes:
         return []
     return [
-        f"{having}: its tokenizer has {words.counted(len(entries), 'token')} that {lacking}'s has not ("
+        f"{having}: its tokenizer has {words.counted(len(entries), 'token')} that {lacking}'s "
+        + "has not ("
         + ", ".join(f"{_token(token)} in {row}" for row, token in entries[:3])
         + (", …" if len(entries) > 3 else "")
         + f"); the rows of all others agree, and the soup gets {reference.name}'s tokenizer"
