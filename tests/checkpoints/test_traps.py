@@ -242,7 +242,7 @@ TRAPS: dict[str, Trap] = {
         configs=(CONFIG, {**CONFIG, "model_type": "huge"}),
     ),
     "other settings": Trap(
-        warning="differs from first's in rope_theta",
+        warning="differs from first's: rope_theta 5 (first: nothing)",
         configs=(CONFIG, {**CONFIG, "rope_theta": 5}),
         check=averaged,
     ),
