@@ -321,5 +321,6 @@ def _described(manifest: Mapping[str, Any]) -> str:
         return "sum,"
     text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
     if manifest["base"] is not None:
-        text += f" on the base {inline(manifest['base']['name'])} (`{manifest['base']['digest'][:12]}`),"
+        base = manifest["base"]
+        text += f" on the base {inline(base['name'])} (`{base['digest'][:12]}`),"
     return text
