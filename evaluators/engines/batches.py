@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from soup.evaluators.models.wrapper import Message, Prepared
+from soup.evaluators.models.wrapper import Message, Prepared, about
 
 MEMORY = 2 << 30
 """Bytes of prepared questions kept in memory; what is more goes to a file."""
@@ -265,12 +265,23 @@ def collate(batch: Sequence[Prepared], pad_token: int) -> dict[str, torch.Tensor
     return found
 
 
-def by_length(messages: Sequence[Message]) -> list[int]:
-    """Indices so that neighbours have about equally many tokens, judged by their contents.
+def by_length(messages: Sequence[Message], wanted: Sequence[int] | None = None) -> list[int]:
+    """Positions so that neighbours have about equally many tokens, judged by their contents.
 
     It does not depend on anything but the questions, so that batches are the same in every run.
+
+    Args:
+        messages: questions.
+        wanted: positions of those that count; None is all.
+
+    Raises:
+        QuestionError: an image is gone, or none.
     """
-    return sorted(range(len(messages)), key=lambda k: _length(messages[k]))
+    lengths = {}
+    for index in range(len(messages)) if wanted is None else wanted:
+        with about(index):
+            lengths[index] = _length(messages[index])
+    return sorted(lengths, key=lambda index: lengths[index])
 
 
 def _length(message: Message) -> tuple[int, int, int]:

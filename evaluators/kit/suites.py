@@ -1,6 +1,7 @@
 """Benchmarks that are known by name, without VLMEvalKit: suites, and which of them need a judge."""
 
 import csv
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,6 +37,9 @@ QUESTIONS = {
 NEEDS_JUDGE = ("MathVista_MINI", "MMVet", "MMVet_Hard")
 """Benchmarks whose headline is known here, and which have none without a judge's verdicts."""
 
+TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".xlsx")
+"""Ends of the names of files that are read as tables of questions."""
+
 ADD_A_JUDGE = "add --judge MODEL --judge-url URL (any OpenAI-compatible endpoint)"
 
 
@@ -70,4 +74,40 @@ def questions_in(source: str) -> int | None:
 
 def judged_only(sources: Iterable[str]) -> list[str]:
     """Those of names or paths that cannot be scored without a judge."""
-    return [source for source in sources if Path(source).name.removesuffix(".tsv") in NEEDS_JUDGE]
+    return [source for source in sources if benchmark_name(source) in NEEDS_JUDGE]
+
+
+def is_table(source: str) -> bool:
+    """Whether a benchmark is the path of a file; else it is a name of VLMEvalKit's."""
+    return os.sep in source or source.lower().endswith(TABLES)
+
+
+def benchmark_name(source: str) -> str:
+    """What a benchmark is called: a table's file without its end, else the name itself."""
+    return Path(source).stem if is_table(source) else source
+
+
+def distinct_names(sources: Iterable[str]) -> list[str]:
+    """The names of benchmarks; tables of one name get as much of their paths as tells them apart.
+
+    What is given twice keeps one name.
+    """
+    given = list(sources)
+    names = [benchmark_name(source) for source in given]
+    files = [Path(os.path.abspath(s)) if is_table(s) else Path(s) for s in given]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [k for k, other in enumerate(names) if other == name]
+        count = len({files[k] for k in same})
+        depths = range(1, max(len(files[k].parts) for k in same) + 1)
+        for depth, ending in ((depth, ending) for depth in depths for ending in (False, True)):
+            made = {k: _end_of(files[k], depth, ending or not is_table(given[k])) for k in same}
+            if len(set(made.values())) == count:
+                break
+        for k in same:
+            names[k] = made[k] if count > 1 else name
+    return names
+
+
+def _end_of(file: Path, depth: int, ending: bool) -> str:
+    """The last parts of a path, with or without the end of the file's name."""
+    return "/".join([*file.parts[:-1], file.name if ending else file.stem][-depth:])

@@ -18,7 +18,7 @@ from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.early import require_sources
 from soup.evaluators.kit.judge import endpoint
-from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
+from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
@@ -210,13 +210,14 @@ class VLMEvalKitScorer:
         model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for request in asking:
+        names = distinct_names([request["source"] for request in asking])
+        for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
-            found.append(Benchmark(answer["name"], answer["samples"], digest, settings, questions))
+            found.append(Benchmark(name, answer["samples"], digest, settings, questions))
         return found
 
     def require_sources(self, names: Sequence[str]) -> None:
@@ -240,7 +241,7 @@ class VLMEvalKitScorer:
         answer = self._ask({"do": "measure", **work}, observe)
         self._measured = Path(work["keep"]).with_suffix(ANSWERS)
         answer.pop("seconds")
-        return Result(**answer, settings=benchmark.settings)
+        return Result(**answer | {"benchmark": benchmark.name}, settings=benchmark.settings)
 
     def outcomes(
         self,

@@ -62,7 +62,7 @@ def test_one_member_of_several_is_named(tmp_path: Path) -> None:
 
 def test_names_of_another_kind_are_two_lines(tmp_path: Path) -> None:
     """What is missing, and what stands in its place."""
-    renamed = {f"other.{name}": tensor for name, tensor in layers(1).items()}
+    renamed = {f"{name}.other": tensor for name, tensor in layers(1).items()}
     lines = inspect(pool_of(tmp_path, renamed)).lines
     assert [line.partition(": expected")[0] for line in lines] == [
         "m1: all 121 tensors",
