@@ -44,6 +44,8 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
         compute_dtype=given["dtype"],
         max_new_tokens=given["tokens"],
         batch_size=given["batch"],
+        families=given["families"],
+        engine="transformers",
     ) as scorer:
         scorer.benchmarks(pool.reference, [])
         found: dict[str, Any] = {"start": time.perf_counter() - started, "passes": []}
@@ -151,13 +153,13 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    wrapper = type(worker._resident.wrapper)
+    wrapper = type(worker._engine.wrapper)
     calls: list[dict[str, Any]] = []
     parts.watch(transformers.GenerationMixin, "generate", "generate", given["device"], calls)
     parts.watch(wrapper, "prepare", "prepare")
     parts.watch(wrapper, "decode", "decode")
     parts.watch(resident, "collate", "collate")
-    parts.watch(type(worker._resident), "load", "load")
+    parts.watch(type(worker._engine), "load", "load")
     parts.watch(vlmevalkit.Dataset, "messages", "prompts")
     parts.watch(vlmevalkit.Dataset, "evaluate", "evaluate")
     passes = []
@@ -175,7 +177,7 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
         calls.clear()
         for file in given["files"]:
             measure(other, blends[0], file, given)
-        kept, model = list(calls), other._resident._model
+        kept, model = list(calls), other._engine._model
         alone[size] = model_alone(model, kept, given["device"])
         del other, kept, model
         if given["device"] != "cpu":
@@ -226,6 +228,7 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
         "compute_dtype": given["dtype"],
         "batch_size": batch,
         "max_new_tokens": given["tokens"],
+        "families": given["families"],
     }
     worker.handle(
         {

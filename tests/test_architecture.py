@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     "soup.errors",
     "soup.events",
+    "soup.watching",
     "soup.checkpoints",
     "soup.blending",
     "soup.choosing",
     "soup.run",
+    "soup.forecast",
     "soup.evaluators.models",
     "soup.evaluators.engines",
     "soup.evaluators.kit",

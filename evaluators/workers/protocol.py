@@ -10,8 +10,8 @@ closes, the parent is gone and so are we.
 
 Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
 that died, so the same must come of it:
-    open        reference, options, cache, judge → {"model", "files"}: what of the model decides the
-                answers, and files that it came from besides those that are there to be seen
+    open        reference, options, cache, judge, engine, vllm → {"model", "files"}: what of the
+                model decides the answers, and files that it came from besides those to be seen
     benchmark   source → {"name", "samples", "settings", "files", "questions"}
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
@@ -25,7 +25,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:

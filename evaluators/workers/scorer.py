@@ -15,14 +15,18 @@ from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
+from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.judge import endpoint
-from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
+from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
 from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.events import Note, Observer, ignore
+
+OURS = ("worker_python", "engine")
+"""Options of a family that are no wrapper's."""
 
 WORK = ".soup"
 """Where files are kept that nobody named a place for."""
@@ -51,6 +55,8 @@ class VLMEvalKitScorer:
         families: Mapping[str, Mapping[str, Any]] | None = None,
         judge: str | None = None,
         judge_url: str | None = None,
+        engine: str = "auto",
+        vllm: Mapping[str, Any] | None = None,
     ) -> None:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
@@ -65,9 +71,12 @@ class VLMEvalKitScorer:
             trust_remote_code: see Options.
             worker_python: the interpreter that loads and asks the model; None is ours.
             family: see Options.
-            families: per family, ``worker_python`` for its models alone; the rest as in Options.
+            families: per family, ``worker_python`` and ``engine`` for its models alone; the rest as
+                in Options.
             judge: the model that VLMEvalKit's metrics ask, where they can, as its server names it.
             judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
+            engine: who answers, one of ``ENGINES``.
+            vllm: options of that engine, see ``VllmOptions``.
 
         Raises:
             UsageError: a number that cannot be, a family that is none, or a judge without an
@@ -84,6 +93,7 @@ class VLMEvalKitScorer:
         for name, about in (families or {}).items():
             require_named(name, f"[family.{name}]")
             own = about.get("worker_python")
+            require_engine(about.get("engine", "auto"), f"[family.{name}] engine")
             if own is not None and not isinstance(own, (str, os.PathLike)):
                 where = f"[family.{name}] worker-python"
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
@@ -99,16 +109,20 @@ class VLMEvalKitScorer:
             "trust_remote_code": trust_remote_code,
             "family": family,
             "families": {
-                name: {key: value for key, value in options.items() if key != "worker_python"}
+                name: {key: value for key, value in options.items() if key not in OURS}
                 for name, options in (families or {}).items()
             },
         }
+        self._engine = require_engine(engine, "--engine")
+        VllmOptions.of(vllm or {})
+        self._vllm = dict(vllm or {})
         self._worker_python = worker_python
         self._family = family
         self._families = families or {}
         self._checked: tuple[str, Family, Environment] | None = None
         self._recalled: Known | None = None
         self._process: Process | None = None
+        self._log_is_ours = False
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
@@ -144,6 +158,30 @@ class VLMEvalKitScorer:
         self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
     ) -> list[Benchmark]:
         """See ``soup.choosing.scoring.Scorer``."""
+        known, opening, asking = self._requests(reference, names)
+        if self._process is not None or not self._recall(known, [opening, *asking]):
+            for request in (opening, *asking):
+                self._tell(request, known, observe)
+        return self._described(reference, opening, asking)
+
+    def remembered(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark] | None:
+        """The same as ``benchmarks`` would say, where it can be known without starting a worker.
+
+        Returns:
+            None where nobody has looked these benchmarks up before, or something has changed since.
+
+        Raises:
+            SoupError: ``benchmarks`` would fail, too.
+        """
+        known, opening, asking = self._requests(reference, names)
+        if not self._recall(known, [opening, *asking]):
+            return None
+        return self._described(reference, opening, asking)
+
+    def _requests(
+        self, reference: Checkpoint, names: Sequence[str]
+    ) -> tuple[Known, dict[str, Any], list[dict[str, Any]]]:
+        """What a worker is asked of a model and of benchmarks, and what is known of that."""
         lacking = [] if self._judge else judged_only(names)
         if lacking:
             raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
@@ -154,24 +192,29 @@ class VLMEvalKitScorer:
             "options": self._options,
             "cache": str(self._work / "cache"),
             "judge": self._judge,
+            "engine": self.engine_for(reference),
+            "vllm": self._vllm,
         }
         if opening not in [request for request, _ in self._told.values()]:
             self._told.clear()  # about another model
             self._sources.clear()
-        asking: list[dict[str, Any]] = [{"do": "benchmark", "source": source} for source in names]
-        if self._process is not None or not self._recall(known, [opening, *asking]):
-            for request in (opening, *asking):
-                self._tell(request, known, observe)
+        return known, opening, [{"do": "benchmark", "source": source} for source in names]
+
+    def _described(
+        self, reference: Checkpoint, opening: dict[str, Any], asking: Sequence[dict[str, Any]]
+    ) -> list[Benchmark]:
+        """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for source, request in zip(names, asking, strict=True):
+        names = distinct_names([request["source"] for request in asking])
+        for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-            self._sources[digest] = source
+            self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
-            found.append(Benchmark(answer["name"], answer["samples"], digest, settings, questions))
+            found.append(Benchmark(name, answer["samples"], digest, settings, questions))
         return found
 
     def measure(
@@ -183,7 +226,7 @@ class VLMEvalKitScorer:
         answer = self._ask({"do": "measure", **work}, observe)
         self._measured = Path(work["keep"]).with_suffix(ANSWERS)
         answer.pop("seconds")
-        return Result(**answer, settings=benchmark.settings)
+        return Result(**answer | {"benchmark": benchmark.name}, settings=benchmark.settings)
 
     def outcomes(
         self,
@@ -226,9 +269,16 @@ class VLMEvalKitScorer:
         Raises:
             ScoringError: there is no such interpreter.
         """
-        name = self._family or (family_of(reference.config) if reference else None) or ""
+        name = self._name_of(reference)
         own = self._families.get(name, {}).get("worker_python")
         return find_python(own or self._worker_python), named(name) or ANY
+
+    def engine_for(self, reference: Checkpoint | None) -> str:
+        """The engine that is to ask a model: its family's own, or that of all."""
+        return str(self._families.get(self._name_of(reference), {}).get("engine", self._engine))
+
+    def _name_of(self, reference: Checkpoint | None) -> str:
+        return self._family or (family_of(reference.config) if reference else None) or ""
 
     def _choose_python(self, reference: Checkpoint) -> Environment:
         """Check what this model needs; end a worker that runs under another interpreter."""
@@ -239,7 +289,7 @@ class VLMEvalKitScorer:
         require(environment, family)
         if self._checked is None or python != self._checked[0]:
             self.close()
-            self.log.unlink(missing_ok=True)
+            self._log_is_ours = False
         self._checked = python, family, environment
         return environment
 
@@ -287,6 +337,9 @@ class VLMEvalKitScorer:
         """The worker; one that is new has been told everything."""
         if self._process is None:
             assert self._checked is not None, "benchmarks come first"
+            if not self._log_is_ours:
+                self.log.unlink(missing_ok=True)
+                self._log_is_ours = True
             self._process = Process(self._checked[0], self.log)
             for request, known in self._told.values():
                 found = self._process.ask(request)

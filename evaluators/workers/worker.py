@@ -18,19 +18,22 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
-from soup.blending.running import RunningSum, memory_budget
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit
-from soup.errors import CheckpointError, SoupError
+from soup.errors import CheckpointError, ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
+from soup.evaluators.models.wrapper import QuestionError
 from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Event, Note, Progress
 
 INTERVAL = 0.2  # seconds between progress lines
+
+if TYPE_CHECKING:
+    from soup.evaluators.engines.engine import Engine
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -40,6 +43,7 @@ class Worker:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._engine: Engine | None = None
         self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
@@ -62,32 +66,29 @@ class Worker:
         options: dict[str, Any],
         cache: str,
         judge: dict[str, str] | None = None,
+        engine: str = "transformers",
+        vllm: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
         import soup.evaluators.kit.importing as kit
 
         # isort: split
-        from soup.evaluators.engines.resident import Resident
+        from soup.evaluators.engines.choice import open_engine
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
         self._cache = Path(cache)
         self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
+        if self._judge and self._judge.verdicts.note:
+            self._observe(Note(self._judge.verdicts.note, warning=True))
         self._refer_to(*reference)
-        self._resident = Resident(self._reference, Options(**options), self._cache)
-        self._resident.running = RunningSum(memory_budget(), self._cache)
-        import torch
-        import transformers
-
-        model = {
-            "device": self._resident.device.type,
-            "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            **self._resident.wrapper.settings,
-        }
-        return {"model": model, "files": kit.files()}
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = open_engine(
+            engine, self._reference, Options(**options), self._cache, vllm, self._observe
+        )
+        return {"model": dict(self._engine.settings), "files": kit.files()}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
@@ -101,6 +102,7 @@ class Worker:
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
+        self._tell(dataset)
         return {
             "name": dataset.name,
             "samples": len(dataset),
@@ -164,6 +166,9 @@ class Worker:
     def _kept(self, key: str, keep: str, total: int, task: str) -> Kept:
         """The answers that a result has already, from this process or from one that crashed."""
         kept = Kept(Path(keep).with_suffix(ANSWERS), key)
+        if kept.damaged:
+            text = f"{task}: {kept.damaged} kept answers were not as they had been written; they "
+            self._observe(Note(f"{text}are in {kept.aside}, and asked again", warning=True))
         if kept.known and key not in self._begun:
             self._observe(Note(f"{task}: {len(kept.known)} of {total} answers are kept"))
         self._begun.add(key)
@@ -171,15 +176,18 @@ class Worker:
 
     def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
         """Have the blend's weights in the model, and the benchmark's questions at hand."""
-        running = self._resident.running
-        noted = running.note if running else ""
+        assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
-        self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if running and running.note != noted:
-            self._observe(Note(running.note))
+        self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
         if benchmark not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
+            self._tell(dataset)
+
+    def _tell(self, dataset: Any) -> None:
+        """What a user should know of a benchmark, once."""
+        while dataset.notes:
+            self._observe(Note(dataset.notes.pop(0), warning=True))
 
     def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
         """The loaded blend's answers to these questions."""
@@ -194,7 +202,15 @@ class Worker:
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
         name = self._datasets[benchmark].kit_name
-        return self._resident.answer(benchmark, name, messages, progress, positions, kept)
+        assert self._engine is not None, "open comes first"
+        try:
+            return self._engine.answer(benchmark, name, messages, progress, positions, kept)
+        except QuestionError as error:
+            dataset = self._datasets[benchmark]
+            raise ScoringError(
+                f"{dataset.name}: the question of index {dataset.index_of(error.position)}: "
+                f"{error.reason}"
+            ) from error
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
