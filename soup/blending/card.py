@@ -13,7 +13,7 @@ from soup.blending.blend import Blend
 from soup.blending.methods import describe
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.weights import ADAPTER
-from soup.markup import markdown
+from soup.markup import Strong, markdown
 
 LICENSE = ("license", "license_name", "license_link")
 HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -55,7 +55,7 @@ def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     if scores:
         rows = [[bench, f"{value:.2f}"] for bench, value in scores.items()]
         if (mean := manifest.get("mean")) is not None:
-            rows.append(["mean of those it was chosen by", f"{mean:.2f}"])
+            rows.append([Strong("mean of those it was chosen by"), Strong(f"{mean:.2f}")])
         lines += ["", markdown(["benchmark", "score (0–100)"], rows)]
     lines += ["", "`soup.json` holds the whole recipe; config, tokenizer, processor and code are"]
     lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
