@@ -15,8 +15,6 @@ from tests.conftest import CONFIG, make_adapter, make_checkpoint, random_tensors
 
 HUB = "base_model: Qwen/Qwen2-VL-2B\ndatasets: [a/b, c/d]\n"
 APACHE = f"---\nlicense: apache-2.0\n{HUB}---\n# One\n"
-    "---\nlicense: apache-2.0\nbase_model: Qwen/Qwen2-VL-2B\ndatasets: [a/b, c/d]\n---\n# One\n"
-)
 OTHER = "---\nlicense: apache-2.0\nbase_model:\n- Qwen/Qwen2-VL-2B\ndatasets: a/a\n---\n"
 
 
