@@ -13,7 +13,8 @@ from soup.blending.blend import Blend
 from soup.blending.methods import describe
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.weights import ADAPTER
-from soup.markup import Strong, markdown
+from soup.markup import Strong, inline, markdown
+from soup.words import counted
 
 LICENSE = ("license", "license_name", "license_link")
 HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -30,10 +31,10 @@ def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     """
     adapter = manifest.get("adapter", False)
     head = yaml.safe_dump(front_matter(blend, adapter), sort_keys=False, allow_unicode=True)
-    lines = ["---", head.rstrip(), "---", "", f"# {name}", ""]
+    lines = ["---", head.rstrip(), "---", "", f"# {inline(name)}", ""]
     lines.append(
-        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. "
+        f"A model soup ({manifest['kind']}) of {counted(len(blend.members), 'checkpoint')}, made "
+        f"with soup {__version__}. "
         + (
             "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
             "times its coefficient."
@@ -58,7 +59,7 @@ def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
             rows.append([Strong("mean of those it was chosen by"), Strong(f"{mean:.2f}")])
         lines += ["", markdown(["benchmark", "score (0–100)"], rows)]
     lines += ["", "`soup.json` holds the whole recipe; config, tokenizer, processor and code are"]
-    lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
+    lines += ["the base's." if adapter else f"copied from {inline(manifest['reference'])}.", ""]
     return "\n".join(lines)
 
 
@@ -134,5 +135,6 @@ def _described(manifest: Mapping[str, Any]) -> str:
         return "sum,"
     text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
     if manifest["base"] is not None:
-        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
+        base = manifest["base"]
+        text += f" on the base {inline(base['name'])} (`{base['digest'][:12]}`),"
     return text
