@@ -16,7 +16,8 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.errors import BenchmarkError, ScoringError
 from soup.evaluators.engines import resident
 from soup.evaluators.models.wrapper import QuestionError, about
-from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from tests.kit.own_tables import CHOICE, Column, png, write
 from tests.models import tiny_families
 
