@@ -117,7 +117,8 @@ def test_whatever_a_library_raises_names_the_question(
     """Also an exception that says nothing, or would end a generator."""
 
     def act(worker: Worker) -> None:
-        wrapper = worker._resident.wrapper
+        assert worker._engine is not None
+        wrapper = worker._engine.wrapper
         prepare = wrapper.prepare
 
         def failing(message: Any, dataset: str) -> Any:

@@ -217,10 +217,12 @@ def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
 
 def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) -> None:
     """A benchmark error there is a benchmark error here; the worker lives on."""
+    table = tmp_path / "mine.tsv"  # what only a worker finds out
+    table.write_text("index\timage\tquestion\tA\tB\tanswer\n0\tnone\tq?\tx\ty\tA\n")
     with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
         for _ in range(2):
-            with pytest.raises(BenchmarkError, match="no such file"):
-                scorer.benchmarks(pool.reference, ["no/such.tsv"])
+            with pytest.raises(BenchmarkError, match="image of index 0"):
+                scorer.benchmarks(pool.reference, [str(table)])
         assert scorer._process is not None
         os.kill(scorer._process.pid, 0)
 
@@ -313,7 +315,7 @@ def test_no_module_that_may_run_there_asks_for_the_command_line() -> None:
     root = process_module.ROOT / "soup"
     files = [*root.rglob("*.py"), *(root / "evaluators").rglob("*.py")]  # a link, in a checkout
     for file in files:
-        if (root / "cli") in file.parents:
+        if {root / "cli", root / "watching"} & {*file.parents}:  # what people watch with
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
