@@ -189,12 +189,12 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
 def run_soup(paths: list[Path], out: Path, threads: int) -> None:
     """The average, as `soup average` writes it (digests are measured apart: they are kept)."""
     from soup.blending.blend import Blend
-    from soup.blending.writer import _write_weights
+    from soup.blending.shards import write_weights
     from soup.checkpoints.pool import Pool
 
     pool = Pool.open(*paths)
     out.mkdir()
-    _write_weights(Blend(pool.members, pool.reference), out, "write", lambda event: None, threads)
+    write_weights(Blend(pool.members, pool.reference), out, "write", lambda event: None, threads)
 
 
 JOBS: dict[str, Callable[[list[Path], Path, int], None]] = {"floor": run_floor, "soup": run_soup}

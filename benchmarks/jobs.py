@@ -151,13 +151,13 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    wrapper = type(worker._resident.wrapper)
+    wrapper = type(worker._engine.wrapper)
     calls: list[dict[str, Any]] = []
     parts.watch(transformers.GenerationMixin, "generate", "generate", given["device"], calls)
     parts.watch(wrapper, "prepare", "prepare")
     parts.watch(wrapper, "decode", "decode")
     parts.watch(resident, "collate", "collate")
-    parts.watch(type(worker._resident), "load", "load")
+    parts.watch(type(worker._engine), "load", "load")
     parts.watch(vlmevalkit.Dataset, "messages", "prompts")
     parts.watch(vlmevalkit.Dataset, "evaluate", "evaluate")
     passes = []
@@ -175,7 +175,7 @@ def profile(given: dict[str, Any]) -> dict[str, Any]:
         calls.clear()
         for file in given["files"]:
             measure(other, blends[0], file, given)
-        kept, model = list(calls), other._resident._model
+        kept, model = list(calls), other._engine._model
         alone[size] = model_alone(model, kept, given["device"])
         del other, kept, model
         if given["device"] != "cpu":
@@ -214,7 +214,8 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
     """A worker in this process, and two blends for it to alternate between."""
     from soup.blending.blend import Blend
     from soup.checkpoints.pool import Pool
-    from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+    from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+    from soup.evaluators.workers.worker import Worker
 
     pool = Pool.open(*given["members"])
     first = Blend((pool.members[0],), pool.reference)

@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 import soup
-from soup.cli import config, console, demo, looking, models, soups
+from soup.cli import config, demo, looking, models, soups
 from soup.cli.options import BLEND_HELP
 from soup.errors import SoupError
 
@@ -30,7 +30,7 @@ STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 def _version(value: bool) -> None:
     if value:
-        console.out.print(f"soup {soup.__version__}", highlight=False)
+        print(f"soup {soup.__version__}")
         raise typer.Exit
 
 
@@ -102,6 +102,7 @@ def main() -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    console.err.print("error:", style="bold red", end=" ")
-    console.err.print(text, markup=False, highlight=False, soft_wrap=True)
+    # By hand: a mistake should not wait for rich.
+    plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
     sys.exit(code)

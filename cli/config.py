@@ -15,13 +15,15 @@ else:
 
 FILE = "soup.toml"
 FAMILY = "family"
+ENGINE = "engine"
 
 
 def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, Any]]:
     """Option values by command, from ``soup.toml`` in the working directory.
 
     A key at the top holds for every command that has that option; a key in a table named after a
-    command, e.g. ``[greedy]``, for that command alone. ``[family.NAME]`` is for ``families``.
+    command, e.g. ``[greedy]``, for that command alone. ``[family.NAME]`` is for ``families``,
+    ``[engine.vllm]`` for ``vllm``; beside such a table, ``[engine] name`` is what ``engine`` is.
 
     Args:
         commands: per command, its options (as on the command line, without dashes in front) and
@@ -34,6 +36,14 @@ def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, 
     if not file.is_file():
         return {}
     content = read(file)
+    engines = content.get(ENGINE)
+    if isinstance(engines, dict):
+        others = [key for key in engines if key not in ("name", "vllm")]
+        if others or not isinstance(engines.get("vllm", {}), dict):
+            name = others[0] if others else "vllm"
+            raise _unknown(f"[{ENGINE}] {name}", name, ["name", "vllm, a table"])
+        content = {key: value for key, value in content.items() if key != ENGINE}
+        content |= {ENGINE: engines["name"]} if "name" in engines else {}
     found: dict[str, dict[str, Any]] = {command: {} for command in commands}
     known = sorted({option for options in commands.values() for option in options})
     for key, value in content.items():
@@ -47,7 +57,7 @@ def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, 
                 if key in options:
                     found[command].setdefault(_name(key), _several(value, options[key]))
         elif key != FAMILY or not isinstance(value, dict):
-            tables = [*commands, f"{FAMILY}.NAME"]
+            tables = [*commands, f"{FAMILY}.NAME", f"{ENGINE}.vllm"]
             raise _unknown(key, key, [*known, *(f"[{table}]" for table in tables)])
     return found
 
@@ -73,6 +83,18 @@ def families() -> dict[str, dict[str, Any]]:
             )
         found.setdefault(family, {})[_name(option)] = value
     return found
+
+
+def vllm() -> dict[str, Any]:
+    """Options of vLLM: the table ``[engine.vllm]`` of ``soup.toml``.
+
+    Raises:
+        UsageError: not TOML.
+    """
+    file = Path(FILE)
+    content = read(file).get(ENGINE) if file.is_file() else None
+    table = content.get("vllm") if isinstance(content, dict) else None
+    return {_name(key): value for key, value in table.items()} if isinstance(table, dict) else {}
 
 
 def _leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

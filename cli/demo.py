@@ -1,23 +1,23 @@
-"""`soup demo`: build the pool, make all three soups, in a directory where one can go on."""
+"""`soup demo`: build the pool, make all three soups, in a directory where one can go on.
+
+What it does is imported when it does it: help and mistakes need none of it.
+"""
 
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import soup
-from soup.choosing.leaderboard import Leaderboard
-from soup.cli import config, console, render
+from soup.cli import config, console
 from soup.cli.options import Device, Quiet
-from soup.cli.progress import Watch
 from soup.errors import OutputError, UsageError
-from soup.evaluators import VLMEvalKitScorer
 from soup.events import Observer, Progress
-from soup.run import Settings
+
+if TYPE_CHECKING:
+    from soup import Leaderboard
 
 
 def demo(
@@ -31,6 +31,11 @@ def demo(
 
     Example: soup demo && cd soup-demo && soup greedy ckpts/*
     """
+    import shutil
+
+    from soup.cli import render
+    from soup.cli.progress import Watch
+
     with Watch(console.err, quiet) as watch:
         boards = run(directory, device, watch)
     if not quiet:
@@ -41,7 +46,7 @@ def demo(
     console.out.print(text, highlight=False, soft_wrap=True)
 
 
-def run(directory: Path, device: str, observe: Observer) -> list[Leaderboard]:
+def run(directory: Path, device: str, observe: Observer) -> "list[Leaderboard]":
     """Build the demo pool in ``directory`` unless it is there, then make all three soups.
 
     Returns:
@@ -51,6 +56,8 @@ def run(directory: Path, device: str, observe: Observer) -> list[Leaderboard]:
         OutputError: the directory holds something else.
         UsageError: what training the pool needs is not installed.
     """
+    from soup.evaluators import VLMEvalKitScorer
+
     root = Path(os.path.abspath(directory))
     if not (root / "ckpts").is_dir() or not (root / "soup.toml").is_file():
         _build(root, observe)
@@ -62,7 +69,7 @@ def run(directory: Path, device: str, observe: Observer) -> list[Leaderboard]:
         work=root / ".soup", device=device, max_new_tokens=told["max-new-tokens"]
     ) as scorer:
         for kind in ("max", "average", "greedy"):
-            settings = Settings(
+            settings = soup.Settings(
                 benchmarks=[str(root / name) for name in told["bench"]],
                 holdouts=[str(root / name) for name in told["holdout"]],
                 out=root / f"soup-{kind}",
@@ -73,6 +80,9 @@ def run(directory: Path, device: str, observe: Observer) -> list[Leaderboard]:
 
 
 def _build(root: Path, observe: Observer) -> None:
+    import shutil
+    import tempfile
+
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise OutputError(f"{root}: exists and is not a demo; choose another directory")
     try:

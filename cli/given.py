@@ -1,7 +1,7 @@
 """What was given on the command line and in soup.toml, as the library wants it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,9 +16,11 @@ from soup.cli.options import (
     parameters,
 )
 from soup.errors import UsageError
-from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.suites import with_suite
-from soup.run import Settings
+
+if TYPE_CHECKING:
+    from soup.evaluators import VLMEvalKitScorer
+    from soup.run import Settings
 
 DTYPES = {
     "float32": "F32",
@@ -37,12 +39,14 @@ def settings_of(
     output: OutputOptions = OutputOptions(),
     merging: MergeOptions = MergeOptions(),
     **own: Any,
-) -> Settings:
+) -> "Settings":
     """The settings of a run; ``own`` are those of one command alone.
 
     Raises:
         UsageError: an option's value is none of those that it can have.
     """
+    from soup.run import Settings
+
     return Settings(
         benchmarks=with_suite(benchmarks.suite, benchmarks.bench or ()),
         holdouts=tuple(benchmarks.holdout or ()),
@@ -62,17 +66,20 @@ def scorer_of(
     scoring: ScoringOptions,
     work: Path,
     benchmarks: BenchmarkOptions = BenchmarkOptions(),
-) -> VLMEvalKitScorer:
+) -> "VLMEvalKitScorer":
     """The scorer, not started.
 
     Raises:
         UsageError: options that do not go together.
     """
+    from soup.evaluators import VLMEvalKitScorer
+
     families = config.families()
-    source = context.get_parameter_source("worker_python")
-    if source is not None and source.name == "COMMANDLINE":
-        for options in families.values():
-            options.pop("worker_python", None)  # the command line wins
+    for name in ("worker_python", "engine"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            for options in families.values():
+                options.pop(name, None)  # the command line wins
     return VLMEvalKitScorer(
         work=work,
         device=scoring.device,
@@ -85,6 +92,8 @@ def scorer_of(
         worker_python=scoring.worker_python,
         family=scoring.family,
         families=families,
+        engine=scoring.engine,
+        vllm=config.vllm(),
     )
 
 

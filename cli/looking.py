@@ -1,20 +1,21 @@
-"""The commands that look and make nothing: check, leaderboard."""
+"""The commands that look and make nothing: check, leaderboard.
+
+What they do is imported when they do it: help and mistakes need none of it.
+"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import soup
-from soup.checkpoints.pool import Report, same_content
-from soup.choosing.journal import Journal
-from soup.cli import console, render
+from soup.cli import console
 from soup.cli.given import dtype_of
 from soup.cli.options import WORK, PoolOptions, ShowOptions, Work, grouped
-from soup.cli.progress import Watch
-from soup.cli.results import show
 from soup.errors import PoolError
-from soup.run import identify
+
+if TYPE_CHECKING:
+    from soup import Report
 
 
 @grouped
@@ -32,10 +33,13 @@ def check(
 
     Example: soup check ckpts/*
     """
+    from soup.cli import render
+
     report = soup.inspect(pool.ckpts, dtype_of(pool.dtype), pool.base)
     known = {*report.duplicates, *_known_duplicates(report, work, digest)}
     render.check(
-        Report(report.members, report.problems, report.warnings, tuple(sorted(known))), console.out
+        soup.Report(report.members, report.problems, report.warnings, tuple(sorted(known))),
+        console.out,
     )
     if report.problems:
         count = len(report.problems)
@@ -48,12 +52,19 @@ def leaderboard(display: ShowOptions, work: Work = WORK) -> None:
 
     Example: soup leaderboard --json board.json --markdown board.md
     """
+    from soup.cli.results import show
+
     show(soup.show(work), display)
 
 
-def _known_duplicates(report: Report, work: Path, read: bool) -> list[tuple[str, str]]:
-    journal = Journal.open(work, create=read)
+def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:
+    from soup.checkpoints.pool import same_content
+
+    journal = soup.Journal.open(work, create=read)
     if read:
+        from soup.cli.progress import Watch
+        from soup.run import identify
+
         with Watch(console.err) as watch:
             identify(report.members, journal, watch)
         return same_content(report.members)

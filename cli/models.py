@@ -1,20 +1,18 @@
-"""The commands about models and what runs them: families, doctor."""
+"""The commands about models and what runs them: families, doctor.
 
-import importlib.metadata
+What they do is imported when they do it: help and mistakes need none of it.
+"""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from soup.checkpoints.opening import open_checkpoint
-from soup.cli import console, render
+from soup.cli import console
 from soup.cli.given import scorer_of
 from soup.cli.options import WORK, Base, ScoringOptions, Work, grouped
-from soup.cli.progress import Watch
 from soup.errors import ScoringError, UsageError
-from soup.evaluators.models.families import FAMILIES
-from soup.evaluators.workers.doctor import ask_once, examine
 
 ANSWER = 64  # tokens of the made-up question's answer, unless told otherwise
 
@@ -26,6 +24,9 @@ def families() -> None:
 
     Example: soup families
     """
+    from soup.cli import render
+    from soup.evaluators.models.families import FAMILIES
+
     render.families(FAMILIES, _installed("transformers"), console.out)
 
 
@@ -51,6 +52,11 @@ def doctor(
     """
     if try_ and ckpt is None:
         raise UsageError("--try: name the checkpoint to load")
+    from soup.checkpoints.opening import open_checkpoint
+    from soup.cli import render
+    from soup.cli.progress import Watch
+    from soup.evaluators.workers.doctor import ask_once, examine
+
     work = work / "doctor"
     scoring = replace(scoring, max_new_tokens=scoring.max_new_tokens or ANSWER)
     with Watch(console.err) as watch, scorer_of(context, scoring, work) as scorer:
@@ -65,6 +71,8 @@ def doctor(
 
 
 def _installed(package: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

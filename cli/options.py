@@ -163,6 +163,15 @@ class ScoringOptions:
             help="How the models are asked (default: by their config); see [bold]soup families[/].",
         ),
     ] = None
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="What answers: transformers or vllm; auto is vllm where it is installed beside a "
+            "GPU and serves the model.",
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)

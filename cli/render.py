@@ -1,7 +1,10 @@
 """Tables for the terminal: the leaderboard and what `soup check` found."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -11,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.checkpoints.pool import Report
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, number, percent
-from soup.evaluators.models.families import Family
-from soup.evaluators.workers.doctor import Diagnosis, Trial
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent
+
+if TYPE_CHECKING:
+    from soup.checkpoints.pool import Report
+    from soup.evaluators.models.families import Family
+    from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
 GAP = 2  # characters between columns
@@ -49,6 +54,8 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
             console.print(_table(head + block, len(board.members)))
     if len(board.path) > 1:
         console.print(_path(board))
+    for line in board.footer():
+        _line(console, line, "dim")
     for soup in soups:
         console.print(_summary(board, soup), highlight=False)
     if not board.finished:
@@ -168,7 +175,7 @@ def _line(console: Console, text: str, style: str = "") -> None:
 def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Column]:
     if board.benchmarks:
         differences = [
-            f"{row.mean - board.best:+.2f}"
+            gained(row.mean - board.best, row.difference)
             if row.mean is not None and board.best is not None
             else "–"
             for row in rows
@@ -224,11 +231,14 @@ def _path(board: Leaderboard) -> Table:
     table = _plain_table()
     table.add_column("tried", overflow="fold", max_width=2 * NAME_WIDTH)
     table.add_column("mean", justify="right")
+    known = any(step.difference for step in board.path)
+    for head in ("gain", "95% interval", "p") if known else ():
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("kept")
     for k, step in enumerate(board.path):
         name = step.tried if k == 0 else f"+ {step.tried}"
         kept = "[green]yes[/]" if step.kept else f"[dim]{step.verdict}[/]"
-        table.add_row(escape(name), number(step.mean), kept)
+        table.add_row(escape(name), number(step.mean), *(step.sure if known else ()), kept)
     return table
 
 

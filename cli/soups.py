@@ -1,6 +1,9 @@
-"""The commands that score a pool and make a soup of it: max, average, greedy, blend, score."""
+"""The commands that score a pool and make a soup of it: max, average, greedy, blend, score.
 
-from typing import Annotated
+What they do is imported when they do it (``_make``): help and mistakes need none of it.
+"""
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +20,10 @@ from soup.cli.options import (
     ShowOptions,
     grouped,
 )
-from soup.cli.plan import show_plan
-from soup.cli.progress import Watch
-from soup.cli.results import require_places, show
-from soup.evaluators import VLMEvalKitScorer
-from soup.run import Settings
+
+if TYPE_CHECKING:
+    from soup.evaluators import VLMEvalKitScorer
+    from soup.run import Settings
 
 CHOOSING = "Choosing"
 
@@ -84,6 +86,25 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.0,
+    accept: Annotated[
+        str,
+        typer.Option(
+            "--accept",
+            metavar="RULE",
+            help="What keeps a member: gain, significant (any gain is POINTS' definition).",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = "gain",
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha",
+            metavar="P",
+            help="With --accept significant: the chance that a run keeps anybody where nobody "
+            "helps.",
+            rich_help_panel=CHOOSING,
+        ),
+    ] = 0.05,
     confident: Annotated[
         float | None,
         typer.Option(
@@ -102,7 +123,15 @@ def greedy(
     Example: soup greedy ckpts/* --bench MMStar --bench AI2D_TEST --holdout MMMU_DEV_VAL
     """
     settings = settings_of(
-        pool, benchmarks, run, output, merging, min_gain=min_gain, confident=confident
+        pool,
+        benchmarks,
+        run,
+        output,
+        merging,
+        min_gain=min_gain,
+        accept=accept,
+        alpha=alpha,
+        confident=confident,
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("greedy", pool, settings, scorer, display, run)
@@ -155,15 +184,20 @@ def score(
 def _make(
     kind: str,
     pool: PoolOptions,
-    settings: Settings,
-    scorer: VLMEvalKitScorer,
+    settings: "Settings",
+    scorer: "VLMEvalKitScorer",
     display: ShowOptions,
     run: RunOptions,
 ) -> None:
     """Options are values by now: plan it, or do it and show what came out."""
     if run.dry_run:
+        from soup.cli.plan import show_plan
+
         show_plan(kind, pool, settings)
         return
+    from soup.cli.progress import Watch
+    from soup.cli.results import require_places, show
+
     require_places(display)
     opened = soup.Pool.open(*pool.ckpts, dtype=settings.dtype, base=pool.base)
     with Watch(console.err, display.quiet) as watch, scorer:

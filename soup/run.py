@@ -9,12 +9,14 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
-from soup.blending.writer import check_target, write
+from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
+from soup.choosing.accepting import Significant
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
-from soup.choosing.recipes import Decision, Mix, Trial, as_given, average, greedy, maximum
+from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.errors import JournalError, UsageError
@@ -23,6 +25,9 @@ from soup.events import Note, Observer, Progress, ignore
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
 """Those that need no benchmark."""
+
+ACCEPT = ("gain", "significant")
+"""What a greedy step must do to keep a member."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Settings:
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
         work: the directory of journal and caches.
-        dtype: output dtype, a key of ``checkpoints.checkpoint.DTYPES``; None keeps the members'.
+        dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
         parameters: of the method, by name; those not named have their defaults.
@@ -43,6 +48,9 @@ class Settings:
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
         confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
             1, see ``soup.choosing.confident``; None measures every trial in full.
+        accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
+            whose rise is significant, see ``soup.choosing.accepting``.
+        alpha: the chance that a significant greedy run keeps anybody where nobody helps.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
         as_adapter: write a LoRA adapter; all members must be such, of one base.
     """
@@ -57,6 +65,8 @@ class Settings:
     weights: Sequence[float] | None = None
     min_gain: float = 0.0
     confident: float | None = None
+    accept: str = "gain"
+    alpha: float = 0.05
     overwrite: bool = False
     as_adapter: bool = False
 
@@ -65,6 +75,10 @@ class Settings:
             raise UsageError(
                 f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
             )
+        if self.accept not in ACCEPT:
+            raise UsageError(f"accept {self.accept}: expected one of {', '.join(ACCEPT)}")
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha {self.alpha:g}: expected more than 0 and less than 1")
 
 
 def make(
@@ -116,8 +130,10 @@ def make(
         facts=facts,
         overwrite=settings.overwrite,
         as_adapter=settings.as_adapter,
+        known=walk.journal.digest_of,
         observe=observe,
     )
+    walk.remember_soup(written, soup)
     weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
     walk.record(
         "soup",
@@ -251,6 +267,13 @@ class _Walk:
             _label,
         )
 
+    def accept(self, members: int) -> Accept | None:
+        if self.settings.accept == "gain":
+            return None
+        weights = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
+        alpha, trials = self.settings.alpha, members - 1
+        return Significant(self.journal, self.benchmarks, weights, alpha, trials)
+
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
         self.decisions.append(decision)
@@ -258,6 +281,7 @@ class _Walk:
             self.scorer.observe(Note(f"+ {decision.tried}: {decision.stopped}, not kept"))
         if self.scorer is not None and before is not None and decision.mean is not None:
             verdict = "kept" if decision.kept else "not kept"
+            verdict += ": not significant" if decision.doubted else ""
             text = f"+ {decision.tried}: {before:.2f} → {decision.mean:.2f}, {verdict}"
             self.scorer.observe(Note(text))
         self.record(
@@ -268,6 +292,7 @@ class _Walk:
             mean=decision.mean,
             kept=decision.kept,
             **({"stopped": asdict(decision.stopped)} if decision.stopped else {}),
+            **({"doubted": True} if decision.doubted else {}),
         )
 
     def score_soup(self, soup: Blend) -> dict[str, Any]:
@@ -283,6 +308,13 @@ class _Walk:
             "mean": chosen.mean if chosen else None,
             "measured_with": [dict(s) for s in settings],
         }
+
+    def remember_soup(self, written: Written, soup: Blend) -> None:
+        """The same run again need not read what it has written to know it."""
+        there = open_checkpoint(written.path, base=soup.reference.base)
+        if self.journal.digest_of(there) is None:
+            there.remember_digest(written.digest)
+            self.journal.remember_digest(there)
 
     def record(self, kind: str, **fields: Any) -> None:
         self.journal.append(kind, run=self.run, **fields)
@@ -333,6 +365,10 @@ def _begin(
     for first, second in same_content(pool.members):
         if command != "greedy":
             observe(Note(f"{second} holds the same weights as {first}", warning=True))
+    for benchmark in found:
+        if benchmark.questions is not None and benchmark.digest not in journal.benchmarks:
+            about = benchmark.questions.to_json()
+            journal.append("benchmark", digest=benchmark.digest, questions=about)
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
     mix = _mix(pool, settings)
@@ -371,7 +407,14 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
     if kind == "blend":
         blend = whole(kind, walk.pool, walk.settings)
         return as_given(kind, blend, walk.acc() if walk.benchmarks else None)
-    return greedy(members, walk.mix, walk.acc(), walk.settings.min_gain, walk.attempt())
+    return greedy(
+        members,
+        walk.mix,
+        walk.acc(),
+        walk.settings.min_gain,
+        walk.attempt(),
+        walk.accept(len(members)),
+    )
 
 
 def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:

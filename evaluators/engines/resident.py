@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.evaluators.engines.batches import (
     Limit,
@@ -74,7 +76,13 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
 class Resident:
     """A model that stays on its device while its weights change."""
 
-    def __init__(self, reference: Checkpoint, options: Options, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        reference: Checkpoint,
+        options: Options,
+        cache: Path | None = None,
+        running: RunningSum | None = None,
+    ) -> None:
         """Read config and processor of ``reference``; the model is built at the first ``load``.
 
         For an adapter everything is read from its base; its own values come with each blend.
@@ -83,16 +91,17 @@ class Resident:
             reference: a member of the pool, whose companion files are used.
             options: device, dtype, batch size.
             cache: a directory for what does not fit memory.
+            running: sums that equal averages start from.
 
         Raises:
             ScoringError: transformers cannot use this directory; the message says why.
         """
         reference = reference.base or reference
         self.reference = reference
-        self.device = _device(options.device)
-        self.dtype = _compute_dtype(options.compute_dtype, self.device, reference)
+        self.device = device_of(options.device)
+        self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
         self.limit = Limit.of(options.batch_size)
-        self.running: RunningSum | None = None
+        self.running = running
         self.wrapper = open_wrapper(reference, options)
         self._loaded: str | None = None
         self._model: Any = None
@@ -100,21 +109,23 @@ class Resident:
         self._unplaced = ""
         self._store = Store(cache)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See ``Engine``."""
+        return {
+            "device": self.device.type,
+            "compute_dtype": str(self.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            **self.wrapper.settings,
+        }
+
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
-        """Make the model's weights those of ``blend``, as they would be written, and verify them.
-
-        Args:
-            blend: streamed from its members' files; nothing is written.
-            digest: names the blend; when it is already loaded nothing is done.
-            task: the name of the work, for progress.
-            observe: told of bytes streamed.
-
-        Raises:
-            ScoringError: the model cannot be built, or a tensor did not arrive as sent.
-        """
+        """See ``Engine``; where no copy in place is proven, the model is built anew."""
         if self._loaded == digest:
             return
         self._loaded = None
+        noted = self.running.note if self.running else ""
         with clear_errors(self.reference.path):
             if self._model is None:
                 self._model = self.wrapper.build(self.device, self.dtype)
@@ -130,6 +141,12 @@ class Resident:
             else:
                 swap_in(blend, self._places, task, observe, self.running)
         self._loaded = digest
+        if self.running and self.running.note != noted:
+            observe(Note(self.running.note))
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._loaded = self._model = self._places = None
 
     def _tell_ignored(self, places: Mapping[str, torch.Tensor], observe: Observer) -> None:
         """Tensors that transformers ignores on loading are no part of what is scored: say so."""
@@ -158,19 +175,7 @@ class Resident:
         only: Sequence[int] | None = None,
         kept: Kept | None = None,
     ) -> list[str]:
-        """Greedy answers, in the order of the questions.
-
-        Args:
-            key: names the questions; inputs prepared for the same key are used again.
-            dataset: the name by which VLMEvalKit's wrappers know the benchmark.
-            messages: the questions.
-            progress: called with the number of questions answered since the last call.
-            only: positions of the questions to answer, in this order; None is all.
-            kept: answers that are known already, and where to keep new ones.
-
-        Raises:
-            ScoringError: a question cannot be put to this model, or does not fit its memory.
-        """
+        """See ``Engine``."""
         wanted = range(len(messages)) if only is None else only
         answers = {} if kept is None else dict(kept.known)
         missing = [index for index in wanted if index not in answers]
@@ -266,7 +271,12 @@ class Resident:
         return [self.wrapper.decode(row) for row in tokens]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The torch device that an option names.
+
+    Raises:
+        ScoringError: no such device, or torch cannot compute there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -285,7 +295,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _compute_dtype(name: str, device: torch.device, reference: Checkpoint) -> torch.dtype:
+def compute_dtype_of(name: str, device: torch.device, reference: Checkpoint) -> torch.dtype:
+    """The dtype that an option names, see ``Options``.
+
+    Raises:
+        ScoringError: none that models are computed in.
+    """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else DTYPES[reference.dtypes[0]]
     dtype = getattr(torch, name, None)

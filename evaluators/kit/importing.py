@@ -40,6 +40,7 @@ _settle_environment()
 before_import(importlib.metadata.version("transformers"))
 
 import pandas as pd  # noqa: E402
+import vlmeval  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402
 from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
 from vlmeval.dataset.utils import mathvista, mmvet, multiple_choice, vqa_eval, yorn  # noqa: E402, F401
@@ -55,6 +56,7 @@ __all__ = [
     "YOrN_Extraction",
     "can_infer",
     "dump",
+    "files",
     "image_mcq",
     "image_vqa",
     "image_yorn",
@@ -68,6 +70,11 @@ __all__ = [
 ]
 
 _settle_environment()  # again: importing vlmeval reads a .env file of its own into the environment
+
+
+def files() -> list[str]:
+    """What VLMEvalKit reads on being imported, there or not: a file of environment variables."""
+    return [os.path.realpath(os.path.join(vlmeval.__path__[0], "..", ".env"))]
 
 
 class _Here:

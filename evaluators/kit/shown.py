@@ -1,6 +1,7 @@
 """Which image files a model is shown for each question of a benchmark."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ class Shown:
 
     Attributes:
         digest: SHA-256 of the data: the table, and the image files that it names.
+        files: the table, and the files that it names; absolute paths.
         contents: by question a digest of its images, in order; empty for VLMEvalKit's own.
         notes: what a user should know.
     """
@@ -55,6 +57,7 @@ class Shown:
         if self._known:
             both = f"{self.digest} {self._linked.hexdigest()}"
             self.digest = hashlib.sha256(both.encode()).hexdigest()
+        self.files = sorted({os.path.abspath(path) for path in (found.file, *self._known)})
         self._place = cache / "images" / self.digest[:32]
         self._items = [f for files in self._files.values() for f in files if isinstance(f, Item)]
         if self._items:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.errors import BenchmarkError, ScoringError, SoupError
+from soup.evaluators.kit.apart import outcomes_apart
 from soup.evaluators.kit.headlines import headline_rule, outcomes
 from soup.evaluators.kit.importing import (
     INFER_FAIL_MSG,
@@ -99,6 +100,7 @@ class Dataset:
         self.notes = list(self.own.notes) if self.own else []
         images = Shown(found, self.name, cache, progress)
         self.data_digest = images.digest
+        self.files = images.files
         self.notes += images.notes
         self.kit.dump_image = images.paths
         if self.own is not None:
@@ -124,6 +126,11 @@ class Dataset:
             "vlmeval": version(),
             **({"table": "words"} if self.own else {}),
         }
+
+    @property
+    def rows(self) -> Any:
+        """The data, one row per question."""
+        return self._data
 
     @property
     def kit_name(self) -> str:
@@ -294,6 +301,8 @@ class Dataset:
                 if keep is not None:
                     write_whole(keep, lambda path: frame.to_csv(path, **AS_TSV))
             right = outcomes(Path(fresh))
+            if not right and isinstance(self.kit, image_vqa.OCRBench):
+                right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
             if self._any_of:
                 right = {index: float(value > 0) for index, value in right.items()}
             return _Evaluation(report, frame, right, case.unjudged if case else 0)

@@ -14,6 +14,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import ScoringError
 from soup.evaluators.models.loading import (
     DTYPE,
+    blank,
     from_files,
     is_safetensors,
     rebuilt,
@@ -83,6 +84,10 @@ class ChatTemplate:
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
         self._dtype, self._device = dtype, device
+        if device.type == "meta":
+            model = blank(self._kind(), self.config, self.reference.path, dtype)
+            self._generation = _greedy_config(model, self._max_new_tokens)
+            return model.eval()  # type: ignore[no-any-return]
         if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
             model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:

@@ -144,6 +144,11 @@ class KitWrapper:
         return int(tokenizer.eos_token_id if found is None else found)
 
     @property
+    def processor(self) -> Any:
+        """See ``Wrapper``."""
+        return getattr(self._kit, "processor", None)
+
+    @property
     def image_tokens(self) -> tuple[str, ...]:
         """See ``Wrapper``."""
         return image_tokens(getattr(self._kit, "processor", None), _tokenizer(self._kit))

@@ -19,7 +19,8 @@ from torch import nn
 
 from soup.blending.blend import Blend
 from soup.blending.streaming import stream
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 
@@ -41,7 +42,8 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
     """While inside, ``from_pretrained`` gives the reference's model as we want it.
 
     On ``device``, in ``dtype``, unquantised, with an attention that works there, in ``eval``; and
-    the model stays so, whatever its new owner does, until the context ends.
+    the model stays so, whatever its new owner does, until the context ends. On ``meta`` it has no
+    weights: then another engine has them, and the model is there to be asked what it is.
 
     Raises:
         ScoringError: the weights lack a tensor that the model needs.
@@ -65,7 +67,10 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             kwargs["attn_implementation"] = _attention(cls, device)
         inside = True
         try:
-            if reference.shards[0].suffix == ".pt":
+            if device.type == "meta":
+                config = kwargs.get("config") or cls.config_class.from_pretrained(path)
+                model, info = blank(cls, config, reference.path, dtype), None
+            elif reference.shards[0].suffix == ".pt":
                 config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
                 model, info = from_files(cls, config, reference, dtype, **kwargs)
             else:
@@ -73,7 +78,8 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
                 model, info = with_info(partial(kept.__func__, cls, path, *args, **kwargs))
         finally:
             inside = False
-        require_all(info, reference.path)
+        if info is not None:
+            require_all(info, reference.path)
         model = model.to(device).eval()
         for name in MOVES:
             setattr(model, name, lambda *args, model=model, **kwargs: model)
@@ -96,6 +102,20 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
         for model in loaded:
             for name in MOVES:
                 delattr(model, name)
+
+
+def blank(kind: Any, config: Any, path: Path, dtype: torch.dtype) -> Any:
+    """A model of class ``kind`` without weights, which knows its config and how it generates."""
+    with torch.device("meta"):
+        model = kind._from_config(config, **{DTYPE: dtype})
+    return _generating(model, path)
+
+
+def _generating(model: Any, path: Path) -> Any:
+    """The model, with what its directory says of generation."""
+    if (path / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(path)
+    return model
 
 
 def from_state(
@@ -172,9 +192,7 @@ def from_files(
     """
     state = collect(Blend((reference,), reference), "read", ignore)
     model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
-    if (reference.path / "generation_config.json").is_file():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(reference.path)
-    return model, info
+    return _generating(model, reference.path), info
 
 
 def collect(blend: Blend, task: str, observe: Observer) -> dict[str, torch.Tensor]:

@@ -114,8 +114,18 @@ class Wrapper(Protocol):
         """Texts that the model takes for an image or the edge of one; known after ``build``."""
         ...
 
+    @property
+    def processor(self) -> Any:
+        """Transformers' processor of words and images, where there is one; known after ``build``.
+
+        ``prepare`` calls it with ``text`` and ``images``.
+        """
+        ...
+
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The reference's model, loaded from its files, in ``eval``; the wrapper keeps using it.
+
+        On the device ``meta`` it has no weights: then ``prepare`` and ``decode`` are all it is for.
 
         Raises:
             ScoringError: it cannot be built; the message says why.

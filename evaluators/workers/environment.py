@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,24 @@ _LOOK = """
 import sys
 sys.path[:] = [entry for entry in sys.path if entry]  # not what lies in the working directory
 import json
-found = {}
+found, records = {}, {}
 try:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, distribution as installed
     from importlib.util import find_spec
 except ImportError:  # older than 3.8: its version is all that matters
     sys.argv[1] = "{}"
 for name, module in json.loads(sys.argv[1]).items():
     for distribution in (name, module):  # VLMEvalKit is installed under either name
         try:
-            found[name] = version(distribution)
+            one = installed(distribution)
+            found[name], records[name] = one.version, str(getattr(one, "_path", ""))
             break
         except PackageNotFoundError:
             pass
     else:
         if find_spec(module) is not None:
-            found[name] = ""
-print("soup: " + json.dumps([list(sys.version_info[:3]), found]))
+            found[name] = records[name] = ""
+print("soup: " + json.dumps([list(sys.version_info[:3]), found, records]))
 """
 """Must run in any Python, to say how old that is."""
 
@@ -81,11 +82,14 @@ class Environment:
         python: its path.
         version: its own, e.g. (3, 11, 7).
         packages: versions by name as pip knows it; only of what is there, empty where it has none.
+        records: for each of them the directory in which its installation is recorded; empty where
+            there is none.
     """
 
     python: str
     version: tuple[int, ...]
     packages: Mapping[str, str]
+    records: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, family: Family = ANY) -> list[str]:
         """Which packages are not there: those that every worker needs, and a family's."""
@@ -154,14 +158,14 @@ def look(python: str, family: Family = ANY) -> Environment:
     Raises:
         ScoringError: it does not start, is not Python, or is older than ``OLDEST``.
     """
-    version, found = _ask(python, _LOOK, json.dumps(needed(family)))
+    version, found, records = _ask(python, _LOOK, json.dumps(needed(family)))
     if tuple(version) < OLDEST:
         raise ScoringError(
             f"{python}: Python {'.'.join(map(str, version))}; expected "
             f"{'.'.join(map(str, OLDEST))} or newer, which VLMEvalKit needs; make an environment "
             "with one, e.g. python3.11 -m venv DIR"
         )
-    return Environment(python, tuple(version), found)
+    return Environment(python, tuple(version), found, records)
 
 
 def look_at_torch(python: str) -> tuple[str | None, list[str]]:

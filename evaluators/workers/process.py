@@ -1,6 +1,6 @@
 """A worker process from our side: started, asked in JSON lines, and what is said of its end.
 
-What it speaks is described in ``soup.evaluators.workers.worker``.
+What it speaks is described in ``soup.evaluators.workers.protocol``.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import soup
 from soup.errors import BY_NAME, ScoringError
-from soup.evaluators.workers.worker import PROTOCOL
+from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Note, Observer, Progress, ignore
 
 ROOT = Path(soup.__file__).resolve().parent.parent

@@ -11,16 +11,22 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import companions_digest
+from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
+from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.judge import endpoint
 from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
-from soup.evaluators.workers.environment import ANY, find_python, look, require
+from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
+from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.process import Died, Process
-from soup.evaluators.workers.worker import encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.events import Note, Observer, ignore
+
+OURS = ("worker_python", "engine")
+"""Options of a family that are no wrapper's."""
 
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
@@ -46,6 +52,8 @@ class VLMEvalKitScorer:
         families: Mapping[str, Mapping[str, Any]] | None = None,
         judge: str | None = None,
         judge_url: str | None = None,
+        engine: str = "auto",
+        vllm: Mapping[str, Any] | None = None,
     ) -> None:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
@@ -58,9 +66,12 @@ class VLMEvalKitScorer:
             trust_remote_code: see Options.
             worker_python: the interpreter that loads and asks the model; None is ours.
             family: see Options.
-            families: per family, ``worker_python`` for its models alone; the rest as in Options.
+            families: per family, ``worker_python`` and ``engine`` for its models alone; the rest as
+                in Options.
             judge: the model that VLMEvalKit's metrics ask, where they can, as its server names it.
             judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
+            engine: who answers, one of ``ENGINES``.
+            vllm: options of that engine, see ``VllmOptions``.
 
         Raises:
             UsageError: a number that cannot be, a family that is none, or a judge without an
@@ -77,6 +88,7 @@ class VLMEvalKitScorer:
         for name, about in (families or {}).items():
             require_named(name, f"[family.{name}]")
             own = about.get("worker_python")
+            require_engine(about.get("engine", "auto"), f"[family.{name}] engine")
             if own is not None and not isinstance(own, (str, os.PathLike)):
                 where = f"[family.{name}] worker-python"
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
@@ -91,14 +103,18 @@ class VLMEvalKitScorer:
             "trust_remote_code": trust_remote_code,
             "family": family,
             "families": {
-                name: {key: value for key, value in options.items() if key != "worker_python"}
+                name: {key: value for key, value in options.items() if key not in OURS}
                 for name, options in (families or {}).items()
             },
         }
+        self._engine = require_engine(engine, "--engine")
+        VllmOptions.of(vllm or {})
+        self._vllm = dict(vllm or {})
         self._worker_python = worker_python
         self._family = family
         self._families = families or {}
-        self._checked: tuple[str, Family] | None = None
+        self._checked: tuple[str, Family, Environment] | None = None
+        self._recalled: Known | None = None
         self._process: Process | None = None
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -129,26 +145,33 @@ class VLMEvalKitScorer:
         lacking = [] if self._judge else judged_only(names)
         if lacking:
             raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
-        self._choose_python(reference)
+        known = Known(self._work, self._choose_python(reference), reference)
         opening = {
             "do": "open",
             "reference": encode_checkpoint(reference),
             "options": self._options,
             "cache": str(self._work / "cache"),
             "judge": self._judge,
+            "engine": self.engine_for(reference),
+            "vllm": self._vllm,
         }
         if opening not in [request for request, _ in self._told.values()]:
             self._told.clear()  # about another model
             self._sources.clear()
-        model = self._tell(opening)
+        asking: list[dict[str, Any]] = [{"do": "benchmark", "source": source} for source in names]
+        if self._process is not None or not self._recall(known, [opening, *asking]):
+            for request in (opening, *asking):
+                self._tell(request, known, observe)
+        model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for source, name in zip(names, distinct_names(names), strict=True):
-            answer = self._tell({"do": "benchmark", "source": source}, observe)
+        for source, name, request in zip(names, distinct_names(names), asking, strict=True):
+            answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = source
-            found.append(Benchmark(name, answer["samples"], digest, settings))
+            questions = Questions.from_json(answer["questions"])
+            found.append(Benchmark(name, answer["samples"], digest, settings, questions))
         return found
 
     def measure(
@@ -203,26 +226,48 @@ class VLMEvalKitScorer:
         Raises:
             ScoringError: there is no such interpreter.
         """
-        name = self._family or (family_of(reference.config) if reference else None) or ""
+        name = self._name_of(reference)
         own = self._families.get(name, {}).get("worker_python")
         return find_python(own or self._worker_python), named(name) or ANY
 
-    def _choose_python(self, reference: Checkpoint) -> None:
+    def engine_for(self, reference: Checkpoint | None) -> str:
+        """The engine that is to ask a model: its family's own, or that of all."""
+        return str(self._families.get(self._name_of(reference), {}).get("engine", self._engine))
+
+    def _name_of(self, reference: Checkpoint | None) -> str:
+        return self._family or (family_of(reference.config) if reference else None) or ""
+
+    def _choose_python(self, reference: Checkpoint) -> Environment:
         """Check what this model needs; end a worker that runs under another interpreter."""
         python, family = self.python_for(reference)
-        if (python, family) == self._checked:
-            return
-        require(look(python, family), family)
+        if self._checked is not None and (python, family) == self._checked[:2]:
+            return self._checked[2]
+        environment = look(python, family)
+        require(environment, family)
         if self._checked is None or python != self._checked[0]:
             self.close()
             self.log.unlink(missing_ok=True)
-        self._checked = python, family
+        self._checked = python, family, environment
+        return environment
 
-    def _tell(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
+    def _recall(self, known: Known, requests: list[dict[str, Any]]) -> bool:
+        """Take for told what is known, where all of it is; a worker that starts is asked again."""
+        answers = [known.answer(request) for request in requests]
+        told = [
+            (request, answer) for request, answer in zip(requests, answers, strict=True) if answer
+        ]
+        if len(told) < len(requests):
+            return False
+        self._recalled = known
+        self._told |= {_label(request): (request, answer) for request, answer in told}
+        return True
+
+    def _tell(self, request: dict[str, Any], known: Known, observe: Observer) -> None:
         """Ask what every worker must have been asked before it can measure."""
+        asked = now()
         answer = self._ask(request, observe)
         self._told[_label(request)] = request, answer
-        return answer
+        known.remember(request, answer, asked)
 
     def _ask(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
         """Ask the worker; where it dies, ask another one, which is told what the first knew."""
@@ -252,12 +297,20 @@ class VLMEvalKitScorer:
             self._process = Process(self._checked[0], self.log)
             for request, known in self._told.values():
                 found = self._process.ask(request)
+                if found != known and self._recalled is not None:
+                    self._recalled.forget()
+                    self.close()
+                    raise ScoringError(
+                        f"{_label(request)}: it is not what it was in an earlier run, though no "
+                        "file has changed; that is forgotten now: run the same command again"
+                    )
                 if found != known:
                     different = sorted(k for k in known if known[k] != found.get(k))
                     raise ScoringError(
                         "the worker was started again and is not what it was: "
                         + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
                     )
+            self._recalled = None
         return self._process
 
 

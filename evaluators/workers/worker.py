@@ -4,23 +4,7 @@ It may run under another interpreter than the command, with another transformers
 by path (see ``workers.process``) and needs torch, transformers, VLMEvalKit and what the model's
 own code needs; nothing of the command line.
 
-Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
-it gets one request at a time on stdin, and writes, on what was stdout, any number of
-``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
-``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
-whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
-a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
-closes, the parent is gone and so are we.
-
-Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
-that died, so the same must come of it:
-    open        reference, options, cache, judge → what of the model decides the answers
-    benchmark   source → {"name", "samples", "settings"}
-    measure     blend, benchmark (source), key, keep, task → a Result's fields
-    outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
-                are kept for a later ``measure``
-
-A change of any of these is a new number in ``PROTOCOL``.
+What both sides say is in ``soup.evaluators.workers.protocol``.
 """
 
 import faulthandler
@@ -34,41 +18,24 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
-from soup.blending.running import RunningSum, memory_budget
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.ties import fit
 from soup.errors import CheckpointError, ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.evaluators.models.wrapper import QuestionError
+from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Event, Note, Progress
 
-PROTOCOL = 2
 INTERVAL = 0.2  # seconds between progress lines
 
+if TYPE_CHECKING:
+    from soup.evaluators.engines.engine import Engine
+
 Send = Callable[[dict[str, Any]], None]
-
-
-def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
-    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
-    base = checkpoint.base
-    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
-
-
-def encode_blend(blend: Blend) -> dict[str, Any]:
-    """A blend as JSON: paths and coefficients, the latter exact."""
-    return {
-        "members": [encode_checkpoint(member) for member in blend.members],
-        "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
-        "dtype": blend.dtype,
-        "method": blend.method,
-        "base": blend.base and encode_checkpoint(blend.base),
-        "parameters": [[name, value.hex()] for name, value in blend.parameters],
-        "digest": blend.digest,
-    }
 
 
 class Worker:
@@ -76,6 +43,7 @@ class Worker:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._engine: Engine | None = None
         self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
         self._messages: dict[str, Any] = {}
@@ -98,11 +66,15 @@ class Worker:
         options: dict[str, Any],
         cache: str,
         judge: dict[str, str] | None = None,
+        engine: str = "transformers",
+        vllm: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Read config and processor of the reference; the model is built when first needed."""
         # Before transformers, which must see the environment that VLMEvalKit leaves.
-        import soup.evaluators.kit.importing  # noqa: F401
-        from soup.evaluators.engines.resident import Resident
+        import soup.evaluators.kit.importing as kit
+
+        # isort: split
+        from soup.evaluators.engines.choice import open_engine
         from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
@@ -111,21 +83,16 @@ class Worker:
         if self._judge and self._judge.verdicts.note:
             self._observe(Note(self._judge.verdicts.note, warning=True))
         self._refer_to(*reference)
-        self._resident = Resident(self._reference, Options(**options), self._cache)
-        self._resident.running = RunningSum(memory_budget(), self._cache)
-        import torch
-        import transformers
-
-        return {
-            "device": self._resident.device.type,
-            "compute_dtype": str(self._resident.dtype).removeprefix("torch."),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            **self._resident.wrapper.settings,
-        }
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = open_engine(
+            engine, self._reference, Options(**options), self._cache, vllm, self._observe
+        )
+        return {"model": dict(self._engine.settings), "files": kit.files()}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
+        from soup.evaluators.kit.questions import questions_of
         from soup.evaluators.kit.vlmevalkit import Dataset
 
         def progress(done: int, total: int) -> None:
@@ -136,7 +103,13 @@ class Worker:
             dataset.judge.probe()
         self._datasets[source] = dataset
         self._tell(dataset)
-        return {"name": dataset.name, "samples": len(dataset), "settings": dataset.settings}
+        return {
+            "name": dataset.name,
+            "samples": len(dataset),
+            "settings": dataset.settings,
+            "files": dataset.files,
+            "questions": questions_of(dataset).to_json(),
+        }
 
     def measure(
         self, blend: dict[str, Any], benchmark: str, key: str, keep: str, task: str
@@ -203,15 +176,12 @@ class Worker:
 
     def _load(self, blend: dict[str, Any], benchmark: str, task: str) -> None:
         """Have the blend's weights in the model, and the benchmark's questions at hand."""
-        running = self._resident.running
-        noted = running.note if running else ""
+        assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
-        self._resident.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if running and running.note != noted:
-            self._observe(Note(running.note))
+        self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
         if benchmark not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._resident.wrapper)
+            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
             self._tell(dataset)
 
     def _tell(self, dataset: Any) -> None:
@@ -232,8 +202,9 @@ class Worker:
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
         name = self._datasets[benchmark].kit_name
+        assert self._engine is not None, "open comes first"
         try:
-            return self._resident.answer(benchmark, name, messages, progress, positions, kept)
+            return self._engine.answer(benchmark, name, messages, progress, positions, kept)
         except QuestionError as error:
             dataset = self._datasets[benchmark]
             raise ScoringError(

@@ -12,7 +12,8 @@ from math import isfinite
 from typing import Any
 
 from soup.blending.methods import METHODS, find
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.tensors import ITEMSIZES
 from soup.checkpoints.ties import is_tied, pairs
 from soup.errors import BlendError, UsageError
 
@@ -121,7 +122,7 @@ class Blend:
 
     def nbytes_of(self, info: TensorInfo) -> int:
         """The output's bytes of a tensor."""
-        return info.numel * DTYPES[self.dtype_of(info)].itemsize
+        return info.numel * ITEMSIZES[self.dtype_of(info)]
 
 
 def role(info: TensorInfo) -> str:

@@ -13,7 +13,8 @@ import torch
 
 from soup.blending.blend import Blend, role
 from soup.blending.rounding import not_finite, round_once
-from soup.checkpoints.checkpoint import DTYPES, TensorInfo
+from soup.checkpoints.checkpoint import TensorInfo
+from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.reading import read_into
 
 CHUNK = 1 << 21

@@ -1,6 +1,6 @@
 """The commonest merge in one pass over the bytes: a linear sum of bfloat16 or float32 tensors.
 
-The same bits as ``methods.linear`` and ``rounding.round_once`` (tested against them), at
+The same bits as ``arithmetic.linear`` and ``rounding.round_once`` (tested against them), at
 a fraction of the cost: torch makes a dozen passes over a chunk for what ``kernel.c`` does in one,
 and on the plain way what is read is copied. The C file is compiled when the package is installed.
 Where there was no compiler, importing this raises ImportError, and blending takes the plain way.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from soup.checkpoints.tensors import DTYPES
+from soup.checkpoints.dtypes import DTYPES
 
 SUPPORTED = frozenset({"BF16", "F32"})
 """Dtypes, of members and of the output, that the loop knows."""

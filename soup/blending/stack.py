@@ -7,19 +7,17 @@ factors would be another change.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from soup.blending.blend import Blend
 from soup.checkpoints.adapter import PREFIX, read_settings
-from soup.checkpoints.checkpoint import Checkpoint, Read, same_bytes
+from soup.checkpoints.checkpoint import Checkpoint, same_bytes
 from soup.checkpoints.lora import LoraUpdate
-from soup.errors import BlendError, PoolError, UsageError
+from soup.errors import PoolError, UsageError
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Settings that together say which modules PEFT wraps."""
@@ -47,12 +45,14 @@ class Factor:
     Attributes:
         name: as in PEFT's files.
         shape: A is ``[Σr, in]``, B is ``[out, Σr]``.
-        values: reads it, whole; float32.
+        shares: the members' factors that it is stacked of.
+        up: whether it is B, whose parts are multiplied by the shares' factors.
     """
 
     name: str
     shape: tuple[int, int]
-    values: Callable[[Read], torch.Tensor]
+    shares: tuple[Share, ...]
+    up: bool
 
 
 @dataclass(frozen=True)
@@ -139,31 +139,14 @@ def _same_module(name: str, shares: list[Share]) -> LoraUpdate:
 
 
 def _factors(update: LoraUpdate, shares: tuple[Share, ...], rank: int) -> tuple[Factor, Factor]:
-    def down(read: Read) -> torch.Tensor:
-        return torch.cat([_finite(read, share, share.update.down) for share in shares]).float()
-
-    def up(read: Read) -> torch.Tensor:
-        parts = [_finite(read, share, share.update.up) * share.factor for share in shares]
-        return torch.cat(parts, dim=1).float()
-
     names = ("lora_A.weight", "lora_B.weight")
     if update.embedding:
         names = ("lora_embedding_A", "lora_embedding_B")
     path = f"{PREFIX}{update.module}."
     return (
-        Factor(path + names[0], (rank, update.down.shape[1]), down),
-        Factor(path + names[1], (update.up.shape[0], rank), up),
+        Factor(path + names[0], (rank, update.down.shape[1]), shares, up=False),
+        Factor(path + names[1], (update.up.shape[0], rank), shares, up=True),
     )
-
-
-def _finite(read: Read, share: Share, info: Any) -> torch.Tensor:
-    values = read(info, 0, info.numel).to(torch.float64).view(info.shape)
-    if not torch.isfinite(values).all():
-        raise BlendError(
-            f"{share.member}: tensor {info.name} holds NaN or Inf; leave this adapter out, its "
-            "training diverged or its file is damaged"
-        )
-    return values
 
 
 def _settings(blend: Blend, ranks: Mapping[str, int]) -> dict[str, Any]:

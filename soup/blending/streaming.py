@@ -15,14 +15,18 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend, role
 from soup.blending.device import CHUNK as DEVICE_CHUNK
 from soup.blending.device import Lane
-from soup.blending.methods import METHODS, Slice
+from soup.blending.methods import METHODS
 from soup.blending.rounding import all_finite, round_once
 from soup.blending.running import Pass, RunningSum
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint, Read, TensorInfo
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.computing import values as values_of
+from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.reading import Reader, open_shards
+from soup.checkpoints.updates import Read
 from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
 
@@ -245,7 +249,7 @@ def _blend_chunk(
     done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
     if kind == "take":
         return done, read(info, start, count)
-    parts = [source.values(read, info.name, start, count) for source in sources]
+    parts = [values_of(source, read, info.name, start, count) for source in sources]
     if kind == "copy":
         return done, _equal_in_all(blend, info, parts[: len(blend.members)])
     if sums is None:
@@ -255,7 +259,7 @@ def _blend_chunk(
         total.div_(len(blend.members))
     rounded = _rounded(total, blend.dtype_of(info), kernel)
     if rounded is None:
-        parts = [source.values(read, info.name, start, count) for source in blend.sources]
+        parts = [values_of(s, read, info.name, start, count) for s in blend.sources]
         raise BlendError(_why_not_finite(blend, info, parts, total))
     return done, rounded
 
@@ -294,7 +298,8 @@ def _merge(
         *parts, base = parts
     parameters = {**method.parameters, **dict(blend.parameters)}
     name = blend.shared_names.get(info.name, info.name)
-    return method.merge(Slice(name, start, parts, base, blend.coefficients, parameters))
+    elements = Slice(name, start, parts, base, blend.coefficients, parameters)
+    return MERGE[blend.method](elements)
 
 
 def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -1,36 +1,29 @@
 """A blend becomes a model directory: complete or not at all.
 
-The header and every offset are planned before bytes flow, so chunks are written in any order at
-their place. Everything is written into a hidden sibling, flushed to the disk, and renamed.
+Everything is written into a hidden sibling, flushed to the disk, and renamed. The weights are
+written by ``soup.blending.shards``.
 """
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS, describe
-from soup.blending.stack import Stack, stack
-from soup.blending.streaming import open_files, stream
-from soup.checkpoints.adapter import WEIGHTS
-from soup.checkpoints.checkpoint import DTYPES, Checkpoint, TensorInfo
+from soup.blending.stack import stack
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import companions, companions_digest
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.weights import ADAPTER, INDEX, SINGLE
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 
 MANIFEST = "soup.json"
-PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -48,28 +41,6 @@ class Written:
     reused: bool
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    offset: int
-
-
-@dataclass
-class _Files:
-    """The sink that writes each chunk at its planned place."""
-
-    places: dict[str, _Place]
-    handles: dict[Path, int] = field(default_factory=dict)
-
-    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
-        place = self.places[info.name]
-        view = values.view(torch.uint8).numpy().data
-        offset = place.offset + start * values.itemsize
-        while view:
-            done = os.pwrite(self.handles[place.file], view, offset)
-            view, offset = view[done:], offset + done
-
-
 def write(
     blend: Blend,
     out: str | os.PathLike[str],
@@ -78,6 +49,7 @@ def write(
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     as_adapter: bool = False,
+    known: Callable[[Checkpoint], str | None] = lambda checkpoint: None,
     observe: Observer = ignore,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.
@@ -94,6 +66,7 @@ def write(
         overwrite: delete an earlier soup at ``out`` once the new one stands there.
         as_adapter: write one LoRA adapter (float32 factors) that changes the base as the blend
             does, rather than a full model; see ``soup.blending.stack``.
+        known: content digests that need no reading, for a soup that stands there already.
         observe: told of progress.
 
     Raises:
@@ -107,9 +80,11 @@ def write(
     manifest = _manifest(blend, kind, facts or {})
     if stacked is not None:
         manifest |= {"adapter": True, "dtype": "F32"}
-    same = _same_soup(target, manifest, blend.reference.base)
+    same = _same_soup(target, manifest, blend.reference.base, known)
     if same is not None:
         return Written(target, same, reused=True)
+    from soup.blending import shards  # torch: only where something is to be written
+
     infos = blend.reference.tensors.values()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +95,10 @@ def write(
     try:
         temporary.chmod(0o777 & ~_umask())
         if stacked is not None:
-            _write_adapter(blend, stacked, temporary)
+            shards.write_adapter(blend, stacked, temporary)
         else:
             _copy_companions(blend.reference.home, temporary)
-            _write_weights(blend, temporary, f"write {target.name}", observe)
+            shards.write_weights(blend, temporary, f"write {target.name}", observe)
         blend.require_unchanged()
         digest = open_checkpoint(temporary, base=blend.reference.base).digest
         manifest["digest"] = digest
@@ -208,13 +183,19 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _same_soup(target: Path, manifest: Mapping[str, Any], base: Checkpoint | None) -> str | None:
+def _same_soup(
+    target: Path,
+    manifest: Mapping[str, Any],
+    base: Checkpoint | None,
+    known: Callable[[Checkpoint], str | None],
+) -> str | None:
     """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
     try:
         there = json.loads((target / MANIFEST).read_text())
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
-            return str(digest) if open_checkpoint(target, base=base).digest == digest else None
+            soup = open_checkpoint(target, base=base)
+            return str(digest) if (known(soup) or soup.digest) == digest else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
         pass  # nothing there, or damaged: write it anew
     return None
@@ -232,78 +213,6 @@ def _copy_companions(source: Path, destination: Path) -> None:
     for relative in companions(source):
         (destination / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / relative, destination / relative)
-
-
-def _write_weights(
-    blend: Blend, directory: Path, task: str, observe: Observer, threads: int | None = None
-) -> None:
-    """Plan shards after the reference's, then stream every chunk to its place."""
-    by_shard: dict[Path, list[TensorInfo]] = {}
-    for info in blend.reference.tensors.values():
-        by_shard.setdefault(info.file, []).append(info)
-    count = len(by_shard)
-    names = (
-        [SINGLE]
-        if not blend.reference.sharded
-        else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
-    )
-    sink = _Files({})
-    weight_map: dict[str, str] = {}
-    try:
-        for name, infos in zip(names, by_shard.values(), strict=True):
-            file = directory / name
-            entries = [(info.name, blend.dtype_of(info), info.shape) for info in infos]
-            header, size = _header(entries)
-            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-            sink.handles[file] = handle
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
-            else:
-                os.truncate(handle, size)
-            os.pwrite(handle, header, 0)
-            offset = len(header)
-            for info in infos:
-                sink.places[info.name] = _Place(file, offset)
-                weight_map[info.name] = name
-                offset += blend.nbytes_of(info)
-        stream(blend, sink, task=task, observe=observe, threads=threads)
-        for handle in sink.handles.values():
-            os.fsync(handle)
-    finally:
-        for handle in sink.handles.values():
-            os.close(handle)
-    if blend.reference.sharded:
-        total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
-    """One small file: each factor is read, stacked and written whole."""
-    header, _ = _header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
-    with open_files(blend) as read, (directory / f"{WEIGHTS}.safetensors").open("xb") as file:
-        file.write(header)
-        for factor in stacked.factors:
-            file.write(factor.values(read).contiguous().numpy().data)
-    settings = json.dumps(stacked.settings, indent=2)  # PEFT's patterns have an order
-    (directory / ADAPTER).write_text(settings + "\n")
-
-
-def _header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:
-    """The safetensors header of tensors (name, dtype, shape), and the file's size.
-
-    Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
-    fill whole pages of the page cache.
-    """
-    found: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, dtype, shape in entries:
-        end = offset + prod(shape) * DTYPES[dtype].itemsize
-        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    raw = json.dumps(found, separators=(",", ":")).encode()
-    raw += b" " * (-(8 + len(raw)) % PAGE)
-    return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset
 
 
 def _flush(directory: Path) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.checkpoint import Checkpoint, TensorInfo, Update, file_states, open_model
+from soup.checkpoints.checkpoint import Checkpoint, TensorInfo, file_states, open_model
 from soup.checkpoints.files import weights_beside
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import LoraUpdate, Recent, Replacement
+from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
 from soup.errors import CheckpointError
 

@@ -10,20 +10,14 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.reading import Reader, open_shards
-from soup.checkpoints.tensors import (
-    DTYPES as DTYPES,  # known from here, too: what a checkpoint is made of
-)
-from soup.checkpoints.tensors import TensorInfo as TensorInfo
+from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
+from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import (
     check_index,
     find_weights,
@@ -49,7 +43,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 """What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
 torch.compile's."""
 
-READ_BLOCK = 1 << 20  # bytes per read when digesting; elements when comparing computed ones
+READ_BLOCK = 1 << 20  # bytes per read when digesting
 
 
 FileState = tuple[str, int, int, int]
@@ -67,34 +61,6 @@ def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in pairs)
-
-
-Read = Callable[[TensorInfo, int, int], torch.Tensor]
-"""Elements ``start`` to ``start + count`` of a stored tensor: flat, in its own dtype, valid until
-the next chunk is begun."""
-
-
-class Update(Protocol):
-    """How a tensor that is stored nowhere comes from stored ones, e.g. a base and its LoRA factors.
-
-    Attributes:
-        inputs: the stored tensors that it is made of.
-        recipe: what is done with them, as JSON; part of the checkpoint's digest.
-    """
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """The stored tensors."""
-        ...
-
-    @property
-    def recipe(self) -> str:
-        """What is done with them."""
-        ...
-
-    def values(self, read: Read, start: int, count: int) -> torch.Tensor:
-        """Elements of the tensor, flat, in float64."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +100,6 @@ class Checkpoint:
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
     states: tuple[FileState, ...] = field(default=(), repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-    def values(self, read: Read, name: str, start: int, count: int) -> torch.Tensor:
-        """Elements of a tensor, flat: as stored, or computed (in float64) where it is updated."""
-        if name in self.updates:
-            return self.updates[name].values(read, start, count)
-        return read(self.tensors[name], start, count)
 
     @property
     def home(self) -> Path:
@@ -230,7 +190,9 @@ class Checkpoint:
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
         if changed and self.base is not None:
-            if not self._same_values(one, other):
+            from soup.checkpoints.computing import same_values  # torch: most ties need none
+
+            if not same_values(self, one, other):
                 which = f"changes {changed[0]} alone" if len(changed) == 1 else "makes them differ"
                 raise CheckpointError(
                     f"{self.path}: {one.name} and {other.name} are tied (by the config.json of "
@@ -245,23 +207,6 @@ class Checkpoint:
                 "because another member stores only one of them), but their values differ; save it "
                 "again with them equal, or set tie_word_embeddings to false if they are not"
             )
-
-    def _same_values(self, one: TensorInfo, other: TensorInfo) -> bool:
-        """Whether two tensors, computed ones included, are equal in float64."""
-        with ExitStack() as stack:
-            reader = Reader(open_shards(self.shards, stack))
-
-            def values(info: TensorInfo, start: int) -> torch.Tensor:
-                count = min(READ_BLOCK, info.numel - start)
-                if (update := self.updates.get(info.name)) is not None:
-                    return update.values(reader.read, start, count)
-                return reader.read(info, start, count).to(torch.float64)
-
-            for start in range(0, one.numel, READ_BLOCK):
-                reader.recycle()
-                if not torch.equal(values(one, start), values(other, start)):
-                    return False
-        return True
 
     def remember_digest(self, digest: str) -> None:
         """Take a digest that is already known, so that nothing is read for it again."""

@@ -1,42 +1,39 @@
-"""LoRA's arithmetic: tensors that are computed from a base and two small factors as they are read.
+"""What LoRA changes: tensors that are computed from a base and two small factors.
 
-``W = W_base + scale·(B·A)``, in float64 and in blocks of rows, so that a merged model exists
-nowhere, neither on the disk nor in memory (Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024,
-arXiv:2402.09353). ``soup.checkpoints.adapter`` reads the files.
+``W = W_base + scale·(B·A)`` (Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024,
+arXiv:2402.09353). ``soup.checkpoints.adapter`` reads this from headers,
+``soup.checkpoints.computing`` does the arithmetic.
 """
 
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
+from soup.checkpoints.tensors import TensorInfo
 
-from soup.checkpoints.checkpoint import Read, TensorInfo
-
-BLOCK = 1 << 17
-"""Elements per matrix product, as whole rows. Blocks lie on a grid that depends on the tensor
-alone: the last bits of a product may depend on its shape, and may not depend on how a tensor is
-read. As large as a chunk (``soup.blending.streaming.CHUNK``), so that a chunk is one block."""
+if TYPE_CHECKING:
+    import torch
 
 
 class Recent:
-    """An adapter's factors read last, in float64: chunk after chunk needs the same ones."""
+    """An adapter's factors used last, as they were made: chunk after chunk needs the same ones."""
 
     def __init__(self, size: int = 3) -> None:
         self._size = size
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
-    def get(self, read: Read, info: TensorInfo, transposed: bool) -> torch.Tensor:
-        """A whole factor, float64, its two dimensions swapped when ``transposed``."""
-        kept = self._kept.get(info.name)
+    def get(self, name: str, make: Callable[[], "torch.Tensor"]) -> "torch.Tensor":
+        """What was made under a name, else what ``make`` makes."""
+        kept = self._kept.get(name)
         if kept is None:  # in two threads at once, perhaps, which costs only time
-            stored = read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
-            kept = stored.t().contiguous() if transposed else stored
+            kept = make()
             with self._lock:
-                self._kept[info.name] = kept
+                self._kept[name] = kept
                 while len(self._kept) > self._size:
                     self._kept.popitem(last=False)
         return kept
@@ -76,51 +73,16 @@ class LoraUpdate:
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        """See ``soup.checkpoints.checkpoint.Update``."""
+        """See ``soup.checkpoints.updates.Update``."""
         factors = (self.stored, self.down, self.up)
         return factors if self.magnitude is None else (*factors, self.magnitude)
 
     @cached_property
     def recipe(self) -> str:
-        """See ``soup.checkpoints.checkpoint.Update``."""
+        """See ``soup.checkpoints.updates.Update``."""
         kind = "lora-2" if self.magnitude is None else "dora-2"
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
         return json.dumps([kind, *target, self.scale.hex(), self.transposed])
-
-    def values(self, read: Read, start: int, count: int) -> torch.Tensor:
-        """See ``checkpoint.Update``; float64, the same whatever ``start`` and ``count``."""
-        rows, columns = self.target.shape
-        right = self.recent.get(read, self.up if self.transposed else self.down, self.transposed)
-        height = max(1, BLOCK // columns)
-        pieces = []
-        for row in range(start // columns // height * height, rows, height):
-            first = row * columns
-            if first >= start + count:
-                break
-            block = self._block(read, right, row, min(height, rows - row))
-            pieces.append(block[max(start - first, 0) : start + count - first])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def _block(self, read: Read, right: torch.Tensor, row: int, height: int) -> torch.Tensor:
-        """Whole rows, flat, in a tensor of its own."""
-        columns = self.target.shape[1]
-        stored = read(self.stored, row * columns, height * columns)
-        changed = stored.to(torch.float64, copy=True).view(height, columns)
-        changed.addmm_(self._left(read, row, height), right, alpha=self.scale)
-        if self.magnitude is not None:
-            wanted = read(self.magnitude, row, height).to(torch.float64)
-            lengths = torch.linalg.vector_norm(changed, dim=1)
-            changed.mul_((wanted / lengths).unsqueeze(1))
-        return changed.view(-1)
-
-    def _left(self, read: Read, row: int, height: int) -> torch.Tensor:
-        """Rows of the left factor, float64 ``[height, r]``."""
-        if not self.transposed:
-            part = read(self.up, row * self.rank, height * self.rank)
-            return part.to(torch.float64).view(height, self.rank)
-        width = self.down.shape[1]
-        parts = [read(self.down, k * width + row, height) for k in range(self.rank)]
-        return torch.stack(parts, dim=1).to(torch.float64)
 
 
 @dataclass(frozen=True)
@@ -137,14 +99,10 @@ class Replacement:
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        """See ``soup.checkpoints.checkpoint.Update``."""
+        """See ``soup.checkpoints.updates.Update``."""
         return (self.stored,)
 
     @cached_property
     def recipe(self) -> str:
-        """See ``soup.checkpoints.checkpoint.Update``."""
+        """See ``soup.checkpoints.updates.Update``."""
         return json.dumps(["replace-1", self.target.name, self.target.dtype])
-
-    def values(self, read: Read, start: int, count: int) -> torch.Tensor:
-        """See ``soup.checkpoints.checkpoint.Update``."""
-        return read(self.stored, start, count).to(torch.float64)

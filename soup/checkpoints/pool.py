@@ -69,7 +69,7 @@ class Pool:
 
         Args:
             paths: model directories.
-            dtype: the output dtype, a key of ``checkpoint.DTYPES``; with it, members may
+            dtype: the output dtype, a key of ``tensors.ITEMSIZES``; with it, members may
                 differ in floating-point dtype.
             base: the model that the members were fine-tuned from: for methods that need it, and
                 the one that LoRA adapters among the members change.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from soup.checkpoints.tensors import DTYPES, TensorInfo
+from soup.checkpoints.dtypes import DTYPES
+from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
 
 
@@ -34,7 +35,7 @@ def read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memory
     Raises:
         CheckpointError: the file cannot be read, or ends too early.
     """
-    offset = info.offset + start * DTYPES[info.dtype].itemsize
+    offset = info.offset + start * ITEMSIZES[info.dtype]
     while view:
         try:
             got = os.preadv(files[info.file], [view], offset)
@@ -58,7 +59,7 @@ class Reader:
         self._read.clear()
 
     def read(self, info: TensorInfo, start: int, count: int) -> torch.Tensor:
-        """See ``checkpoint.Read``; valid until ``recycle``, and the same when read again."""
+        """See ``updates.Read``; valid until ``recycle``, and the same when read again."""
         dtype = DTYPES[info.dtype]
         if not count:
             return torch.empty(0, dtype=dtype)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import distinct, parse
-from soup.checkpoints.tensors import DTYPES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
+from soup.checkpoints.tensors import ITEMSIZES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
 from soup.errors import CheckpointError
 
 
@@ -61,7 +61,7 @@ def read_header(file: Path) -> list[TensorInfo]:
 
 def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> TensorInfo:
     dtype = str(entry["dtype"])
-    if dtype not in DTYPES:
+    if dtype not in ITEMSIZES:
         raise CheckpointError(
             f"{file}: tensor {name} is {dtype}, which cannot be averaged; "
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
@@ -69,9 +69,9 @@ def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> Ten
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
         raise ValueError(f"tensor {name}: shape or offsets are no whole numbers from 0 on")
-    if stop - start != prod(shape) * DTYPES[dtype].itemsize:
+    if stop - start != prod(shape) * ITEMSIZES[dtype]:
         raise CheckpointError(
             f"{file}: tensor {name} has {stop - start} bytes, expected "
-            f"{prod(shape) * DTYPES[dtype].itemsize} for {dtype} {list(shape)}"
+            f"{prod(shape) * ITEMSIZES[dtype]} for {dtype} {list(shape)}"
         )
     return TensorInfo(name, dtype, shape, file, base + start, stop - start)

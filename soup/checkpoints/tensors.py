@@ -4,21 +4,20 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import torch
-
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+ITEMSIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
-"""Safetensors dtype names that can be blended or copied, and what they are in torch."""
+"""Safetensors dtype names that can be blended or copied, and bytes per element. What they are in
+torch stands in ``soup.checkpoints.dtypes``: headers are read without it."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -35,7 +34,7 @@ class TensorInfo:
 
     Attributes:
         name: its name in the file, never a name in memory.
-        dtype: safetensors dtype name, a key of ``DTYPES``.
+        dtype: safetensors dtype name, a key of ``ITEMSIZES``.
         shape: its dimensions, ``()`` for a scalar.
         file: the shard that holds it.
         offset: first byte, from the start of the file.

@@ -8,6 +8,7 @@ as in safetensors.
 """
 
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -16,9 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import torch
-
-from soup.checkpoints.tensors import DTYPES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
+from soup.checkpoints.tensors import ITEMSIZES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
 from soup.errors import CheckpointError
 
 STORAGES = {
@@ -41,7 +40,23 @@ WRAPPERS = ("state_dict", "model", "module")
 LEGACY = b"\x8a\nl\xfc\x9cF"
 """How torch's first format begins, after the pickle protocol: the start of its magic number."""
 
-_BY_TORCH = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE = re.compile(r"q?u?int\d+|b?float\w+|complex\d+|bits\w+|bool")
+"""Names in torch's module that are dtypes, whatever a later version adds."""
+
+OF_TORCH = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""Torch's dtypes by name, and what safetensors calls them."""
+
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, length of the name, of the extra field
 
 
@@ -167,8 +182,8 @@ class _Unpickler(pickle.Unpickler):
             return stand_ins[module, name]
         if module == "torch" and name.endswith("Storage"):
             return STORAGES.get(name, name.removesuffix("Storage"))
-        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
-            return _BY_TORCH.get(dtype, name)
+        if module == "torch" and DTYPE.fullmatch(name):
+            return OF_TORCH.get(name, name)
         if name == "_rebuild_qtensor":
             raise CheckpointError(
                 f"{self._file}: holds quantised tensors, which cannot be averaged; dequantise the "
@@ -253,7 +268,7 @@ def _state_dict(file: Path, content: Any) -> dict[str, _Stored]:
 def _tensor_info(
     file: Path, name: str, stored: _Stored, record: tuple[int, int] | None
 ) -> TensorInfo:
-    if stored.dtype not in DTYPES:
+    if stored.dtype not in ITEMSIZES:
         raise CheckpointError(
             f"{file}: tensor {name} is {stored.dtype}, which cannot be averaged; "
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
@@ -265,7 +280,7 @@ def _tensor_info(
         )
     if record is None:
         raise CheckpointError(f"{file}: tensor {name} has no data (record {stored.key}) in it")
-    itemsize = DTYPES[stored.dtype].itemsize
+    itemsize = ITEMSIZES[stored.dtype]
     offset, nbytes = stored.start * itemsize, prod(stored.size) * itemsize
     if offset + nbytes > record[1]:
         raise CheckpointError(

@@ -28,6 +28,7 @@ class Journal:
         path: the file.
         results: result records by content key.
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
+        benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run.
         damaged: lines that could not be read.
     """
@@ -35,6 +36,7 @@ class Journal:
     path: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
@@ -136,6 +138,8 @@ class Journal:
             self.results[record["key"]] = record
         elif kind == "trial":
             self.trials[record["key"]] = record
+        elif kind == "benchmark":
+            self.benchmarks[record["digest"]] = record
         elif kind == "digest":
             self._digests[json.dumps(record["files"])] = record["digest"]
         elif kind == "run":

@@ -1,15 +1,25 @@
 """The journal as a table: rows for people, Markdown and JSON for machines."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from soup.choosing.comparing import Differences, run_differences
 from soup.choosing.confident import Stopped
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
 
+if TYPE_CHECKING:
+    from soup.choosing.corrected import Corrected
+    from soup.choosing.statistics import Difference
+
 VERSION = 1
+
+NOISE = " ~"
+"""After a difference that chance alone could have made."""
 
 LINEAR: Mapping[str, Any] = {"method": "linear", "parameters": {}, "base": None}
 """How a soup was merged whose record says nothing of it."""
@@ -41,6 +51,9 @@ class Row:
 
     unjudged: Mapping[str, int] = field(default_factory=dict)
 
+    difference: Difference | None = None
+    """To the best single member."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -54,10 +67,23 @@ class Step:
     kept: bool
     stopped: Stopped | None = None
 
+    difference: Difference | None = None
+    """To the soup so far."""
+
+    doubted: bool = False
+    """Whether it rose, but not by enough to be sure of."""
+
+    @property
+    def sure(self) -> list[str]:
+        """The gain over the soup so far, its 95% interval and p, as far as they are known."""
+        return sure(self.difference)
+
     @property
     def verdict(self) -> str:
         """Whether it was kept, in a word, or why nobody knows its mean."""
-        return str(self.stopped) if self.stopped else "yes" if self.kept else "no"
+        if self.stopped:
+            return str(self.stopped)
+        return "yes" if self.kept else "no: not significant" if self.doubted else "no"
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,15 @@ class SoupRow:
     digest: str
     merging: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
     unjudged: Mapping[str, int] = field(default_factory=dict)
+
+    difference: Difference | None = None
+    """To the best single member."""
+
+    holdout: Difference | None = None
+    """The same for the mean of the hold-outs."""
+
+    corrected: Corrected | None = None
+    """The gain over the best single member to expect on new questions."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +166,15 @@ class Leaderboard:
                     "unparsed": dict(row.unparsed),
                     "unjudged": dict(row.unjudged),
                     "mean": row.mean,
+                    "difference": _json(row.difference),
                 }
                 for row in self.members
             ],
             "path": [
                 {"tried": s.tried, "mean": s.mean, "kept": s.kept}
                 | ({"stopped": asdict(s.stopped)} if s.stopped else {})
+                | ({"difference": s.difference.to_dict()} if s.difference else {})
+                | ({"doubted": True} if s.doubted else {})
                 for s in self.path
             ],
             "soup": None
@@ -150,6 +188,9 @@ class Leaderboard:
                 "unparsed": dict(self.soup.unparsed),
                 "unjudged": dict(self.soup.unjudged),
                 "mean": self.soup.mean,
+                "difference": _json(self.soup.difference),
+                "holdout_difference": _json(self.soup.holdout),
+                "corrected": _json(self.soup.corrected),
                 "out": self.soup.out,
                 "digest": self.soup.digest,
             },
@@ -166,15 +207,23 @@ class Leaderboard:
         if self.soup is not None:
             lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
         if len(self.path) > 1:
-            lines += ["", "| tried | mean | kept |", "|---|---|---|"]
-            lines += [_row([s.tried, number(s.mean), s.verdict]) for s in self.path]
+            lines += ["", "| tried | mean | gain | 95% interval | p | kept |", "|" + "---|" * 6]
+            lines += [_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path]
+        for line in self.footer():
+            lines += ["", line]
         return "\n".join(lines) + "\n"
+
+    def footer(self) -> list[str]:
+        """What is to be known of the differences, in words."""
+        found = [row.difference for row in self.members]
+        found += [self.soup.difference] if self.soup else []
+        return list(footer(found, self.soup))
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
         difference = ""
         if row.mean is not None and self.best is not None:
-            difference = f"{row.mean - self.best:+.2f}"
+            difference = gained(row.mean - self.best, row.difference)
         return [
             *(number(row.scores.get(name)) for name in self.benchmarks),
             number(row.mean),
@@ -190,6 +239,52 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def gained(value: float, difference: Difference | None) -> str:
+    """A difference with its sign, marked where it is within the noise."""
+    noise = difference is not None and difference.noise and value != 0
+    return f"{value:+.2f}{NOISE if noise else ''}"
+
+
+def sure(difference: Difference | None) -> list[str]:
+    """Gain, 95% interval and p as words."""
+    if difference is None:
+        return ["", "", ""]
+    if difference.low is None or difference.high is None or difference.p is None:
+        return [f"{difference.gain:+.2f}", "–", "–"]
+    low, high = difference.low, difference.high
+    return [f"{difference.gain:+.2f}", f"{low:+.2f} … {high:+.2f}", p_value(difference.p)]
+
+
+def p_value(p: float) -> str:
+    """Never 0: as small as can be told."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def footer(differences: Sequence[Difference | None], soup: SoupRow | None) -> Iterator[str]:
+    """Lines under the table: the mark, the soup's gain and how sure it is, what is not known."""
+    known = [d for d in differences if d is not None]
+    if any(d.noise and d.gain for d in known):
+        yield (
+            f"{NOISE.strip()} within the noise: chance alone makes such a difference more often "
+            "than once in 20 (paired by question; questions about one image count as one)"
+        )
+    for reason in sorted({d.unknown for d in known if d.unknown}):
+        yield f"which differences are noise cannot be told: {reason}"
+    if soup is None or soup.difference is None or soup.difference.low is None:
+        return
+    gain, interval, p = sure(soup.difference)
+    yield f"{soup.kind} soup to the best single: {gain}, 95% interval {interval}, p {p}"
+    if soup.corrected is not None and len(soup.members) > 1:
+        c = soup.corrected
+        yield (
+            f"on new questions expect {c.gain:+.2f} ({c.low:+.2f} … {c.high:+.2f}): soup and best "
+            "single were chosen by these numbers, which flatters them"
+        )
+    if soup.holdout is not None:
+        gain, interval, p = sure(soup.holdout)
+        yield f"on the hold-outs, by which nothing was chosen: {gain} ({interval}), p {p}"
+
+
 def percent(rate: float | None) -> str:
     """A rate, 0–1, as per cent."""
     return "–" if rate is None else f"{100 * rate:.1f}%"
@@ -203,6 +298,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
+    sure = run_differences(journal, records)
     rows = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
@@ -217,10 +313,12 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _unparsed(scores | held),
                 _mean(scores, benchmarks),
                 _unjudged(scores | held),
+                sure.members.get(member["blend"]),
             )
         )
     rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
-    path = tuple(_step(r) for r in later if r["kind"] == "decision")
+    decisions = [r for r in later if r["kind"] == "decision"]
+    path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
     soups = [r for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
@@ -228,18 +326,28 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         tuple(holdouts),
         tuple(rows),
         path,
-        _soup_row(journal, soups[-1], benchmarks, holdouts) if soups else None,
+        _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
     )
 
 
-def _step(record: dict[str, Any]) -> Step:
+def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:
+    return None if found is None else found.to_dict()
+
+
+def _step(record: dict[str, Any], difference: Difference | None) -> Step:
     stopped = record.get("stopped")
-    return Step(record["tried"], record["mean"], record["kept"], stopped and Stopped(**stopped))
+    stop = stopped and Stopped(**stopped)
+    doubted = record.get("doubted", False)
+    return Step(record["tried"], record["mean"], record["kept"], stop, difference, doubted)
 
 
 def _soup_row(
-    journal: Journal, soup: dict[str, Any], benchmarks: dict[str, str], holdouts: dict[str, str]
+    journal: Journal,
+    soup: dict[str, Any],
+    benchmarks: dict[str, str],
+    holdouts: dict[str, str],
+    sure: Differences,
 ) -> SoupRow:
     scores = _results(journal, soup["blend"], benchmarks)
     held = _results(journal, soup["blend"], holdouts)
@@ -254,6 +362,9 @@ def _soup_row(
         soup["digest"],
         soup.get("merging", LINEAR),
         _unjudged(scores | held),
+        sure.soup,
+        sure.holdout,
+        sure.corrected,
     )
 
 

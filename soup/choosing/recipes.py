@@ -17,6 +17,9 @@ Acc = Callable[[Blend], float]
 Trial = Callable[[Blend, Blend], float | Stopped]
 """The Acc of a candidate, or that it was given up because it cannot beat the second blend."""
 
+Accept = Callable[[Blend, Blend], bool]
+"""Whether the first blend's rise over the second is enough, where there is one."""
+
 Mix = Callable[[Sequence[Checkpoint]], Blend]
 """The blend of some members, in this order; of one member, that member."""
 
@@ -31,6 +34,7 @@ class Decision:
         mean: its Acc, 0–100; None where nothing was scored, or not all.
         kept: whether the soup is this blend from now on.
         stopped: why scoring ended early; None where it did not.
+        doubted: whether it rose, but not by enough to be sure of.
     """
 
     tried: str
@@ -38,6 +42,7 @@ class Decision:
     mean: float | None
     kept: bool
     stopped: Stopped | None = None
+    doubted: bool = False
 
 
 def rank(members: Sequence[Checkpoint], mix: Mix, acc: Acc) -> list[tuple[Checkpoint, float]]:
@@ -68,6 +73,7 @@ def greedy(
     acc: Acc,
     min_gain: float = 0.0,
     attempt: Trial | None = None,
+    accept: Accept | None = None,
 ) -> Iterator[Decision]:
     """Greedy Soup: best first, keep each next member only if the average with it is better.
 
@@ -78,6 +84,7 @@ def greedy(
         min_gain: points of Acc, 0–100, that a rise must exceed; 0 is the definition.
         attempt: scores a trial against the soup so far where that may end early; what is stopped
             is not kept.
+        accept: asked of each trial that rises; None keeps them all.
     """
     ranked = rank(members, mix, acc)
     best, highest = ranked[0]
@@ -90,7 +97,8 @@ def greedy(
             yield Decision(member.name, trial, None, kept=False, stopped=mean)
             continue
         rises = mean - highest > min_gain
-        yield Decision(member.name, trial, mean, kept=rises)
-        if rises:
+        keep = rises and (accept is None or accept(trial, mix(kept)))
+        yield Decision(member.name, trial, mean, kept=keep, doubted=rises and not keep)
+        if keep:
             kept.append(member)
             highest = mean

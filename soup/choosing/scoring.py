@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
+from soup.choosing.questions import Questions
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
 
@@ -24,12 +25,14 @@ class Benchmark:
         digest: SHA-256 of all that decides the answers and the score besides the weights: data,
             prompts, generation settings, the reference's companion files, versions.
         settings: the same, to read; it is kept beside each result.
+        questions: what they have in common; None where the scorer cannot say.
     """
 
     name: str
     samples: int
     digest: str
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    questions: Questions | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

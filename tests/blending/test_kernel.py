@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soup.blending import streaming
+from soup.blending.arithmetic import Slice, linear
 from soup.blending.blend import Blend
-from soup.blending.methods import Slice, linear
 from soup.blending.rounding import round_once
 from soup.checkpoints.opening import open_checkpoint
 from tests.blending.test_streaming import collect

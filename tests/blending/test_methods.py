@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soup.blending.methods import METHODS, RANGES, Slice, describe, find, kept, require_weights
+from soup.blending.arithmetic import MERGE, Slice, kept
+from soup.blending.methods import METHODS, RANGES, describe, find, require_weights
 from soup.errors import UsageError
 
 Rows = list[list[float]]
@@ -29,7 +30,7 @@ def merged(
     members = [torch.tensor(row, dtype=torch.float64) for row in rows]
     origin = None if base is None else torch.tensor(base, dtype=torch.float64)
     values = {**METHODS[name].parameters, **parameters}
-    result = METHODS[name].merge(Slice("x", 0, members, origin, weights, values))
+    result = MERGE[name](Slice("x", 0, members, origin, weights, values))
     assert result.dtype is torch.float64
     for member, row in zip(members, rows, strict=True):
         np.testing.assert_array_equal(member.numpy(), row)

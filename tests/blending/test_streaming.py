@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from soup.blending.arithmetic import Slice, linear
 from soup.blending.blend import Blend
-from soup.blending.methods import Slice, linear
 from soup.blending.rounding import round_once
 from soup.blending.streaming import stream
 from soup.checkpoints.checkpoint import TensorInfo

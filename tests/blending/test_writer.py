@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from soup.blending import writer
+from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend
-from soup.blending.methods import METHODS, Slice
+from soup.blending.methods import METHODS
 from soup.blending.rounding import round_once
 from soup.blending.writer import write
 from soup.checkpoints.opening import open_checkpoint
@@ -314,7 +315,5 @@ def test_every_method_streams_into_a_file(
     for name, tensor in found.items():
         rows = [member[name].double().flatten() for member in members]
         values = METHODS[method].parameters
-        whole = METHODS[method].merge(
-            Slice(name, 0, rows, base[name].double().flatten(), None, values)
-        )
+        whole = MERGE[method](Slice(name, 0, rows, base[name].double().flatten(), None, values))
         assert torch.equal(tensor.flatten(), round_once(whole, torch.bfloat16)), name

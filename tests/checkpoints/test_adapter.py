@@ -22,7 +22,8 @@ from soup.checkpoints.files import companions, companions_digest
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, inspect
 from soup.errors import CheckpointError, PoolError
-from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from tests.conftest import CONFIG, collect, make_adapter, make_checkpoint
 
 LAYOUTS = {

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from soup.blending.blend import Blend
 from soup.blending.streaming import stream
-from soup.checkpoints.checkpoint import DTYPES, TensorInfo
-from soup.checkpoints.lora import BLOCK, LoraUpdate
+from soup.checkpoints import computing
+from soup.checkpoints.checkpoint import TensorInfo
+from soup.checkpoints.computing import BLOCK
+from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.opening import open_checkpoint
 from tests.conftest import collect, make_adapter, make_checkpoint
 
@@ -150,14 +152,14 @@ def test_a_chunk_is_one_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     factors = {"a.lora_A.weight": torch.ones(1, 90), "a.lora_B.weight": torch.ones(4000, 1)}
     member = open_checkpoint(make_adapter(tmp_path / "adapter", factors, base))
     products = 0
-    block = LoraUpdate._block
+    block = computing._block
 
     def counted(*arguments: Any) -> torch.Tensor:
         nonlocal products
         products += 1
         return block(*arguments)
 
-    monkeypatch.setattr(LoraUpdate, "_block", counted)
+    monkeypatch.setattr(computing, "_block", counted)
     collect(member, threads=1)
     assert products == -(-4000 // (BLOCK // 90))
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from soup.blending.blend import Blend
 from soup.blending.writer import write
+from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
-from soup.checkpoints.tensors import DTYPES
 from soup.checkpoints.torch_format import read_torch
 from soup.errors import CheckpointError
 from tests.blending.test_writer import loaded

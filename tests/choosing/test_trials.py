@@ -231,7 +231,7 @@ def test_what_was_skipped_is_shown(pool: Pool, tmp_path: Path) -> None:
         },
     }
     assert paths[board.path[0].tried].keys() == {"tried", "mean", "kept"}
-    assert f"| {step.tried} | – | {text} |" in board.to_markdown()
+    assert f"| {step.tried} | – |  |  |  | {text} |" in board.to_markdown()
 
 
 @pytest.mark.parametrize("confidence", [0.5, 1.0, 95.0, -1.0, float("nan")])

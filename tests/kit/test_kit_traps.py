@@ -27,7 +27,8 @@ from soup.choosing.scoring import RecordedScorer
 from soup.errors import BenchmarkError, ScoringError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.fake import FakeScorer
-from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from tests.conftest import make_checkpoint, random_tensors
 from tests.kit.small_sets import SETS
 from tests.kit.test_vlmevalkit import CHOICE, SHORT, YES_NO, tsv
@@ -247,7 +248,8 @@ def state():
 torch.manual_seed(5)
 before = state()
 from soup.evaluators import VLMEvalKitScorer
-from soup.evaluators.workers.worker import PROTOCOL, Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import PROTOCOL, encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
 pool = Pool.open({str(demo / "ckpts" / "digit")!r})

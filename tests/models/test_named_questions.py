@@ -16,7 +16,8 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.errors import BenchmarkError, ScoringError
 from soup.evaluators.engines import resident
 from soup.evaluators.models.wrapper import QuestionError, about
-from soup.evaluators.workers.worker import Worker, encode_blend, encode_checkpoint
+from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.worker import Worker
 from tests.kit.own_tables import CHOICE, Column, png, write
 from tests.models import tiny_families
 
@@ -116,7 +117,7 @@ def test_whatever_a_library_raises_names_the_question(
     """Also an exception that says nothing, or would end a generator."""
 
     def act(worker: Worker) -> None:
-        wrapper = worker._resident.wrapper
+        wrapper = worker._engine.wrapper
         prepare = wrapper.prepare
 
         def failing(message: Any, dataset: str) -> Any:

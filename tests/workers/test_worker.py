@@ -18,7 +18,8 @@ from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.workers import process as process_module
 from soup.evaluators.workers import scorer as scorer_module
 from soup.evaluators.workers.process import Died, Process
-from soup.evaluators.workers.worker import PROTOCOL, Worker, encode_blend
+from soup.evaluators.workers.protocol import PROTOCOL, encode_blend
+from soup.evaluators.workers.worker import Worker
 from soup.events import Event, Note, Progress
 
 pytest.importorskip("transformers")

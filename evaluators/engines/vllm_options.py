@@ -1,0 +1,69 @@
+"""What can be said to vLLM alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from soup.errors import UsageError
+
+ENGINES = ("auto", "transformers", "vllm")
+"""Who may answer; ``auto`` is vLLM where it serves and there is a GPU, else transformers."""
+
+
+def require_engine(name: object, where: str) -> str:
+    """The name of an engine.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"{where} {name}: expected one of {', '.join(ENGINES)}")
+    return str(name)
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """``[engine.vllm]`` in soup.toml.
+
+    Attributes:
+        memory_share: of a GPU's memory, for weights, caches and all.
+        memory_gb: of main memory for the cache of keys and values, where there is no GPU.
+        tensor_parallel: devices that share one model.
+        max_length: tokens of the longest question and its answer; None measures the benchmarks.
+        max_questions: in flight at once; None is 256 on a GPU, 64 without.
+        eager: no CUDA graphs: a quicker start, slower answers.
+        batch_invariant: answers that do not depend on what is asked beside; a GPU of compute
+            capability 8.0 or more.
+    """
+
+    memory_share: float = 0.9
+    memory_gb: float = 1.0
+    tensor_parallel: int = 1
+    max_length: int | None = None
+    max_questions: int | None = None
+    eager: bool = False
+    batch_invariant: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> VllmOptions:
+        """From what stands in soup.toml.
+
+        Raises:
+            UsageError: an option is unknown, or not of its kind.
+        """
+        known = {field.name: field for field in fields(cls)}
+        for name, value in given.items():
+            where = f"[engine.vllm] {name.replace('_', '-')}"
+            if name not in known:
+                names = ", ".join(name.replace("_", "-") for name in known)
+                raise UsageError(f"{where}: no such option; expected one of {names}")
+            switch = isinstance(known[name].default, bool)
+            if isinstance(value, bool) != switch or not isinstance(value, (bool, int, float)):
+                expected = "true or false" if switch else "a number"
+                raise UsageError(f"{where}: expected {expected}, found {value!r}")
+            share = name == "memory_share" and value > 1
+            if not switch and (value <= 0 or share or (value < 1 and "memory" not in name)):
+                raise UsageError(f"{where}: {value} cannot be")
+        return cls(**given)

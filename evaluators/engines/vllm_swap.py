@@ -1,0 +1,188 @@
+"""What runs inside vLLM's own workers, one for each device: it swaps a blend in and proves it.
+
+vLLM makes ``Swap`` a part of its worker class. Nothing is sent there but which files to read: every
+worker opens the members itself, and vLLM's loading takes each whole tensor, fuses it with others
+where it does, and keeps the slice that is its own.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soup.blending.blend import Blend
+from soup.blending.running import RunningSum, memory_budget
+from soup.checkpoints.ties import EMBEDDINGS, HEADS, partner
+from soup.errors import SoupError
+from soup.evaluators.engines.ledger import Ledger
+from soup.evaluators.engines.pulling import tensors_of
+from soup.events import Observer, ignore
+
+WATCHING: dict[str, Observer] = {}
+"""Who is told of progress, by a word that the caller gives: where the worker is in its process."""
+
+IGNORED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|num_batches_tracked)$")
+"""File tensors that transformers makes no use of, either: constants, or counters of training."""
+
+CLOSE = 2e-2
+"""How far a product by weights that an engine keeps in a form of its own may be from ours."""
+
+
+class Swap:
+    """Becomes part of vLLM's worker; ``collective_rpc`` calls it by name."""
+
+    model_runner: Any
+    _soup_running: RunningSum | None = None
+
+    def soup_swap(self, blend: bytes, task: str, watching: str, cache: str) -> dict[str, Any]:
+        """Make the weights those of a pickled Blend.
+
+        Args:
+            blend: what to stream; its members' files are opened here.
+            task: the name of the work, for progress.
+            watching: see ``WATCHING``.
+            cache: where sums go that do not fit memory; empty for none, where several workers
+                would each make their own.
+
+        Returns:
+            ``error``: a SoupError's name and text, where that is how it ended; else ``used``,
+            ``sizes`` and ``sums`` by file tensor, see ``Ledger``, ``missing``: what the engine
+            holds that was not filled, ``unequal``: what it holds that is not what was sent.
+        """
+        if cache and self._soup_running is None:
+            self._soup_running = RunningSum(memory_budget(), Path(cache))
+        observe = WATCHING.get(watching, ignore)
+        try:
+            pairs = tensors_of(pickle.loads(blend), task, observe, self._soup_running)
+            return load(self.model_runner, pairs)
+        except SoupError as error:
+            return {"error": [type(error).__name__, str(error)]}
+
+    def soup_caches(self) -> dict[str, int]:
+        """How much is in the caches on this side, by name."""
+        return {"image embeddings (worker)": len(getattr(self.model_runner, "encoder_cache", ()))}
+
+
+def load(runner: Any, pairs: Iterator[tuple[str, torch.Tensor]]) -> dict[str, Any]:
+    """Have a model runner reload its weights from pairs, and compare what it holds then."""
+    ledger = Ledger()
+    model = runner.get_model()
+    packed: dict[tuple[int, str], bool] = {}
+    with _processing(model, lambda layer: _look(layer, ledger, packed)), ledger:
+        runner.reload_weights(weights_iterator=ledger.sent(pairs))
+    missing, unequal = [], []
+    # Buffers that no file tensor fills are the engine's own: tables of angles, scales of caches.
+    buffers = {name: b for name, b in model.named_buffers() if b.numel() and ledger.entry(b)}
+    for name, held in {**dict(model.named_parameters()), **buffers}.items():
+        module, _, last = name.rpartition(".")
+        seen = packed.get((id(model.get_submodule(module)), last))
+        entry = ledger.entry(held) if held.numel() else None
+        if entry is not None:
+            if entry.filled < held.numel():
+                missing.append(name)
+            elif not entry.holds(held):
+                unequal.append(name)
+        elif seen is None:
+            missing.append(name)
+        elif not seen:
+            unequal.append(name)
+    return {
+        "used": ledger.used,
+        "sizes": dict(ledger.sizes),
+        "sums": ledger.sums,
+        "missing": missing,
+        "unequal": unequal,
+    }
+
+
+def _look(layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]) -> Callable[[], None]:
+    """Look at a layer's weights before the engine brings them into a form of its own.
+
+    Returns:
+        What looks at it after that: where the weights are gone, they must still give the products
+        that they gave before.
+    """
+    before = dict(layer.named_parameters(recurse=False))
+    for name, weight in before.items():
+        entry = ledger.entry(weight)
+        packed[id(layer), name] = entry is not None and entry.holds(weight)
+    matrix = before.get("weight")
+    if matrix is None or matrix.ndim != 2:
+        return lambda: None
+    probe = _probe(matrix)
+    expected = probe @ matrix.detach().t()
+
+    def after() -> None:
+        now = getattr(layer, "weight", None)
+        if now is not None and now.numel():
+            return  # still there to be compared
+        method = layer.quant_method
+        found = method.apply(layer, probe, None)
+        scale = float(expected.abs().max()) or 1.0
+        close = float((found - expected).abs().max()) <= CLOSE * scale
+        packed[id(layer), "weight"] = packed[id(layer), "weight"] and close
+
+    return after
+
+
+def _probe(matrix: torch.Tensor) -> torch.Tensor:
+    """One row to multiply with: different in every column, the same every time."""
+    columns = torch.arange(matrix.shape[1], device=matrix.device, dtype=torch.float32)
+    return torch.sin(columns * 0.7 + 0.3)[None].to(matrix.dtype)
+
+
+@contextmanager
+def _processing(model: Any, look: Callable[[Any], Callable[[], None]]) -> Iterator[None]:
+    """While inside, ``look`` sees every layer before its weights are processed, and after."""
+    methods = {}
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if hasattr(method, "process_weights_after_loading"):
+            methods[id(method)] = method
+
+    def watched(method: Any) -> Callable[[Any], None]:
+        process = method.process_weights_after_loading
+
+        def process_and_look(layer: Any) -> None:
+            after = look(layer)
+            process(layer)
+            after()
+
+        return process_and_look
+
+    for method in methods.values():
+        method.process_weights_after_loading = watched(method)
+    try:
+        yield
+    finally:
+        for method in methods.values():
+            del method.process_weights_after_loading
+
+
+def unused(report: Mapping[str, Any], blend: Blend) -> list[str]:
+    """File tensors that an engine made no use of, or not wholly, though the model is theirs, too.
+
+    A head that is tied to its embedding may be left out where both are equal: that is what tying
+    is. What transformers makes no use of may be, too.
+
+    Args:
+        report: of one worker, or of several together: ``used`` summed over them.
+        blend: what was sent.
+    """
+    found = []
+    tensors, sums = blend.reference.tensors, report["sums"]
+    for name, size in report["sizes"].items():
+        if report["used"][name] >= size or IGNORED.search(name):
+            continue
+        if not report["used"][name] and name.endswith(HEADS + EMBEDDINGS):
+            other = partner(name, tensors, tensors[name])
+            if other and sums[other] == sums[name] and report["used"][other] >= size:
+                continue
+        found.append(name)
+    return found + [name for name in tensors if name not in report["sizes"]]

@@ -1,0 +1,47 @@
+"""What a command and its worker say to each other.
+
+Both sides speak JSON, one object per line. The worker begins with ``{"protocol": PROTOCOL}``. Then
+it gets one request at a time on stdin, and writes, on what was stdout, any number of
+``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
+``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
+whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
+a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
+closes, the parent is gone and so are we.
+
+Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
+that died, so the same must come of it:
+    open        reference, options, cache, judge, engine, vllm → {"model", "files"}: what of the
+                model decides the answers, and files that it came from besides those to be seen
+    benchmark   source → {"name", "samples", "settings", "files", "questions"}
+    measure     blend, benchmark (source), key, keep, task → a Result's fields
+    outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
+                are kept for a later ``measure``
+
+A change of any of these is a new number in ``PROTOCOL``.
+"""
+
+from typing import Any
+
+from soup.blending.blend import Blend
+from soup.checkpoints.checkpoint import Checkpoint
+
+PROTOCOL = 5
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
+    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
+    base = checkpoint.base
+    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
+
+
+def encode_blend(blend: Blend) -> dict[str, Any]:
+    """A blend as JSON: paths and coefficients, the latter exact."""
+    return {
+        "members": [encode_checkpoint(member) for member in blend.members],
+        "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
+        "dtype": blend.dtype,
+        "method": blend.method,
+        "base": blend.base and encode_checkpoint(blend.base),
+        "parameters": [[name, value.hex()] for name, value in blend.parameters],
+        "digest": blend.digest,
+    }

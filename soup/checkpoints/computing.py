@@ -1,0 +1,127 @@
+"""The values of a checkpoint's tensors: read as they are stored, or computed as they are read.
+
+LoRA's are computed in float64 and in blocks of rows, so that a merged model exists nowhere, neither
+on the disk nor in memory. Everything here needs torch; what is known from headers does not.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from soup.checkpoints.lora import LoraUpdate, Replacement
+from soup.checkpoints.reading import Reader, open_shards
+from soup.checkpoints.tensors import TensorInfo
+from soup.checkpoints.updates import Read, Update
+
+BLOCK = 1 << 17
+"""Elements per matrix product, as whole rows. Blocks lie on a grid that depends on the tensor
+alone: the last bits of a product may depend on its shape, and may not depend on how a tensor is
+read. As large as a chunk (``soup.blending.streaming.CHUNK``), so that a chunk is one block."""
+
+COMPARED = 1 << 20
+"""Elements that are compared at a time."""
+
+
+class Source(Protocol):
+    """What is needed of a ``soup.checkpoints.checkpoint.Checkpoint``."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """By name."""
+        ...
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """The weight files."""
+        ...
+
+    @property
+    def updates(self) -> Mapping[str, Update]:
+        """By name, tensors that are computed."""
+        ...
+
+
+def values(source: Source, read: Read, name: str, start: int, count: int) -> torch.Tensor:
+    """Elements of a tensor, flat: as stored, or computed (in float64) where it is updated."""
+    if name in source.updates:
+        return computed(source.updates[name], read, start, count)
+    return read(source.tensors[name], start, count)
+
+
+def computed(update: Update, read: Read, start: int, count: int) -> torch.Tensor:
+    """Elements of a computed tensor, flat, float64; the same whatever ``start`` and ``count``."""
+    if isinstance(update, LoraUpdate):
+        return _changed(update, read, start, count)
+    assert isinstance(update, Replacement), update
+    return read(update.stored, start, count).to(torch.float64)
+
+
+def same_values(source: Source, one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors of equal size, computed ones included, are equal in float64."""
+    with ExitStack() as stack:
+        reader = Reader(open_shards(source.shards, stack))
+
+        def part(info: TensorInfo, start: int) -> torch.Tensor:
+            count = min(COMPARED, info.numel - start)
+            if (update := source.updates.get(info.name)) is not None:
+                return computed(update, reader.read, start, count)
+            return reader.read(info, start, count).to(torch.float64)
+
+        for start in range(0, one.numel, COMPARED):
+            reader.recycle()
+            if not torch.equal(part(one, start), part(other, start)):
+                return False
+    return True
+
+
+def _changed(update: LoraUpdate, read: Read, start: int, count: int) -> torch.Tensor:
+    rows, columns = update.target.shape
+    right = _right(update, read)
+    height = max(1, BLOCK // columns)
+    pieces = []
+    for row in range(start // columns // height * height, rows, height):
+        first = row * columns
+        if first >= start + count:
+            break
+        block = _block(update, read, right, row, min(height, rows - row))
+        pieces.append(block[max(start - first, 0) : start + count - first])
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _block(
+    update: LoraUpdate, read: Read, right: torch.Tensor, row: int, height: int
+) -> torch.Tensor:
+    """Whole rows, flat, in a tensor of its own."""
+    columns = update.target.shape[1]
+    stored = read(update.stored, row * columns, height * columns)
+    changed = stored.to(torch.float64, copy=True).view(height, columns)
+    changed.addmm_(_left(update, read, row, height), right, alpha=update.scale)
+    if update.magnitude is not None:
+        wanted = read(update.magnitude, row, height).to(torch.float64)
+        lengths = torch.linalg.vector_norm(changed, dim=1)
+        changed.mul_((wanted / lengths).unsqueeze(1))
+    return changed.view(-1)
+
+
+def _right(update: LoraUpdate, read: Read) -> torch.Tensor:
+    """The whole right factor, float64 ``[r, columns]``."""
+    info = update.up if update.transposed else update.down
+
+    def make() -> torch.Tensor:
+        stored = read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
+        return stored.t().contiguous() if update.transposed else stored
+
+    return update.recent.get(info.name, make)
+
+
+def _left(update: LoraUpdate, read: Read, row: int, height: int) -> torch.Tensor:
+    """Rows of the left factor, float64 ``[height, r]``."""
+    if not update.transposed:
+        part = read(update.up, row * update.rank, height * update.rank)
+        return part.to(torch.float64).view(height, update.rank)
+    width = update.down.shape[1]
+    parts = [read(update.down, k * width + row, height) for k in range(update.rank)]
+    return torch.stack(parts, dim=1).to(torch.float64)
