@@ -9,7 +9,8 @@ import typer
 import typer.core
 
 import soup
-from soup.cli import config, demo, looking, models, soups
+from soup.cli import config, demo, differing, looking, models, soups
+from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.errors import SoupError
 
@@ -57,10 +58,10 @@ def options(
     commands: dict[str, dict[str, bool]] = {}
     group = context.command
     assert isinstance(group, typer.core.TyperGroup)
-    for name, command in group.commands.items():
+    for name, each in group.commands.items():
         commands[name] = {
             max(parameter.opts, key=len).lstrip("-"): parameter.multiple
-            for parameter in command.params
+            for parameter in each.params
             if isinstance(parameter, typer.core.TyperOption)
         }
         commands[name].pop("help", None)
@@ -72,8 +73,11 @@ app.command()(soups.average)
 app.command()(soups.greedy)
 app.command(help=BLEND_HELP)(soups.blend)
 app.command()(soups.score)
+app.command()(soups.plan)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
+app.command()(differing.compare)
+app.command()(differing.answers)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
@@ -87,7 +91,7 @@ def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        code = app(standalone_mode=False)
+        code = command(app)(standalone_mode=False)
     except SoupError as error:
         _fail(str(error), error.exit_code)
     except CommandError as error:
@@ -104,5 +108,6 @@ def main() -> None:
 def _fail(text: str, code: int) -> None:
     # By hand: a mistake should not wait for rich.
     plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
+    if text:  # none where help was shown instead
+        print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
     sys.exit(code)

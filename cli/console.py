@@ -4,6 +4,8 @@
 print nothing need no console.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +14,15 @@ if TYPE_CHECKING:
     out: Console
     err: Console
 
+WIDE = 10_000  # columns of what has none: a pipe's lines are not folded
+
 
 def __getattr__(name: str) -> Any:
     if name not in ("out", "err"):
         raise AttributeError(f"module 'soup.cli.console' has no attribute {name!r}")
     from rich.console import Console
 
-    return globals().setdefault(name, Console(stderr=name == "err"))
+    stream = getattr(sys, "stderr" if name == "err" else "stdout")
+    has_width = stream.isatty() or "COLUMNS" in os.environ
+    made = Console(stderr=name == "err", width=None if has_width else WIDE)
+    return globals().setdefault(name, made)

@@ -33,13 +33,13 @@ def demo(
     """
     import shutil
 
-    from soup.cli import render
+    from soup.cli import board
     from soup.cli.progress import Watch
 
     with Watch(console.err, quiet) as watch:
         boards = run(directory, device, watch)
     if not quiet:
-        render.leaderboard(boards[-1], console.out, others=boards[:-1])
+        board.leaderboard(boards[-1], console.out, others=boards[:-1])
     # `make demo` leaves the user outside the environment: then only the whole path works.
     command = "soup" if shutil.which("soup") else Path(sys.executable).with_name("soup")
     text = f"\nNext, in the same pool:  cd {directory} && {command} greedy ckpts/*"

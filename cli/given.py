@@ -1,5 +1,7 @@
 """What was given on the command line and in soup.toml, as the library wants it."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +49,11 @@ def settings_of(
     """
     from soup.run import Settings
 
+    names, weights = weighted(benchmarks.bench or ())
     return Settings(
-        benchmarks=with_suite(benchmarks.suite, benchmarks.bench or ()),
+        benchmarks=with_suite(benchmarks.suite, names),
+        bench_weights=weights,
+        mean=benchmarks.mean,
         holdouts=tuple(benchmarks.holdout or ()),
         out=output.out,
         work=run.work,
@@ -95,6 +100,28 @@ def scorer_of(
         engine=scoring.engine,
         vllm=config.vllm(),
     )
+
+
+def weighted(given: Sequence[str]) -> tuple[list[str], dict[str, float]]:
+    """Benchmarks, and the weights of those that are given as ``NAME=WEIGHT``.
+
+    Raises:
+        UsageError: a name without a weight after its =, or given twice with two weights.
+    """
+    names, weights = [], {}
+    for text in given:
+        name, equals, weight = text.rpartition("=")
+        if not equals or os.path.exists(text):
+            names.append(text)
+            continue
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise UsageError(
+                f"--bench {text}: expected a number after =, found {weight!r}"
+            ) from None
+        names.append(name)
+    return names, weights
 
 
 def dtype_of(name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 What they do is imported when they do it: help and mistakes need none of it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 import soup
 from soup.cli import console
 from soup.cli.given import dtype_of
-from soup.cli.options import WORK, PoolOptions, ShowOptions, Work, grouped
+from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
 from soup.errors import PoolError
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def check(
     digest: Annotated[
         bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
     ] = False,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model/--no-model",
+            help="Ask transformers whether the tensors are those of the model that config.json "
+            "describes; takes seconds at first, the answer is kept in --work.",
+        ),
+    ] = True,
     work: Work = WORK,
 ) -> None:
     """Say from headers alone whether a pool can be blended, and if not, exactly why.
@@ -36,9 +45,11 @@ def check(
     from soup.cli import render
 
     report = soup.inspect(pool.ckpts, dtype_of(pool.dtype), pool.base)
+    if model:
+        report = compared(report, work)
     known = {*report.duplicates, *_known_duplicates(report, work, digest)}
     render.check(
-        soup.Report(report.members, report.problems, report.warnings, tuple(sorted(known))),
+        replace(report, duplicates=tuple(sorted(known))),
         console.out,
     )
     if report.problems:
@@ -47,7 +58,7 @@ def check(
 
 
 @grouped
-def leaderboard(display: ShowOptions, work: Work = WORK) -> None:
+def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     """Show the last run's table again, or write it for machines.
 
     Example: soup leaderboard --json board.json --markdown board.md
@@ -55,6 +66,21 @@ def leaderboard(display: ShowOptions, work: Work = WORK) -> None:
     from soup.cli.results import show
 
     show(soup.show(work), display)
+
+
+def compared(report: "Report", work: Path) -> "Report":
+    """The report with what transformers says of the first member, which the others are like."""
+    from soup.cli.progress import Watch
+    from soup.run import describe
+
+    if report.problems:
+        return report  # these come first
+    reference = report.members[0]
+    with Watch(console.err) as watch:
+        found = describe(reference, work, watch)
+    notes = tuple(f"{reference.name}: {note}" for note in found.notes)
+    problems = tuple(found.problems(reference.name))
+    return replace(report, problems=problems, warnings=(*report.warnings, *notes))
 
 
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:

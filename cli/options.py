@@ -37,9 +37,29 @@ Dtype = Annotated[
         help="Of the output: float32, float16, bfloat16 (default: no cast).",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="For scoring: auto, cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="For scoring: auto, cpu, cuda, cuda:1."),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Leaderboard as JSON, also of a run that fails; replaces FILE; - is stdout.",
+    ),
+]
+Markdown = Annotated[
+    Path | None,
+    typer.Option(
+        "--markdown",
+        metavar="FILE",
+        help="The same as Markdown; replaces FILE, but adds to it where it is the step summary of "
+        "GitHub's CI ($GITHUB_STEP_SUMMARY); - is stdout.",
+    ),
 ]
 Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
@@ -54,7 +74,10 @@ class PoolOptions:
 
     ckpts: Annotated[
         list[str],
-        typer.Argument(metavar="CKPT...", help="Model directories; quoted globs work too."),
+        typer.Argument(
+            metavar="CKPT...",
+            help="Model directories; quoted globs work too.",
+        ),
     ]
     base: Base = None
     dtype: Dtype = None
@@ -84,9 +107,19 @@ class BenchmarkOptions:
     bench: Annotated[
         list[str] | None,
         typer.Option(
-            "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
+            "--bench",
+            metavar="NAME",
+            help="VLMEvalKit benchmark, or a TSV's path; NAME=0.5 counts half. Repeatable.",
         ),
     ] = None
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="HOW",
+            help="How benchmarks count: macro (alike), samples (by questions), z (by spread).",
+        ),
+    ] = "macro"
     suite: Annotated[
         str | None,
         typer.Option(
@@ -128,17 +161,24 @@ class ScoringOptions:
         str,
         typer.Option(
             "--compute-dtype",
+            metavar="DTYPE",
             help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
         ),
     ] = "auto"
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, help="Most questions per batch (default: what fits)."),
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Most questions per batch (default: what fits).",
+        ),
     ] = None
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
             "--max-new-tokens",
+            metavar="N",
             min=1,
             help="Longest answer (default: VLMEvalKit's for the model).",
         ),
@@ -203,14 +243,24 @@ class ShowOptions:
     PANEL: ClassVar = "Output"
 
     quiet: Quiet = False
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Leaderboard as JSON; - is stdout."),
-    ] = None
-    markdown: Annotated[
-        Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Leaderboard as Markdown; - is stdout."),
-    ] = None
+    json: Json = None
+    markdown: Markdown = None
+
+
+@dataclass(frozen=True)
+class LookOptions:
+    """What is shown of an earlier run."""
+
+    PANEL: ClassVar = "Output"
+
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="No table: just the path of the soup, where one was written."
+        ),
+    ] = False
+    json: Json = None
+    markdown: Markdown = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +306,8 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     for field in fields(group):
         kind, info = get_args(hints[field.name])
         info = copy.copy(info)
-        info.rich_help_panel = group.PANEL
+        if not isinstance(info, typer.models.ArgumentInfo):  # these have a panel of their own
+            info.rich_help_panel = group.PANEL
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         found.append(
             inspect.Parameter(

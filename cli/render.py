@@ -1,65 +1,55 @@
-"""Tables for the terminal: the leaderboard and what `soup check` found."""
+"""Tables for the terminal: what `soup check` found, families, what the doctor says."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent
+from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
+    from soup.choosing.side_by_side import Compared, SideBySide
     from soup.evaluators.models.families import Family
     from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
-GAP = 2  # characters between columns
 
 
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    cells: list[str]
-    style: str = ""
+def compared(found: SideBySide, console: Console) -> None:
+    """Print two blends side by side: per benchmark and category, and the mean of several."""
+    table = _plain_table()
+    table.add_column("benchmark", overflow="fold", max_width=NAME_WIDTH)
+    for head in (found.first, found.second, "difference", "95% interval", "p", "won/lost"):
+        table.add_column(escape(head), justify="right", overflow="fold", max_width=NAME_WIDTH)
+    for row in compared_rows(found):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    unknown = {one.difference.unknown for one in (*found.benchmarks, found.mean)} - {""}
+    for reason in sorted(unknown):
+        _line(console, f"which differences are noise cannot be told: {reason}", "dim")
 
-    @property
-    def width(self) -> int:
-        return max(map(cell_len, [self.head, *self.cells]))
+
+def compared_rows(found: SideBySide) -> Iterator[list[str]]:
+    """One row per benchmark and category, the mean of several last; as the table has them."""
+    for one in found.benchmarks:
+        yield _compared(one.name, one)
+        yield from (_compared(f"  {category.name}", category) for category in one.categories)
+    if len(found.benchmarks) > 1:
+        yield _compared("mean", found.mean)
 
 
-def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboard] = ()) -> None:
-    """Print the ranking, the soups' rows and the path, in tables that fit the console's width.
-
-    Args:
-        board: the run to show.
-        console: where to.
-        others: earlier runs over the same members, whose soups are shown, too.
-    """
-    soups = [run.soup for run in (*others, board) if run.soup is not None]
-    rows: list[Row | SoupRow] = [*board.members, *soups]
-    names = [row.name for row in board.members] + [f"{soup.kind} soup" for soup in soups]
-    ranks = [str(k) if row.mean is not None else "" for k, row in enumerate(board.members, 1)]
-    if board.benchmarks or board.holdouts:
-        head = [_Column("#", ranks + [""] * len(soups), "dim"), _Column("member", names)]
-        for block in _blocks(head, list(_columns(board, rows)), console.width):
-            console.print(_table(head + block, len(board.members)))
-    if len(board.path) > 1:
-        console.print(_path(board))
-    for line in board.footer():
-        _line(console, line, "dim")
-    for soup in soups:
-        console.print(_summary(board, soup), highlight=False)
-    if not board.finished:
-        console.print("[yellow]this run did not finish; the same command goes on from here[/]")
+def _compared(name: str, one: Compared) -> list[str]:
+    flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
+    gain, interval, p = sure(one.difference)
+    gain = aligned([gained(one.difference.gain, one.difference), NOISE])[0]
+    return [name, number(one.first), number(one.second), gain, interval, p, flips]
 
 
 def check(report: Report, console: Console) -> None:
@@ -170,83 +160,3 @@ def _plain_table() -> Table:
 
 def _line(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Column]:
-    if board.benchmarks:
-        differences = [
-            gained(row.mean - board.best, row.difference)
-            if row.mean is not None and board.best is not None
-            else "–"
-            for row in rows
-        ]
-        yield _Column("mean", [number(row.mean) for row in rows], "bold")
-        yield _Column("Δ best", differences, "cyan")
-    for name in board.benchmarks:
-        yield _Column(name, [number(row.scores.get(name)) for row in rows])
-    for name in board.holdouts:
-        yield _Column(f"{name} (h)", [number(row.holdouts.get(name)) for row in rows], "magenta")
-    worst = [percent(max(row.unparsed.values(), default=None)) for row in rows]
-    yield _Column("unparsed", worst, "dim")
-    missing = [sum(row.unjudged.values()) for row in rows]
-    if any(missing):
-        yield _Column("unjudged", [str(count) for count in missing], "yellow")
-
-
-def _blocks(
-    head: Sequence[_Column], columns: Sequence[_Column], width: int
-) -> Iterator[list[_Column]]:
-    """Split columns so that each table, with rank and member before it, fits the width."""
-    name = min(max(head[1].width, 6), NAME_WIDTH)
-    room = width - head[0].width - name - GAP - 2
-    block: list[_Column] = []
-    used = 0
-    for column in columns:
-        needed = column.width + GAP
-        if block and used + needed > room:
-            yield block
-            block, used = [], 0
-        block.append(column)
-        used += needed
-    yield block
-
-
-def _table(columns: Sequence[_Column], members: int) -> Table:
-    table = _plain_table()
-    for k, column in enumerate(columns):
-        if k == 1:
-            table.add_column(column.head, overflow="fold", max_width=NAME_WIDTH)
-        else:
-            table.add_column(column.head, justify="right", style=column.style, overflow="fold")
-    for k in range(len(columns[0].cells)):
-        table.add_row(
-            *(escape(column.cells[k]) for column in columns),
-            style="bold green" if k >= members else "",
-            end_section=k == members - 1,
-        )
-    return table
-
-
-def _path(board: Leaderboard) -> Table:
-    table = _plain_table()
-    table.add_column("tried", overflow="fold", max_width=2 * NAME_WIDTH)
-    table.add_column("mean", justify="right")
-    known = any(step.difference for step in board.path)
-    for head in ("gain", "95% interval", "p") if known else ():
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("kept")
-    for k, step in enumerate(board.path):
-        name = step.tried if k == 0 else f"+ {step.tried}"
-        kept = "[green]yes[/]" if step.kept else f"[dim]{step.verdict}[/]"
-        table.add_row(escape(name), number(step.mean), *(step.sure if known else ()), kept)
-    return table
-
-
-def _summary(board: Leaderboard, soup: SoupRow) -> str:
-    share = f"{len(soup.members)} of {len(board.members)} members"
-    if soup.merging["method"] != "linear":
-        share += f" by {describe(soup.merging['method'], soup.merging['parameters'])}"
-    text = f"[bold green]{soup.kind} soup[/]: {share}"
-    if soup.mean is not None and board.best is not None:
-        text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"
-    return f"{text}, written to {escape(soup.out)}"

@@ -1,36 +1,117 @@
 """A leaderboard to where it was asked for: terminal, standard output, files."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from soup.choosing.leaderboard import Leaderboard
-from soup.cli import console, render
-from soup.cli.options import ShowOptions
-from soup.errors import OutputError
+import soup
+from soup.choosing.attempts import circumstances, in_words, record_failure
+from soup.choosing.journal import FILE, now
+from soup.choosing.leaderboard import About, Leaderboard
+from soup.cli import board as boards
+from soup.cli import console
+from soup.cli.options import LookOptions, ShowOptions
+from soup.errors import OutputError, SoupError, UsageError
+from soup.run import Settings
+
+SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-def show(board: Leaderboard, display: ShowOptions) -> None:
+def show(board: Leaderboard, display: ShowOptions | LookOptions) -> None:
     """Write a leaderboard as the options say.
 
     Raises:
         OutputError: a file cannot be written.
     """
+    if _write(board, display):
+        return
+    if not display.quiet:
+        boards.leaderboard(board, console.out)
+    elif board.soup is not None:
+        print(board.soup.out)
+
+
+def _write(board: Leaderboard, display: ShowOptions | LookOptions) -> bool:
+    """Write the documents that were asked for; whether one of them is on standard output."""
+    return write_documents(display, board.to_json, board.to_markdown)
+
+
+def write_documents(
+    display: ShowOptions | LookOptions, as_json: Callable[[], str], as_markdown: Callable[[], str]
+) -> bool:
+    """Write what machines read, where it was asked for; whether standard output is taken by it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     to_stdout = False
-    for file, text in ((display.json, board.to_json), (display.markdown, board.to_markdown)):
+    for file, text in ((display.json, as_json), (display.markdown, as_markdown)):
         if file is None:
             continue
         if str(file) == "-":
             sys.stdout.write(text())
             to_stdout = True
+        elif is_step_summary(file):
+            _append_text(file, text() + "\n")
         else:
             _write_text(file, text())
-    if to_stdout:
-        return
-    if not display.quiet:
-        render.leaderboard(board, console.out)
-    elif board.soup is not None:
-        print(board.soup.out)
+    return to_stdout
+
+
+def is_step_summary(file: Path) -> bool:
+    """Whether this is where GitHub's CI collects Markdown of all steps of a job."""
+    summary = os.environ.get(SUMMARY)
+    return bool(summary) and os.path.realpath(file) == os.path.realpath(str(summary))
+
+
+@contextmanager
+def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterator[None]:
+    """Where a run fails, its documents say so, instead of holding yesterday's result."""
+    try:
+        yield
+    except (SoupError, KeyboardInterrupt) as error:
+        if display.json is not None or display.markdown is not None:
+            with contextlib.suppress(OutputError):  # what ended the run is told, not this
+                _write(_failed(kind, settings, error), display)
+        raise
+
+
+def open_pool(kind: str, ckpts: Sequence[str], settings: Settings, base: Path | None) -> soup.Pool:
+    """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
+
+    Raises:
+        SoupError: see ``Pool.open``.
+    """
+    try:
+        return soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
+    except UsageError:
+        raise
+    except SoupError as error:
+        if (Path(settings.work) / FILE).exists():  # a first run has nothing to be mistaken for
+            record_failure(kind, asdict(settings), error)
+        raise
+
+
+def _failed(kind: str, settings: Settings, error: BaseException) -> Leaderboard:
+    """What is to be said of a run that has just failed."""
+    with contextlib.suppress(SoupError):
+        found = soup.show(settings.work)
+        if found.error == in_words(error) and not isinstance(error, UsageError):
+            return found
+    about = circumstances(asdict(settings))
+    return Leaderboard(
+        kind,
+        tuple(map(str, settings.benchmarks)),
+        tuple(map(str, settings.holdouts)),
+        (),
+        finished=False,
+        error=in_words(error),
+        about=About("", now(), about["versions"], about["settings"]),
+    )
 
 
 def require_places(display: ShowOptions) -> None:
@@ -43,6 +124,14 @@ def require_places(display: ShowOptions) -> None:
         if not os.access(file.parent, os.W_OK):
             found = "not writable" if file.parent.is_dir() else "no such directory"
             raise OutputError(f"{file}: cannot be written: {file.parent}: {found}")
+
+
+def _append_text(file: Path, text: str) -> None:
+    try:
+        with file.open("a") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -81,6 +81,7 @@ def greedy(
         float,
         typer.Option(
             "--min-gain",
+            metavar="POINTS",
             min=0,
             help="Points of mean that a member must add to be kept.",
             rich_help_panel=CHOOSING,
@@ -135,6 +136,27 @@ def greedy(
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("greedy", pool, settings, scorer, display, run)
+
+
+@grouped
+def plan(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    run: RunOptions,
+) -> None:
+    """Say before a greedy run what it would cost, and the smallest gain that it could tell.
+
+    By speeds and outcomes of earlier runs in [bold]--work[/], where there are any.
+
+    Example: soup plan ckpts/* --bench MMStar --bench AI2D_TEST
+    """
+    from soup.cli.plan import show_plan
+
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging), scorer)
 
 
 @grouped
@@ -193,16 +215,17 @@ def _make(
     if run.dry_run:
         from soup.cli.plan import show_plan
 
-        show_plan(kind, pool, settings)
+        show_plan(kind, pool, settings, scorer)
         return
     from soup.cli.progress import Watch
-    from soup.cli.results import require_places, show
+    from soup.cli.results import failure_shown, open_pool, require_places, show
 
     require_places(display)
-    opened = soup.Pool.open(*pool.ckpts, dtype=settings.dtype, base=pool.base)
-    with Watch(console.err, display.quiet) as watch, scorer:
-        if kind == "score":
-            board = soup.score(opened, scorer, settings, watch)
-        else:
-            board = soup.make(kind, opened, scorer, settings, watch)
+    with failure_shown(kind, settings, display):
+        opened = open_pool(kind, pool.ckpts, settings, pool.base)
+        with Watch(console.err, display.quiet) as watch, scorer:
+            if kind == "score":
+                board = soup.score(opened, scorer, settings, watch)
+            else:
+                board = soup.make(kind, opened, scorer, settings, watch)
     show(board, display)

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from soup.choosing.recipes import Decision
     from soup.choosing.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
     from soup.errors import SoupError
-    from soup.events import Event, Note, Observer, Progress
+    from soup.events import Evaluation, Event, Note, Observer, Progress, Work
     from soup.run import Settings, make, score, show
+    from soup.watching.watch import watch
 
 _HOMES = {
     "soup.blending.blend": ("Blend",),
@@ -47,8 +48,9 @@ _HOMES = {
     "soup.choosing.recipes": ("Decision",),
     "soup.choosing.scoring": ("Benchmark", "Part", "PartialScorer", "Result", "Score", "Scorer"),
     "soup.errors": ("SoupError",),
-    "soup.events": ("Event", "Note", "Observer", "Progress"),
+    "soup.events": ("Evaluation", "Event", "Note", "Observer", "Progress", "Work"),
     "soup.run": ("Settings", "make", "score", "show"),
+    "soup.watching.watch": ("watch",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -57,6 +59,7 @@ __all__ = [
     "Blend",
     "Checkpoint",
     "Decision",
+    "Evaluation",
     "Event",
     "Journal",
     "Leaderboard",
@@ -76,6 +79,7 @@ __all__ = [
     "SoupError",
     "Stopped",
     "TensorInfo",
+    "Work",
     "Written",
     "__version__",
     "inspect",
@@ -84,6 +88,7 @@ __all__ = [
     "score",
     "show",
     "stream",
+    "watch",
     "write",
 ]
 

@@ -1,7 +1,11 @@
-"""What a running command tells whoever watches it: the terminal, a log, a test."""
+"""What a running command tells whoever watches it: the terminal, a notebook, a log, a test.
+
+Events may come from any thread. ``who`` says which of several workers reports, and is empty where
+there is only one: one who does one thing at a time, so what it begins ends what it did before.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -10,15 +14,17 @@ class Progress:
 
     Attributes:
         task: what is being done, e.g. ``"score ckpt-3 on MMStar (3 of 6)"``; one task, one bar.
-        done: units finished so far.
+        done: units finished so far; it ends with ``total``.
         total: units in all.
         unit: what is counted: ``"B"`` (bytes) or ``"samples"``.
+        who: reports it.
     """
 
     task: str
     done: int
     total: int
     unit: str
+    who: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,47 @@ class Note:
 
     text: str
     warning: bool = False
+    who: str = ""
 
 
-Event = Progress | Note
+@dataclass(frozen=True)
+class Work:
+    """Questions still to be answered: ``seconds`` for those of a known pace, and the others."""
+
+    seconds: float = 0.0
+    questions: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Where the whole run stands: a blend begins to be asked one of its benchmarks.
+
+    Attributes:
+        number: which of the evaluations this is, from 1.
+        of: how many there are in all, at most.
+        label: the blend, for people.
+        benchmark: what it is asked; empty when nothing more is to be asked.
+        task: of the ``Progress`` that counts the answers.
+        samples: questions of the benchmark.
+        pace: seconds per question, as earlier results had it; None where there is none.
+        rest: what this evaluation asks afterwards.
+        later: what the evaluations after it ask, at most, by all workers together.
+        who: asks it.
+    """
+
+    number: int
+    of: int
+    label: str = ""
+    benchmark: str = ""
+    task: str = ""
+    samples: int = 0
+    pace: float | None = None
+    rest: Work = field(default_factory=Work)
+    later: Work = field(default_factory=Work)
+    who: str = ""
+
+
+Event = Progress | Note | Evaluation
 Observer = Callable[[Event], None]
 
 

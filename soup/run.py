@@ -1,6 +1,7 @@
 """The walk: paths → pool → recipe → scores → decisions → written soup → leaderboard."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,16 +12,21 @@ from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
+from soup.choosing.ahead import Ahead, plan
+from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
-from soup.errors import JournalError, UsageError
-from soup.events import Note, Observer, Progress, ignore
+from soup.choosing.weighing import MEANS, require_weight, shares_of
+from soup.errors import JournalError, PoolError, UsageError
+from soup.events import Evaluation, Note, Observer, Progress, ignore
+from soup.watching.watch import around
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -35,10 +41,14 @@ class Settings:
     """Everything a run needs besides its pool and its scorer.
 
     Attributes:
-        benchmarks: names or TSV paths; their mean decides.
+        benchmarks: names or TSV paths; their mean decides. A single one need not be a list.
+        bench_weights: by name in ``benchmarks``, where a benchmark's weight in the mean is not 1.
+        mean: how benchmarks count: ``macro``, all alike; ``samples``; ``z``; see
+            ``soup.choosing.weighing``.
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
-        work: the directory of journal and caches.
+        work: the directory of journal and caches; a scorer that was given none of its own works
+            there, too.
         dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
@@ -69,12 +79,22 @@ class Settings:
     alpha: float = 0.05
     overwrite: bool = False
     as_adapter: bool = False
+    bench_weights: Mapping[str, float] = field(default_factory=dict)
+    mean: str = "macro"
 
     def __post_init__(self) -> None:
+        for name in ("benchmarks", "holdouts"):
+            given: Any = getattr(self, name)
+            several = [given] if isinstance(given, (str, os.PathLike)) else given
+            object.__setattr__(self, name, tuple(map(os.fspath, several)))
         if self.confident is not None and not 0.5 < self.confident < 1:  # NaN, too, fails this
             raise UsageError(
                 f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
             )
+        if self.mean not in MEANS:
+            raise UsageError(f"mean {self.mean}: expected one of {', '.join(MEANS)}")
+        for name, weight in self.bench_weights.items():
+            require_weight(name, weight)
         if self.accept not in ACCEPT:
             raise UsageError(f"accept {self.accept}: expected one of {', '.join(ACCEPT)}")
         if not 0 < self.alpha < 1:
@@ -86,7 +106,7 @@ def make(
     pool: Pool,
     scorer: Scorer | None = None,
     settings: Settings = Settings(),
-    observe: Observer = ignore,
+    observe: Observer | None = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -96,7 +116,8 @@ def make(
         pool: what to blend.
         scorer: needed for all but an average or a blend without benchmarks.
         settings: benchmarks, places, dtype.
-        observe: told of progress.
+        observe: told of progress; by default ``soup.watch()`` in a terminal and in a notebook, and
+            nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -113,7 +134,22 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    walk = _begin(kind, pool, scorer, settings, observe)
+    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+        return _make(kind, pool, scorer, settings, out, told, attempt)
+
+
+def _make(
+    kind: str,
+    pool: Pool,
+    scorer: Scorer | None,
+    settings: Settings,
+    out: Path,
+    observe: Observer,
+    attempt: Attempt,
+) -> Leaderboard:
+    if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
+        _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
+    walk = _begin(kind, pool, scorer, settings, observe, attempt)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
         members = _without_duplicates(pool, observe)
@@ -123,6 +159,7 @@ def make(
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
+    walk.scored()
     written = write(
         soup,
         out,
@@ -145,6 +182,29 @@ def make(
         digest=written.digest,
     )
     return walk.leaderboard()
+
+
+def describe(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+) -> Described:
+    """Compare a pool's names and shapes with the model that config.json describes.
+
+    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
+    """
+    text = "asking transformers what the model of config.json needs; this takes seconds, once"
+    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+
+
+def _require_described(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer
+) -> None:
+    found = describe(reference, work, observe)
+    for note in found.notes:
+        observe(Note(f"{reference.name}: {note}"))
+    problems = found.problems(reference.name)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise PoolError(f"{problems[0]}{more}")
 
 
 def whole(kind: str, pool: Pool, settings: Settings) -> Blend:
@@ -181,9 +241,11 @@ def _merged(members: Sequence[Checkpoint], pool: Pool, settings: Settings) -> Bl
 
 
 def score(
-    pool: Pool, scorer: Scorer, settings: Settings = Settings(), observe: Observer = ignore
+    pool: Pool, scorer: Scorer, settings: Settings = Settings(), observe: Observer | None = None
 ) -> Leaderboard:
     """Score every member on benchmarks and hold-outs; write nothing but the journal.
+
+    ``observe`` is as in ``make``.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -193,10 +255,12 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    walk = _begin("score", pool, scorer, settings, observe)
-    walk.score_members()
-    walk.record("end")
-    return walk.leaderboard()
+    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+        walk = _begin("score", pool, scorer, settings, told, attempt)
+        walk.score_members()
+        walk.scored()
+        walk.record("end")
+        return walk.leaderboard()
 
 
 def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
@@ -213,10 +277,13 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     total = sum(member.nbytes for member in unknown)
     done = 0
 
+    lock = threading.Lock()
+
     def progress(count: int) -> None:
         nonlocal done
-        done += count
-        observe(Progress("read and digest the pool", done, total, "B"))
+        with lock:  # the threads that digest report at the same time
+            done += count
+            observe(Progress("read and digest the pool", done, total, "B"))
 
     for member in unknown:
         member.compute_digest(progress)
@@ -236,6 +303,13 @@ class _Walk:
     benchmarks: list[Benchmark]
     holdouts: list[Benchmark]
     decisions: list[Decision]
+    last: int | None = None
+    """The soup's number among the evaluations, where it is one of its own."""
+
+    def scored(self) -> None:
+        """Tell that nothing more is asked."""
+        if self.scorer is not None:
+            self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
         if self.scorer is None:
@@ -244,7 +318,21 @@ class _Walk:
         for k, member in enumerate(self.pool.members, 1):
             blend = self.mix([member])
             label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label)
+            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Settle how much each benchmark counts, and record it where they do not count alike."""
+        assert self.scorer is not None
+        given = self.settings.bench_weights
+        pairs = zip(self.settings.benchmarks, self.benchmarks, strict=True)
+        weights = {b.name: given[source] for source, b in pairs if source in given}
+        members = [self.mix([member]) for member in self.pool.members]
+        scores = [self.scorer.score(m, self.benchmarks, "") for m in members]
+        shares = shares_of(self.benchmarks, weights, self.settings.mean, scores)
+        if shares:
+            self.scorer.shares = shares
+            self.record("shares", shares=shares, mean=self.settings.mean)
 
     def acc(self) -> Callable[[Blend], float]:
         def mean(blend: Blend) -> float:
@@ -270,9 +358,11 @@ class _Walk:
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
             return None
-        weights = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
+        assert self.scorer is not None
+        equal = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
         alpha, trials = self.settings.alpha, members - 1
-        return Significant(self.journal, self.benchmarks, weights, alpha, trials)
+        shares = self.scorer.shares or equal
+        return Significant(self.journal, self.benchmarks, shares, alpha, trials)
 
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
@@ -299,7 +389,7 @@ class _Walk:
         """The soup's scores on everything, as facts for its manifest."""
         if self.scorer is None:
             return {}
-        score = self.scorer.score(soup, self.benchmarks + self.holdouts, "soup")
+        score = self.scorer.score(soup, self.benchmarks + self.holdouts, "soup", self.last)
         values = {name: result.value for name, result in score.results.items()}
         chosen = self.scorer.score(soup, self.benchmarks, "soup") if self.benchmarks else None
         settings = [b.settings for b in (*self.benchmarks, *self.holdouts)]
@@ -307,6 +397,7 @@ class _Walk:
             "scores": values,
             "mean": chosen.mean if chosen else None,
             "measured_with": [dict(s) for s in settings],
+            **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
 
     def remember_soup(self, written: Written, soup: Blend) -> None:
@@ -334,7 +425,12 @@ def _label(blend: Blend) -> str:
 
 
 def _begin(
-    command: str, pool: Pool, scorer: Scorer | None, settings: Settings, observe: Observer
+    command: str,
+    pool: Pool,
+    scorer: Scorer | None,
+    settings: Settings,
+    observe: Observer,
+    attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if journal.damaged:
@@ -356,6 +452,8 @@ def _begin(
                 "confident needs a scorer that answers a benchmark bit by bit "
                 "(soup.choosing.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
+        if isinstance(scorer, HousedScorer):
+            scorer.work_in(settings.work)
         observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
@@ -371,9 +469,10 @@ def _begin(
             journal.append("benchmark", digest=benchmark.digest, questions=about)
     benchmarks = found[: len(settings.benchmarks)]
     holdouts = found[len(settings.benchmarks) :]
-    mix = _mix(pool, settings)
-    run = journal.start(
+    mix = mix_of(pool, settings)
+    run = attempt.run = journal.start(
         command,
+        **circumstances(asdict(settings), found),
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         members=[
@@ -386,11 +485,20 @@ def _begin(
             for member in pool.members
         ],
     )
-    recorded = RecordedScorer(scorer, journal, observe) if found and scorer else None
-    return _Walk(run, pool, mix, journal, recorded, settings, benchmarks, holdouts, [])
+    walk = _Walk(run, pool, mix, journal, None, settings, benchmarks, holdouts, [])
+    if found and scorer:
+        candidates = len({member.digest for member in pool.members})
+        every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
+        ahead = Ahead(every, journal)
+        ahead.look_up([mix([member]).digest for member in pool.members])
+        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead)
+        walk.last = every.soup
+    return walk
 
 
-def _mix(pool: Pool, settings: Settings) -> Mix:
+def mix_of(pool: Pool, settings: Settings) -> Mix:
+    """How a run blends some of its members; a single one is itself."""
+
     def mix(members: Sequence[Checkpoint]) -> Blend:
         if len(members) == 1:
             return Blend(tuple(members), pool.reference, dtype=settings.dtype)

@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     "soup.errors",
     "soup.events",
+    "soup.watching",
     "soup.checkpoints",
     "soup.blending",
     "soup.choosing",
     "soup.run",
+    "soup.forecast",
     "soup.evaluators.models",
     "soup.evaluators.engines",
     "soup.evaluators.kit",
@@ -23,7 +25,7 @@ ROOMS = [
 ]
 """Every room may import those before it, and none after it."""
 
-ANYWHERE = ["soup._version", "soup.evaluators.writing"]
+ANYWHERE = ["soup._version", "soup.evaluators.writing", "soup.markup"]
 """Small things without imports of ours (but errors) that every room may use."""
 
 FACE = "soup"

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -200,6 +201,31 @@ def test_a_score_outside_its_scale_is_an_error(pool_paths: list[Path], tmp_path:
         fake = FakeScorer(lambda blend, name, value=value: value)  # type: ignore[misc]
         with pytest.raises(ScoringError, match="expected a score in 0–100"):
             score(Pool.open(*pool_paths), fake, settings(tmp_path))
+
+
+def test_one_benchmark_need_not_be_a_list(tmp_path: Path) -> None:
+    """A name is one name, not its letters; a path is one, too."""
+    assert Settings(benchmarks="x.tsv", holdouts="exam.tsv").benchmarks == ("x.tsv",)
+    assert Settings(holdouts="exam.tsv").holdouts == ("exam.tsv",)
+    there = Settings(benchmarks=[tmp_path / "x.tsv", "y"])  # type: ignore[list-item]
+    assert there.benchmarks == (str(tmp_path / "x.tsv"), "y")
+
+
+def test_a_scorer_works_where_the_run_does(pool_paths: list[Path], tmp_path: Path) -> None:
+    """It is told the settings' directory before it is asked anything."""
+
+    class Housed(FakeScorer):
+        places: ClassVar[list[object]] = []
+
+        def work_in(self, directory: object) -> None:
+            self.places.append(directory)
+
+        def benchmarks(self, *arguments: Any) -> list[Benchmark]:
+            self.places.append("asked")
+            return super().benchmarks(*arguments)
+
+    score(Pool.open(*pool_paths), Housed(), settings(tmp_path))
+    assert Housed.places == [tmp_path / "work", "asked"]
 
 
 def test_json_is_what_readme_promises(pool_paths: list[Path], tmp_path: Path) -> None:

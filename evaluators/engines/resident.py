@@ -100,7 +100,7 @@ class Resident:
         self.reference = reference
         self.device = device_of(options.device)
         self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
-        self.limit = Limit.of(options.batch_size)
+        self.limit = Limit.of(options.batch_size, self.device.type == "cpu")
         self.running = running
         self.wrapper = open_wrapper(reference, options)
         self._loaded: str | None = None

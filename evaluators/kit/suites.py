@@ -1,5 +1,6 @@
 """Benchmarks that are known by name, without VLMEvalKit: suites, and which of them need a judge."""
 
+import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,18 @@ SUITES = {
     ),
 }
 """By name, the benchmarks in the order of their columns. ``points``: those of the POINTS paper."""
+
+QUESTIONS = {
+    "MMBench_DEV_EN": 4329,  # 1,164 in all their rotations
+    "MMStar": 1500,
+    "AI2D_TEST": 3088,
+    "MMMU_DEV_VAL": 1050,
+    "HallusionBench": 951,
+    "MathVista_MINI": 1000,
+    "MMVet": 218,
+    "OCRBench": 1000,
+}
+"""Rows of the suites' benchmarks: for plans, before VLMEvalKit has been asked."""
 
 NEEDS_JUDGE = ("MathVista_MINI", "MMVet", "MMVet_Hard")
 """Benchmarks whose headline is known here, and which have none without a judge's verdicts."""
@@ -40,6 +53,22 @@ def with_suite(suite: str | None, names: Iterable[str]) -> tuple[str, ...]:
     if suite not in SUITES:
         raise UsageError(f"--suite {suite}: no such suite; expected one of {', '.join(SUITES)}")
     return SUITES[suite] + tuple(name for name in names if name not in SUITES[suite])
+
+
+def questions_in(source: str) -> int | None:
+    """Rows of a benchmark, by its name or its TSV's path; None where that is not known yet."""
+    if source in QUESTIONS:
+        return QUESTIONS[source]
+    if not source.endswith(".tsv") or not Path(source).is_file():
+        return None
+    with open(source, newline="", encoding="utf-8", errors="replace") as lines:
+        before = csv.field_size_limit(1 << 30)
+        try:
+            return sum(1 for _ in csv.reader(lines, delimiter="\t")) - 1
+        except csv.Error:
+            return None  # scoring says what is wrong with it
+        finally:
+            csv.field_size_limit(before)
 
 
 def judged_only(sources: Iterable[str]) -> list[str]:

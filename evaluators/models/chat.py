@@ -88,7 +88,7 @@ class ChatTemplate:
             model = blank(self._kind(), self.config, self.reference.path, dtype)
             self._generation = _greedy_config(model, self._max_new_tokens)
             return model.eval()  # type: ignore[no-any-return]
-        if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
+        if not self.reference.by_itself:
             model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:
             load = partial(

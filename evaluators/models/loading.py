@@ -70,7 +70,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             if device.type == "meta":
                 config = kwargs.get("config") or cls.config_class.from_pretrained(path)
                 model, info = blank(cls, config, reference.path, dtype), None
-            elif reference.shards[0].suffix == ".pt":
+            elif not reference.by_itself:
                 config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
                 model, info = from_files(cls, config, reference, dtype, **kwargs)
             else:
@@ -188,8 +188,11 @@ def from_files(
 ) -> tuple[Any, Any]:
     """The reference's model, read by us, and what transformers says of the loading.
 
-    For weights in files of a name that transformers does not look for.
+    For weights that transformers does not find by itself, see ``Checkpoint.by_itself``.
     """
+    config = copy.deepcopy(config)
+    for key, value in reference.rewritten.items():
+        setattr(config, key, value)
     state = collect(Blend((reference,), reference), "read", ignore)
     model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
     return _generating(model, reference.path), info

@@ -28,6 +28,9 @@ from soup.events import Note, Observer, ignore
 OURS = ("worker_python", "engine")
 """Options of a family that are no wrapper's."""
 
+WORK = ".soup"
+"""Where files are kept that nobody named a place for."""
+
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
 
@@ -41,7 +44,7 @@ class VLMEvalKitScorer:
     def __init__(
         self,
         *,
-        work: str | os.PathLike[str] = ".soup",
+        work: str | os.PathLike[str] | None = None,
         device: str = "auto",
         compute_dtype: str = "auto",
         batch_size: int | None = None,
@@ -58,7 +61,9 @@ class VLMEvalKitScorer:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
         Args:
-            work: holds predictions and the worker's log.
+            work: holds predictions and the worker's log; None is where the run has its journal
+                (``soup.Settings.work``), ``.soup`` outside of a run. A place named here wins, for
+                what the scorer keeps; the journal is in the settings' all the same.
             device: see Options.
             compute_dtype: see Options.
             batch_size: see Options.
@@ -94,7 +99,8 @@ class VLMEvalKitScorer:
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
-        self._work = Path(os.path.abspath(work))
+        self._housed = work is not None
+        self._work = Path(os.path.abspath(work or WORK))
         self._options = {
             "device": device,
             "compute_dtype": compute_dtype,
@@ -116,6 +122,7 @@ class VLMEvalKitScorer:
         self._checked: tuple[str, Family, Environment] | None = None
         self._recalled: Known | None = None
         self._process: Process | None = None
+        self._log_is_ours = False
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
@@ -133,6 +140,15 @@ class VLMEvalKitScorer:
             self._forget()
         self.close()
 
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """See ``soup.choosing.scoring.HousedScorer``."""
+        place = Path(os.path.abspath(directory))
+        if not self._housed and place != self._work:
+            self._forget()
+            self.close()  # its log and its caches are elsewhere
+            self._checked = None
+            self._work = place
+
     @property
     def log(self) -> Path:
         """Everything the worker's libraries print."""
@@ -142,6 +158,30 @@ class VLMEvalKitScorer:
         self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
     ) -> list[Benchmark]:
         """See ``soup.choosing.scoring.Scorer``."""
+        known, opening, asking = self._requests(reference, names)
+        if self._process is not None or not self._recall(known, [opening, *asking]):
+            for request in (opening, *asking):
+                self._tell(request, known, observe)
+        return self._described(reference, opening, asking)
+
+    def remembered(self, reference: Checkpoint, names: Sequence[str]) -> list[Benchmark] | None:
+        """The same as ``benchmarks`` would say, where it can be known without starting a worker.
+
+        Returns:
+            None where nobody has looked these benchmarks up before, or something has changed since.
+
+        Raises:
+            SoupError: ``benchmarks`` would fail, too.
+        """
+        known, opening, asking = self._requests(reference, names)
+        if not self._recall(known, [opening, *asking]):
+            return None
+        return self._described(reference, opening, asking)
+
+    def _requests(
+        self, reference: Checkpoint, names: Sequence[str]
+    ) -> tuple[Known, dict[str, Any], list[dict[str, Any]]]:
+        """What a worker is asked of a model and of benchmarks, and what is known of that."""
         lacking = [] if self._judge else judged_only(names)
         if lacking:
             raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
@@ -158,18 +198,21 @@ class VLMEvalKitScorer:
         if opening not in [request for request, _ in self._told.values()]:
             self._told.clear()  # about another model
             self._sources.clear()
-        asking: list[dict[str, Any]] = [{"do": "benchmark", "source": source} for source in names]
-        if self._process is not None or not self._recall(known, [opening, *asking]):
-            for request in (opening, *asking):
-                self._tell(request, known, observe)
+        return known, opening, [{"do": "benchmark", "source": source} for source in names]
+
+    def _described(
+        self, reference: Checkpoint, opening: dict[str, Any], asking: Sequence[dict[str, Any]]
+    ) -> list[Benchmark]:
+        """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for source, name, request in zip(names, distinct_names(names), asking, strict=True):
+        names = distinct_names(request["source"] for request in asking)
+        for name, request in zip(names, asking, strict=True):
             answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-            self._sources[digest] = source
+            self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
             found.append(Benchmark(name, answer["samples"], digest, settings, questions))
         return found
@@ -246,7 +289,7 @@ class VLMEvalKitScorer:
         require(environment, family)
         if self._checked is None or python != self._checked[0]:
             self.close()
-            self.log.unlink(missing_ok=True)
+            self._log_is_ours = False
         self._checked = python, family, environment
         return environment
 
@@ -294,6 +337,9 @@ class VLMEvalKitScorer:
         """The worker; one that is new has been told everything."""
         if self._process is None:
             assert self._checked is not None, "benchmarks come first"
+            if not self._log_is_ours:
+                self.log.unlink(missing_ok=True)
+                self._log_is_ours = True
             self._process = Process(self._checked[0], self.log)
             for request, known in self._told.values():
                 found = self._process.ask(request)

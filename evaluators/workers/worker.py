@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit
 from soup.errors import CheckpointError, ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.evaluators.models.wrapper import QuestionError

@@ -98,6 +98,7 @@ def write(
             shards.write_adapter(blend, stacked, temporary)
         else:
             _copy_companions(blend.reference.home, temporary)
+            _rewrite_config(blend.reference, temporary)
             shards.write_weights(blend, temporary, f"write {target.name}", observe)
         blend.require_unchanged()
         digest = open_checkpoint(temporary, base=blend.reference.base).digest
@@ -207,6 +208,15 @@ def _require_room(needed: int, target: Path) -> None:
         raise OutputError(
             f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
         )
+
+
+def _rewrite_config(reference: Checkpoint, directory: Path) -> None:
+    """Let config.json say what holds of the tensors; see ``Checkpoint.rewritten``."""
+    if reference.rewritten:
+        file = directory / "config.json"
+        config = json.loads(file.read_text()) | reference.rewritten
+        config = {key: value for key, value in config.items() if value is not None}
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _copy_companions(source: Path, destination: Path) -> None:

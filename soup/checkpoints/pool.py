@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup import markup
+from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
-from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
+from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions
+from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit_all, is_tied
+from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
 
 
@@ -38,7 +41,7 @@ class Problem:
         return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """Checkpoints that can be blended. The first is the reference: its names, order, shards and
     companion files are those of the result.
@@ -52,6 +55,20 @@ class Pool:
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
     base: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return shown.line("Pool", self.members)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks((), self.warnings, ())
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        table = markup.markdown(*shown.table(self.members))
+        warnings = shown.remarks((), self.warnings, ())
+        return "\n\n".join([table, *map(markup.inline, warnings)]) + "\n"
 
     @property
     def reference(self) -> Checkpoint:
@@ -87,7 +104,7 @@ class Pool:
         return cls(report.members, report.warnings, report.base)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What the headers say about a pool.
 
@@ -106,12 +123,29 @@ class Report:
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
 
+    def __repr__(self) -> str:
+        count = len(self.problems)
+        found = f"{count} problem{'' if count == 1 else 's'}" if count else "can be blended"
+        return shown.line("Report", self.members, found)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        table = markup.markdown(*shown.table(self.members))
+        return "\n\n".join([table, *map(markup.inline, remarks)]) + "\n"
+
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Directories from paths and quoted globs, in the order given, each glob's sorted.
 
     Raises:
         UsageError: nothing given, or a glob matches no directory.
+        CheckpointError: a folder of a hub's cache with several snapshots, or none.
     """
     found: list[Path] = []
     for path in [os.fspath(path) for path in paths]:
@@ -124,7 +158,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
-    return found
+    return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
 def inspect(
@@ -160,6 +194,7 @@ def inspect(
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
         warnings += _compare_configs(reference, member)
+        warnings += _added_tokens(reference, member)
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
@@ -176,9 +211,10 @@ def inspect(
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """The shortest trailing parts of paths that tell them apart, e.g. ``run-2/checkpoint-500``.
 
-    The same path given twice gets ``#2`` behind its second name.
+    The same path given twice gets ``#2`` behind its second name. A snapshot in a hub's cache is
+    called by its model's id, with its revision where there are two of one model.
     """
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    parts = [_parts(Path(os.path.abspath(path))) for path in paths]
     names = []
     for index, own in enumerate(parts):
         depth = 1
@@ -188,6 +224,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         copies = parts[:index].count(own)
         names.append("/".join(own[-depth:]) + (f"#{copies + 1}" if copies else ""))
     return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """What a checkpoint is called by, last part first to be used."""
+    found = hub.model_of(path)
+    if found is None:
+        return path.parts
+    model, revision = found
+    others = sum(other.is_dir() for other in path.parent.iterdir()) if path.is_dir() else 1
+    return (*path.parts[:-3], f"{model}@{revision[:8]}" if others > 1 else model)
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
@@ -300,21 +346,40 @@ def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
 
 def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
     """Whether the tokenizers in two directories, where there are such, mean the same."""
-    theirs, ours = token_ids(directory), token_ids(reference)
-    if ours is None or theirs is None or ours == theirs:
+    found = tokens.compare(reference, directory)
+    if found is None or not found.clashes:
         return []
-    different = sorted(
-        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
-    )
-    token = different[0]
+    clashes = found.clashes[:3]
     return [
         Problem(
             member.name,
-            f"tokenizer, token {token!r} ({len(different)} differ)",
-            f"id {ours.get(token)}",
-            f"id {theirs.get(token)}",
+            f"tokenizer ({len(found.clashes)} token(s) differ)",
+            ", ".join(f"{token!r} in row {ours}" for token, ours, _ in clashes),
+            ", ".join(_there(theirs) for _, _, theirs in clashes),
             "the same embedding row would mean different tokens",
         )
+    ]
+
+
+def _there(found: int | str) -> str:
+    return f"row {found}" if isinstance(found, int) else f"{found!r} there"
+
+
+def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Tokens that only one of two has, in rows that the other has no token for."""
+    found = tokens.compare(reference.home, member.home)
+    if found is None or found.clashes:
+        return []
+    return [
+        f"{having}: its tokenizer has {len(entries)} token(s) that {lacking}'s has not ("
+        + ", ".join(f"{token!r} in {row}" for row, token in entries[:3])
+        + (", …" if len(entries) > 3 else "")
+        + f"); the rows of all others agree, and the soup gets {reference.name}'s tokenizer"
+        for having, lacking, entries in (
+            (member.name, reference.name, found.extra),
+            (reference.name, member.name, found.missing),
+        )
+        if entries
     ]
 
 
@@ -329,7 +394,11 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
         return []
     warnings = []
     changed = [name for name in member.updates if name.endswith("embed_tokens.weight")]
-    if changed and not any(name.endswith("lm_head.weight") for name in member.tensors):
+    if (
+        changed
+        and not member.ties
+        and not any(name.endswith("lm_head.weight") for name in member.tensors)
+    ):
         warnings.append(
             f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
             f"{member.base.name}: merged, the change reaches both, in training it may not have"

@@ -20,6 +20,11 @@ FILE = "journal.jsonl"
 VERSION = 1
 
 
+def now() -> str:
+    """The time, UTC, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @dataclass
 class Journal:
     """What has been done so far, and the file that outlives us.
@@ -27,6 +32,7 @@ class Journal:
     Attributes:
         path: the file.
         results: result records by content key.
+        timed: result records that say how long they took, in order, by their benchmark's digest.
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
         benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run.
@@ -35,6 +41,7 @@ class Journal:
 
     path: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    timed: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
@@ -102,8 +109,7 @@ class Journal:
     def start(self, command: str, **fields: Any) -> str:
         """Record that a run begins; its id goes with the records that follow."""
         run = secrets.token_hex(6)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.append("run", run=run, command=command, time=now, **fields)
+        self.append("run", run=run, command=command, time=now(), **fields)
         return run
 
     def last_run(self) -> list[dict[str, Any]] | None:
@@ -136,6 +142,8 @@ class Journal:
         kind = record["kind"]
         if kind == "result":
             self.results[record["key"]] = record
+            if "seconds" in record:
+                self.timed.setdefault(record["benchmark"], []).append(record)
         elif kind == "trial":
             self.trials[record["key"]] = record
         elif kind == "benchmark":

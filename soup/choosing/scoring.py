@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import fsum
@@ -12,7 +14,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
 from soup.errors import ScoringError
-from soup.events import Observer, ignore
+from soup.events import Evaluation, Event, Observer, Progress, ignore
 
 
 @dataclass(frozen=True)
@@ -64,24 +66,32 @@ class Result:
 
 @dataclass(frozen=True)
 class Score:
-    """A blend's results by benchmark name; its ``mean`` is the Acc of the recipes."""
+    """A blend's results by benchmark name; its ``mean`` is the Acc of the recipes.
+
+    Attributes:
+        results: by benchmark.
+        shares: of the mean, by benchmark, summing to one; empty where all count alike.
+    """
 
     results: Mapping[str, Result]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """The mean of the results, 0–100, equal weights.
+        """The mean of the results, 0–100, by their shares.
 
         Rounded to ten decimals: a "rise" that is only the last bits of a float sum is none.
         """
         if not self.results:
             raise ScoringError("a score without a benchmark has no mean")
-        return mean_of([result.value for result in self.results.values()])
+        return mean_of({n: r.value for n, r in self.results.items()}, self.shares)
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """The mean, 0–100, that decides; see ``Score.mean``."""
-    return round(fsum(values) / len(values), 10)
+def mean_of(values: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """The mean, 0–100, that decides; see ``Score``."""
+    if not shares:
+        return round(fsum(values.values()) / len(values), 10)
+    return round(fsum(shares[name] * value for name, value in values.items()), 10)
 
 
 class Scorer(Protocol):
@@ -108,6 +118,15 @@ class Scorer(Protocol):
         Raises:
             ScoringError: the model could not be loaded, or a sample could not be answered.
         """
+        ...
+
+
+@runtime_checkable
+class HousedScorer(Scorer, Protocol):
+    """A scorer that keeps files."""
+
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """Keep them there, unless it was made with a place of its own."""
         ...
 
 
@@ -151,39 +170,123 @@ class PartialScorer(Scorer, Protocol):
         ...
 
 
+class Outlook(Protocol):
+    """What a run has still to ask, see ``soup.choosing.ahead.Ahead``."""
+
+    def event(self, number: int, label: str, benchmark: Benchmark, task: str) -> Evaluation:
+        """What is told when a benchmark begins to be asked."""
+        ...
+
+    def done(self, number: int, benchmark: Benchmark) -> None:
+        """An evaluation's result is known."""
+        ...
+
+    def skip(self, number: int) -> None:
+        """Nothing more is asked in an evaluation."""
+        ...
+
+
 @dataclass
 class RecordedScorer:
     """A scorer that measures nothing twice: results are looked up in, and added to, a journal.
 
     Attributes:
         measured: how many results had to be measured so far.
+        ahead: tells how far the whole run has come; None tells nothing of it.
+        shares: of the benchmarks that decide, see ``Score``.
     """
 
     scorer: Scorer
     journal: Journal
     observe: Observer = ignore
     measured: int = 0
+    ahead: Outlook | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
-    def score(self, blend: Blend, benchmarks: Sequence[Benchmark], label: str) -> Score:
+    def score(
+        self,
+        blend: Blend,
+        benchmarks: Sequence[Benchmark],
+        label: str,
+        number: int | None = None,
+    ) -> Score:
         """Results of ``blend`` on each benchmark, recorded one by one as they come in.
+
+        Args:
+            blend: what is asked.
+            benchmarks: what it is asked.
+            label: the blend, for people.
+            number: which evaluation of the run this is, from 1; by default the one that asked the
+                blend before, else the next one.
 
         Raises:
             CheckpointError: a member was changed while it was scored; nothing is recorded of it.
         """
+        number = self._number(blend, number)
         results: dict[str, Result] = {}
         for benchmark in benchmarks:
             key = result_key(blend.digest, benchmark.digest)
             found = recorded(self.journal, key)
             if found is None:
                 task = f"{label} on {benchmark.name}"
-                found = self.scorer.measure(blend, benchmark, task, self.observe)
+                self._tell(number, label, benchmark, task)
+                took = _Took(self.observe, task)
+                found = self.scorer.measure(blend, benchmark, task, took)
                 blend.require_unchanged()
                 self.journal.append(
-                    "result", key=key, blend=blend.digest, result=_to_json(found, benchmark)
+                    "result",
+                    key=key,
+                    blend=blend.digest,
+                    benchmark=benchmark.digest,
+                    seconds=took.seconds(),
+                    answered=took.answered,
+                    result=_to_json(found, benchmark),
                 )
                 self.measured += 1
+            if self.ahead is not None:
+                self.ahead.done(number, benchmark)
             results[benchmark.name] = found
-        return Score(results)
+        return Score(results, self.shares if self.shares.keys() == results.keys() else {})
+
+    def begin(self, blend: Blend, benchmark: Benchmark, label: str, task: str) -> None:
+        """Tell that a blend is asked a benchmark by other ways than ``score``."""
+        self._tell(self._number(blend), label, benchmark, task)
+
+    def give_up(self, blend: Blend) -> None:
+        """Nothing more will be asked of a blend."""
+        if self.ahead is not None:
+            self.ahead.skip(self._number(blend))
+
+    def _number(self, blend: Blend, number: int | None = None) -> int:
+        following = max(self._numbers.values(), default=0) + 1
+        known = self._numbers.setdefault(blend.digest, number or following)
+        return number or known
+
+    def _tell(self, number: int, label: str, benchmark: Benchmark, task: str) -> None:
+        if self.ahead is not None:
+            self.observe(self.ahead.event(number, label, benchmark, task))
+
+
+class _Took:
+    """Passes events on, and notes how long a measurement took and how much was answered in it."""
+
+    def __init__(self, observe: Observer, task: str) -> None:
+        self._observe = observe
+        self._task = task
+        self._began = time.monotonic()
+        self._first: int | None = None
+        self.answered = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.task == self._task:
+            if self._first is None:
+                self._first = event.done  # those before were kept from a run that was stopped
+            self.answered = max(self.answered, event.done - self._first)
+        self._observe(event)
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._began, 6)
 
 
 def result_key(blend_digest: str, benchmark_digest: str) -> str:

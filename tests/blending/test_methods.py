@@ -19,6 +19,11 @@ from soup.errors import UsageError
 Rows = list[list[float]]
 
 
+def test_every_method_has_its_arithmetic() -> None:
+    """The table, which needs no torch, and the functions have the same names."""
+    assert list(MERGE) == list(METHODS)
+
+
 def merged(
     name: str,
     rows: Sequence[Sequence[float]],

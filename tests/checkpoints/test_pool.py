@@ -97,7 +97,7 @@ def test_tokenizers_that_differ_do_not_blend(tmp_path: Path) -> None:
     same = make_checkpoint(tmp_path / "b", random_tensors(1), files=tokenizer({"y": 1, "x": 0}, 2))
     other = make_checkpoint(tmp_path / "c", random_tensors(2), files=tokenizer({"x": 1, "y": 0}))
     assert len(Pool.open(first, same).members) == 2
-    with pytest.raises(PoolError, match=r"tokenizer, token 'x' \(2 differ\): expected id 0"):
+    with pytest.raises(PoolError, match=r"expected 'x' in row 0, 'y' in row 1, found row 1, row 0"):
         Pool.open(first, other)
 
 

@@ -7,25 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 
 import soup
 from soup.blending.methods import METHODS
 from soup.checkpoints.opening import open_checkpoint
-from soup.choosing.confident import Stopped
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, Step
-from soup.cli import config, progress, render
+from soup.cli import config
 from soup.cli.app import main
 from soup.cli.options import parameters
-from soup.cli.progress import Watch
 from soup.errors import UsageError
-from soup.events import Note, Progress
 from tests.conftest import make_checkpoint, random_tensors
 
 
@@ -172,21 +165,33 @@ def test_the_package_runs_as_a_module_in_a_fresh_process(pool_paths: list[Path])
     assert "nowhere: expected a model directory" in fails(done, 1)
 
 
-def test_ctrl_c_while_python_imports_leaves_no_traceback(tmp_path: Path) -> None:
-    """The first seconds of a command are torch's: the signal just ends them."""
-    code = """
+STOP = """
 import os, signal, sys
 class Stop:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "torch":
+        if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop)
+sys.argv[1:] = {arguments!r}
 from soup.cli.__main__ import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_ctrl_c_while_python_imports_leaves_no_traceback(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """While the command line comes up the signal just ends it; while torch does, as always."""
+
+    def stopped(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        code = STOP.format(module=module, arguments=list(arguments))
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = stopped("typer", "--help")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert fails(stopped("torch", "average", "ckpts/*"), 130).startswith("error: stopped; ")
 
 
 def test_help_shows_examples(tmp_path: Path) -> None:
@@ -268,7 +273,10 @@ def test_machine_readable_output_goes_to_files_or_stdout(
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "b.json").read_text())
     assert document["soup"]["members"] == {"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25}
-    assert (tmp_path / "b.md").read_text().startswith("| # | member |")
+    title, _, head, *_ = (tmp_path / "b.md").read_text().splitlines()
+    assert title.startswith("## average soup of 4 members on no benchmark, 20")
+    assert title.endswith(" UTC")
+    assert head.startswith("| # | member |")
     done = run(tmp_path, "leaderboard", "--json", "-")
     assert json.loads(done.stdout) == document
     assert "cannot be written" in fails(run(tmp_path, "leaderboard", "--json", "no/b.json"), 1)
@@ -334,107 +342,6 @@ def test_blend_help_lists_the_methods(tmp_path: Path) -> None:
     assert "(density=0.2, lambda=1, needs --base)" in text
 
 
-BENCHMARKS = ("MMBench_DEV_EN", "MMStar", "MMMU_DEV_VAL", "AI2D_TEST", "HallusionBench")
-
-
-def board(members: int = 3) -> Leaderboard:
-    """A leaderboard with long names and many columns."""
-    rows = tuple(
-        Row(
-            f"llava-onevision-finetune-{k}-with-a-long-name",
-            "/x",
-            "d",
-            dict.fromkeys(BENCHMARKS, 60.0 - k),
-            {"OCRBench": 71.0},
-            dict.fromkeys(BENCHMARKS, 0.01),
-            60.0 - k,
-        )
-        for k in range(members)
-    )
-    soup_row = SoupRow(
-        "greedy",
-        {rows[0].name: 0.5, rows[1].name: 0.5},
-        dict.fromkeys(BENCHMARKS, 61.5),
-        {"OCRBench": 72.0},
-        dict.fromkeys(BENCHMARKS, 0.0),
-        61.5,
-        "/out",
-        "d",
-    )
-    path = (
-        Step(rows[0].name, 60.0, True),
-        Step(rows[1].name, 61.5, True),
-        Step(rows[2].name, None, False, Stopped(5400, 19000, -2.31)),
-    )
-    return Leaderboard("greedy", BENCHMARKS, ("OCRBench",), rows, path, soup_row)
-
-
-@pytest.mark.parametrize("width", [80, 200])
-def test_leaderboard_fits_its_width(width: int) -> None:
-    """Eighty columns are enough: no line is longer, no number is cut."""
-    console = Console(width=width, record=True, force_terminal=False, file=open(os.devnull, "w"))
-    render.leaderboard(board(), console)
-    text = console.export_text()
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
-    for name in (*BENCHMARKS, "OCRBench (h)", "mean", "Δ best", "unparsed"):
-        assert name in text
-    for number in ("60.00", "59.00", "+1.50", "71.00", "72.00", "1.0%"):
-        assert number in text
-    assert "…" not in text
-    shown = " ".join(text.split())
-    assert all(part in shown for part in ("stopped after", "5,400", "19,000", "-2.31"))
-
-
-def test_missing_verdicts_are_a_column_only_where_there_are_some() -> None:
-    """In the terminal, in Markdown, and by benchmark in JSON."""
-    whole, console = board(), Console(width=200, record=True, file=open(os.devnull, "w"))
-    assert "unjudged" not in whole.to_markdown()
-    members = (replace(whole.members[0], unjudged={"MMStar": 3, "OCRBench": 4}), *whole.members[1:])
-    part = replace(whole, members=members)
-    head, _, first, second, *_ = part.to_markdown().splitlines()
-    assert head.endswith("| unparsed | unjudged |")
-    assert (first.split()[-2], second.split()[-2]) == ("7", "0")
-    render.leaderboard(part, console)
-    assert "unjudged" in console.export_text()
-    assert part.to_dict()["members"][0]["unjudged"] == {"MMStar": 3, "OCRBench": 4}
-    assert part.to_dict()["soup"]["unjudged"] == {}
-
-
-def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
-    """One line when samples are done, none for short byte work; warnings always."""
-    console = Console(width=80, record=True, force_terminal=False, file=open(os.devnull, "w"))
-    with Watch(console) as watch:
-        for done in (0, 30, 60, 100):
-            watch(Progress("a (1 of 2) on x", done, 100, "samples"))
-        watch(Progress("write soup", 5, 10, "B"))
-        watch(Progress("write soup", 10, 10, "B"))
-        watch(Note("look out", warning=True))
-    lines = console.export_text().splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("a (1 of 2) on x: 100 of 100 samples, ")
-    assert lines[1] == "warning: look out"
-
-
-def test_speed_counts_from_where_the_work_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ninety of a hundred were answered before: the other ten took five seconds."""
-    console = Console(width=80, record=True, force_terminal=False, file=open(os.devnull, "w"))
-    clock = iter((100.0, 105.0))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with Watch(console) as watch:
-        for done in (90, 100):
-            watch(Progress("a on x", done, 100, "samples"))
-    assert console.export_text() == "a on x: 100 of 100 samples, 2 samples/s\n"
-
-
-def test_progress_in_a_terminal_is_a_bar() -> None:
-    """Drawn without an error, for bytes and for samples."""
-    console = Console(width=100, force_terminal=True, file=open(os.devnull, "w"))
-    with Watch(console) as watch:
-        for unit in ("samples", "B"):
-            for done in (0, 50, 100):
-                watch(Progress(f"task in {unit}", done, 100, unit))
-
-
 def test_the_interpreter_that_scores_is_looked_for_first(
     pool_paths: list[Path], tmp_path: Path
 ) -> None:
@@ -444,7 +351,9 @@ def test_the_interpreter_that_scores_is_looked_for_first(
     assert "no/python: no such Python interpreter" in fails(done, 1)
     (tmp_path / "soup.toml").write_text('worker-python = "toml/python"')
     assert "toml/python: no such Python interpreter" in fails(run(tmp_path, *asked), 1)
-    assert not (tmp_path / ".soup" / "journal.jsonl").exists()
+    recorded = (tmp_path / ".soup" / "journal.jsonl").read_text()
+    assert '"kind":"failed"' in recorded
+    assert '"kind":"digest"' not in recorded
 
 
 def test_families_have_tables_in_soup_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
