@@ -74,6 +74,11 @@ class Shown:
             unpack(self._items, self._name, self._place, lambda done, total: None)
         return [str(file) for file in files]
 
+    def names(self, index: Any) -> str:
+        """The images of a question, to be kept beside its answer: one a line, below ``place``."""
+        files = self._files.get(index, [])
+        return "\n".join(file.name if isinstance(file, Item) else str(file) for file in files)
+
     def _take_own(self, found: Found) -> None:
         assert found.own is not None
         for row, (index, pictures) in enumerate(

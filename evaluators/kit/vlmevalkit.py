@@ -98,7 +98,7 @@ class Dataset:
         self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         self.rule = headline_rule(self.kit, self.name)
         self.notes = list(self.own.notes) if self.own else []
-        images = Shown(found, self.name, cache, progress)
+        images = self._images = Shown(found, self.name, cache, progress)
         self.data_digest = images.digest
         self.files = images.files
         self.notes += images.notes
@@ -299,7 +299,9 @@ class Dataset:
                 report = None
             finally:
                 if keep is not None:
-                    write_whole(keep, lambda path: frame.to_csv(path, **AS_TSV))
+                    files = [self._images.names(index) for index in frame["index"]]
+                    kept = frame.assign(image_files=files)
+                    write_whole(keep, lambda path: kept.to_csv(path, **AS_TSV))
             right = outcomes(Path(fresh))
             if not right and isinstance(self.kit, image_vqa.OCRBench):
                 right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
