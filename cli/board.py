@@ -7,12 +7,12 @@ from itertools import takewhile
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
 from soup.blending.methods import describe
 from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, aligned, gained, number, percent
+from soup.cli.escaping import escape
 from soup.watching.lines import shortened
 
 MOST = 8

@@ -19,6 +19,7 @@ from soup.cli.options import (
 )
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import with_suite
+from soup.words import closest, either
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
@@ -32,6 +33,8 @@ DTYPES = {
     "bfloat16": "BF16",
     "bf16": "BF16",
 }
+WRITTEN = ("float32", "float16", "bfloat16")
+"""Those that help and completion name."""
 
 
 def settings_of(
@@ -133,5 +136,7 @@ def dtype_of(name: str | None) -> str | None:
     if name is None:
         return None
     if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: expected float32, float16 or bfloat16")
+        close = closest(name, WRITTEN)
+        hint = f"did you mean {close[0]}?" if close else f"expected {either(WRITTEN)}"
+        raise UsageError(f"--dtype {name}: {hint}")
     return DTYPES[name]

@@ -13,7 +13,8 @@ import soup
 from soup.cli import console
 from soup.cli.given import dtype_of
 from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
-from soup.errors import PoolError
+from soup.errors import PoolError, SoupError, UsageError
+from soup.words import counted
 
 if TYPE_CHECKING:
     from soup import Report
@@ -34,6 +35,10 @@ def check(
         ),
     ] = True,
     work: Work = WORK,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="All that was found, as JSON; - is stdout."),
+    ] = None,
 ) -> None:
     """Say from headers alone whether a pool can be blended, and if not, exactly why.
 
@@ -42,19 +47,27 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import render
+    from soup.cli import documents, render
 
-    report = soup.inspect(pool.ckpts, dtype_of(pool.dtype), pool.base)
-    if model:
-        report = compared(report, work)
-    known = {*report.duplicates, *_known_duplicates(report, work, digest)}
-    render.check(
-        replace(report, duplicates=tuple(sorted(known))),
-        console.out,
-    )
+    dtype = dtype_of(pool.dtype)
+    try:
+        report = soup.inspect(pool.ckpts, dtype, pool.base)
+        if model:
+            report = compared(report, work)
+        known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+    except SoupError as error:
+        if json is not None and not isinstance(error, UsageError):
+            documents.put(json, "check", documents.failed(error))
+        raise
+    report = replace(report, duplicates=tuple(sorted(known)))
+    if json is not None:
+        documents.put(json, "check", documents.pool_found(report))
+    if str(json) != "-":
+        render.check(report, console.out)
     if report.problems:
-        count = len(report.problems)
-        raise PoolError(f"the pool cannot be blended: {count} problem(s), listed above")
+        count = counted(len(report.problems), "problem")
+        where = "in the document" if str(json) == "-" else "listed above"
+        raise PoolError(f"the pool cannot be blended: {count}, {where}")
 
 
 @grouped

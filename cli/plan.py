@@ -3,6 +3,9 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 import soup
 from soup.blending.methods import describe
@@ -11,26 +14,79 @@ from soup.blending.writer import check_target
 from soup.checkpoints.pool import Pool
 from soup.choosing.foreseeing import DISAGREE, foresee
 from soup.choosing.journal import Journal
-from soup.choosing.scoring import Benchmark
-from soup.cli import console, render
+from soup.cli import console, documents, render
 from soup.cli.looking import compared
 from soup.cli.options import PoolOptions
-from soup.errors import PoolError, SoupError
+from soup.errors import PoolError, SoupError, UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.suites import distinct_names, questions_in
-from soup.forecast import forecast
+from soup.forecast import Forecast, forecast
 from soup.run import Settings, whole
 from soup.watching.lines import duration
+from soup.words import counted, plain
 
 
-def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalKitScorer) -> None:
-    """Print what a command would do.
+def show_plan(
+    kind: str,
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    document: Path | None = None,
+) -> None:
+    """Print what a command would do, or write it as JSON.
 
     Raises:
-        SoupError: what can be known to fail by then.
+        SoupError: what can be known to fail by then; the document is written all the same.
     """
+    if str(document) == "-":
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            _plan(kind, pool, settings, scorer, document, Console(file=nowhere))
+    else:
+        _plan(kind, pool, settings, scorer, document, console.out)
+
+
+def _plan(
+    kind: str,
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    document: Path | None,
+    out: Console,
+) -> None:
+    content: dict[str, Any] = {"dry_run": True}
+    try:
+        _tell(kind, pool, settings, scorer, content, out)
+    except UsageError:
+        raise
+    except SoupError as error:
+        content |= {"error": str(error)}
+        raise
+    finally:
+        if document is not None and len(content) > 1:
+            documents.put(document, kind, content)
+
+
+def _tell(
+    kind: str,
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    content: dict[str, Any],
+    out: Console,
+) -> None:
+    """Print the plan, and collect it for the document."""
     report = compared(soup.inspect(pool.ckpts, settings.dtype, pool.base), Path(settings.work))
-    render.check(report, console.out)
+    content |= {
+        "pool": documents.pool_found(report),
+        "benchmarks": list(map(str, settings.benchmarks)),
+        "holdouts": list(map(str, settings.holdouts)),
+        "method": settings.method,
+        "parameters": dict(settings.parameters),
+        "out": None,
+        "results": None,
+        "error": None,
+    }
+    render.check(report, out)
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")
     count = len(report.members)
@@ -42,14 +98,15 @@ def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalK
     if kind not in ("score", "max") and settings.method != "linear":
         how = f" by {describe(settings.method, settings.parameters)}"
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
-    lines = [f"plan: {kind} of {count} members{how} on {names or 'no benchmark'}"]
+    lines = [f"plan: {kind} of {counted(count, 'member')}{how} on {names or 'no benchmark'}"]
     if settings.confident is not None:
         lines.append(f"trials that cannot win with confidence {settings.confident:g} end early")
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target, every)
         lines.append(f"would write {target}")
-    _print(lines)
+        content["out"] = str(target)
+    _print(out, lines)
     sources = [*settings.benchmarks, *settings.holdouts]
     if sources:
         opened = Pool(report.members, base=report.base)
@@ -57,16 +114,30 @@ def show_plan(kind: str, pool: PoolOptions, settings: Settings, scorer: VLMEvalK
         try:
             found = scorer.remembered(opened.reference, sources)
         except SoupError as error:
-            _print([f"as things are, a run would fail: {error}"])
+            content["error"] = str(error)
+            _print(out, [f"as things are, a run would fail: {error}"])
         else:
-            _print([_unknown(settings) if found is None else _known(kind, opened, found, settings)])
+            expected = None if found is None else forecast(kind, opened, found, settings)
+            content["results"] = None if expected is None else _counts(expected)
+            _print(out, [_unknown(settings) if expected is None else _known(kind, expected)])
         journal = Journal.open(settings.work, create=False)
-        _print([*_foreseen(journal, kind, count, settings, timed=found is None)])
+        _print(out, [*_foreseen(journal, kind, count, settings, timed=found is None)])
 
 
-def _print(lines: Sequence[str]) -> None:
+def _counts(found: Forecast) -> dict[str, Any]:
+    """Of results, at most; seconds and questions of unknown speed that measuring takes."""
+    return {
+        "all": found.results,
+        "missing": found.missing,
+        "seconds": found.work.seconds,
+        "questions_of_unknown_speed": found.work.questions,
+        "unread": list(found.unread),
+    }
+
+
+def _print(out: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _unknown(settings: Settings) -> str:
@@ -76,9 +147,8 @@ def _unknown(settings: Settings) -> str:
     return f"{text} ({done} recorded in {settings.work} in all; those that fit are reused)"
 
 
-def _known(kind: str, pool: Pool, benchmarks: Sequence[Benchmark], settings: Settings) -> str:
+def _known(kind: str, found: Forecast) -> str:
     """How many results are known, how many are to be measured, and how long that takes."""
-    found = forecast(kind, pool, benchmarks, settings)
     known = found.results - found.missing
     text = f"{known} of {found.results} results are known, "
     most = " at most" if kind == "greedy" and found.missing else ""

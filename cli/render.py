@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
+from soup.cli.escaping import escape
+from soup.words import NAME, counted, listed, plain, shown
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
@@ -62,24 +63,26 @@ def check(report: Report, console: Console) -> None:
         table.add_column("kind", overflow="fold", max_width=NAME_WIDTH)
     for member in report.members:
         table.add_row(
-            escape(member.name),
+            escape(member.name, NAME),
             f"{len(member.tensors):,}",
             f"{member.parameters:,}",
             "/".join(member.dtypes),
             decimal(member.nbytes),
             str(len(member.shards)),
-            *([escape(member.kind or "full")] if len(table.columns) > 6 else []),
+            *([escape(member.kind or "full", NAME)] if len(table.columns) > 6 else []),
         )
     console.print(table)
-    for first, second in report.duplicates:
-        _line(console, f"duplicate: {second} holds the same weights as {first}")
+    for line in _duplicates(report.duplicates):
+        _line(console, f"duplicate: {line}")
     for warning in report.warnings:
         _line(console, f"warning: {warning}", "yellow")
-    for problem in report.problems:
+    for problem in report.lines:
         _line(console, f"problem: {problem}", "red")
     if report.problems:
         return
-    _line(console, f"ok: these {len(report.members)} can be blended", "green")
+    count = len(report.members)
+    ok = f"these {count} can be blended" if count > 1 else "this one can be read"
+    _line(console, f"ok: {ok}", "green")
     for line in cost(report):
         _line(console, line)
 
@@ -92,13 +95,13 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
         transformers: the version installed, None where there is none.
         console: where to.
     """
-    shown = _plain_table()
+    drawn = _plain_table()
     for head in ("family", "wrapper", "transformers", "batch", "trust", "last run"):
-        shown.add_column(head, overflow="fold", no_wrap=head != "last run")
+        drawn.add_column(head, overflow="fold", no_wrap=head != "last run")
     for family in table:
         fits = transformers is not None and family.runs_under(transformers)
         module, _, wrapper = family.wrapper.rpartition(":")
-        shown.add_row(
+        drawn.add_row(
             escape(family.name),
             escape(f"{wrapper} (ours)" if module else wrapper),
             f"{family.range}{'' if fits else ' [red]✗[/]'}",
@@ -107,7 +110,7 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
             escape(family.verified),
             style="" if fits else "dim",
         )
-    console.print(shown)
+    console.print(drawn)
     here = f"transformers {transformers} is" if transformers else "transformers is not"
     _line(console, f"{here} installed here; ✗ needs another: name its Python, --worker-python")
     _line(console, "trust: brings its own code, add --trust-remote-code")
@@ -144,8 +147,8 @@ def cost(report: Report) -> Iterator[str]:
     trials = max(count - 1, 0)
     summed = sum(range(2, count + 1))
     yield (
-        f"greedy: scores {count} members and up to {trials} trials ({count + trials} evaluations "
-        "of each benchmark)"
+        f"greedy: scores {counted(count, 'member')} and up to {counted(trials, 'trial')} "
+        f"({counted(count + trials, 'evaluation')} of each benchmark)"
     )
     yield (
         f"reads {decimal(size * count)} once to digest, {decimal(size * count)} to score the "
@@ -158,5 +161,16 @@ def _plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
+def _duplicates(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """One line for each that others repeat."""
+    repeats: dict[str, list[str]] = {}
+    for first, second in pairs:
+        repeats.setdefault(first, []).append(second)
+    for first, others in repeats.items():
+        verb = "holds" if len(others) == 1 else "hold"
+        yield f"{listed(others, 10)} {verb} the same weights as {shown(first)}"
+
+
 def _line(console: Console, text: str, style: str = "") -> None:
+    text = plain(text, lines=True)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

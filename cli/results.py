@@ -58,7 +58,7 @@ def write_documents(
         elif is_step_summary(file):
             _append_text(file, text() + "\n")
         else:
-            _write_text(file, text())
+            write_text(file, text())
     return to_stdout
 
 
@@ -128,16 +128,21 @@ def require_places(display: ShowOptions) -> None:
 
 def _append_text(file: Path, text: str) -> None:
     try:
-        with file.open("a") as opened:
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
             opened.write(text)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole.
+
+    Raises:
+        OutputError: it cannot be written; what was there is there still.
+    """
     try:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(file)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error

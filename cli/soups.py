@@ -215,13 +215,14 @@ def _make(
     if run.dry_run:
         from soup.cli.plan import show_plan
 
-        show_plan(kind, pool, settings, scorer)
+        show_plan(kind, pool, settings, scorer, display.json)
         return
     from soup.cli.progress import Watch
     from soup.cli.results import failure_shown, open_pool, require_places, show
 
     require_places(display)
     with failure_shown(kind, settings, display):
+        scorer.require_sources([*settings.benchmarks, *settings.holdouts])
         opened = open_pool(kind, pool.ckpts, settings, pool.base)
         with Watch(console.err, display.quiet) as watch, scorer:
             if kind == "score":

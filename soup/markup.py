@@ -1,8 +1,10 @@
 """Tables as Markdown and HTML, for pages and notebooks; whatever a name holds is only text."""
 
 import html
-import re
 from collections.abc import Iterable, Sequence
+
+from soup.words import MESSAGE, sentence
+from soup.words import markdown as in_markdown
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Heads, and rows of as many cells."""
@@ -30,8 +32,8 @@ def page(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def text(words: str) -> str:
-    """Words as HTML."""
-    escaped = html.escape(words)
+    """Words as HTML, in one line that is not too long."""
+    escaped = html.escape(sentence(words))
     return f"<strong>{escaped}</strong>" if isinstance(words, Strong) else escaped
 
 
@@ -42,7 +44,7 @@ def paragraphs(lines: Iterable[str]) -> str:
 
 def inline(words: str) -> str:
     """Words as Markdown, in one line: no cell, link, tag or emphasis comes of them."""
-    escaped = re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(words.split()))
+    escaped = in_markdown(" ".join(words.split()), MESSAGE)
     return f"**{escaped}**" if isinstance(words, Strong) else escaped
 
 

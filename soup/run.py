@@ -15,6 +15,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
+from soup.checkpoints.problems import summary
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
@@ -27,6 +28,7 @@ from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import JournalError, PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress, ignore
 from soup.watching.watch import around
+from soup.words import counted
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -203,8 +205,8 @@ def _require_described(
         observe(Note(f"{reference.name}: {note}"))
     problems = found.problems(reference.name)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        raise PoolError(f"{problems[0]}{more}")
+        first, *more = summary(problems, len(reference.tensors))
+        raise PoolError(first + (f" (and {len(more)} more)" if more else ""))
 
 
 def whole(kind: str, pool: Pool, settings: Settings) -> Blend:
@@ -434,7 +436,7 @@ def _begin(
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if journal.damaged:
-        text = f"{journal.path}: skipped {journal.damaged} damaged line(s)"
+        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
         observe(Note(text + ", cut short by a crash", warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
@@ -454,7 +456,7 @@ def _begin(
             )
         if isinstance(scorer, HousedScorer):
             scorer.work_in(settings.work)
-        observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
+        observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:

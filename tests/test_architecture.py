@@ -25,7 +25,7 @@ ROOMS = [
 ]
 """Every room may import those before it, and none after it."""
 
-ANYWHERE = ["soup._version", "soup.evaluators.writing", "soup.markup"]
+ANYWHERE = ["soup._version", "soup.words", "soup.markup", "soup.evaluators.writing"]
 """Small things without imports of ours (but errors) that every room may use."""
 
 FACE = "soup"

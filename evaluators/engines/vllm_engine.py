@@ -34,6 +34,7 @@ from soup.evaluators.engines.vllm_swap import WATCHING, unused
 from soup.evaluators.models.wrapper import Message, Options, about, clear_errors
 from soup.evaluators.writing import write_whole
 from soup.events import Note, Observer, Progress, ignore
+from soup.words import counted
 
 EXTENSION = "soup.evaluators.engines.vllm_swap.Swap"
 TESTED = "engine-tests.json"
@@ -164,8 +165,8 @@ class VllmEngine:
                                 ("is not what was sent", report["unequal"])):  # fmt: skip
                 if names:
                     raise ScoringError(
-                        f"{self._name}: {names[0]} {what} ({len(names)} such tensor(s) in the "
-                        "engine); nothing is scored; use --engine transformers"
+                        f"{self._name}: {names[0]} {what} ({counted(len(names), 'such tensor')} in "
+                        "the engine); nothing is scored; use --engine transformers"
                     )
         first = dict(reports[0])
         first["used"] = {
@@ -173,8 +174,8 @@ class VllmEngine:
         }
         if names := unused(first, blend):
             raise ScoringError(
-                f"{self._name} made no use of {names[0]} ({len(names)} such tensor(s) in the "
-                "files); nothing is scored; use --engine transformers"
+                f"{self._name} made no use of {names[0]} ({counted(len(names), 'such tensor')} in "
+                "the files); nothing is scored; use --engine transformers"
             )
 
     def forget(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from soup.errors import UsageError
+from soup.words import did_you_mean
 
 SUITES = {
     "points": (
@@ -51,7 +52,7 @@ def with_suite(suite: str | None, names: Iterable[str]) -> tuple[str, ...]:
     if suite is None:
         return tuple(names)
     if suite not in SUITES:
-        raise UsageError(f"--suite {suite}: no such suite; expected one of {', '.join(SUITES)}")
+        raise UsageError(f"--suite {suite}: no such suite; {did_you_mean(suite, SUITES)}")
     return SUITES[suite] + tuple(name for name in names if name not in SUITES[suite])
 
 

@@ -1,6 +1,5 @@
 """Benchmarks as VLMEvalKit's dataset objects: its own by name, a user's TSV by what is in it."""
 
-import difflib
 import io
 import os
 import tempfile
@@ -26,6 +25,7 @@ from soup.evaluators.kit.own_tables import OwnTable, understand
 from soup.evaluators.kit.regular import Unreadable, read_regular
 from soup.evaluators.kit.suites import ADD_A_JUDGE, NEEDS_JUDGE, is_table
 from soup.evaluators.kit.table_files import BYTES, read_table
+from soup.words import closest, either
 
 METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 """Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
@@ -96,8 +96,8 @@ def is_circular(kit_name: str) -> bool:
 
 def _by_name(source: str, name: str) -> Found:
     if name not in kit.SUPPORTED_DATASETS and not (_data_root() / f"{name}.tsv").is_file():
-        close = difflib.get_close_matches(name, kit.SUPPORTED_DATASETS, 3, 0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        close = closest(name, kit.SUPPORTED_DATASETS)
+        hint = f"; did you mean {either(close)}?" if close else ""
         raise BenchmarkError(
             f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
         )

@@ -23,6 +23,7 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
+from soup.words import counted
 
 NEW = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
 DTYPE = "dtype" if NEW else "torch_dtype"
@@ -167,14 +168,14 @@ def require_all(info: Any, path: Path) -> None:
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise ScoringError(
             f"{path}: {name} is {list(found)} in the weights, but {list(expected)} by config.json "
-            f"({len(info['mismatched_keys'])} tensor(s) differ); take the config.json that was "
-            "written with them"
+            f"({counted(len(info['mismatched_keys']), 'such tensor')}); take the config.json that "
+            "was written with them"
         )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ScoringError(
-            f"{path}: the weights lack {missing[0]} ({len(missing)} tensor(s) that the model "
-            "needs); it would answer at random"
+            f"{path}: the weights lack {missing[0]} ({counted(len(missing), 'tensor')} that the "
+            "model needs); it would answer at random"
         )
 
 

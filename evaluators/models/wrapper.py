@@ -110,16 +110,16 @@ class Wrapper(Protocol):
         ...
 
     @property
-    def image_tokens(self) -> tuple[str, ...]:
-        """Texts that the model takes for an image or the edge of one; known after ``build``."""
-        ...
-
-    @property
     def processor(self) -> Any:
         """Transformers' processor of words and images, where there is one; known after ``build``.
 
         ``prepare`` calls it with ``text`` and ``images``.
         """
+        ...
+
+    @property
+    def image_tokens(self) -> tuple[str, ...]:
+        """Texts that the model takes for an image or the edge of one; known after ``build``."""
         ...
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:

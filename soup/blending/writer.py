@@ -22,6 +22,8 @@ from soup.checkpoints.files import companions, companions_digest
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
+from soup.markup import inline
+from soup.words import counted
 
 MANIFEST = "soup.json"
 
@@ -286,10 +288,10 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     adapter = manifest.get("adapter", False)
     library = "peft" if adapter else "transformers"
     lines = ["---", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:"]
-    lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
+    lines += ["- model-soup", "- merge", "---", "", f"# {inline(name)}", ""]
     lines.append(
-        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. "
+        f"A model soup ({manifest['kind']}) of {counted(len(blend.members), 'checkpoint')}, made "
+        f"with soup {__version__}. "
         + (
             "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
             "times its coefficient."
@@ -301,15 +303,15 @@ def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
     lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
     for entry in manifest["members"]:
         coefficient = f"{entry['coefficient']:.6g}" if "coefficient" in entry else "–"
-        lines.append(f"| {entry['name']} | {coefficient} | `{entry['digest'][:12]}` |")
+        lines.append(f"| {inline(entry['name'])} | {coefficient} | `{entry['digest'][:12]}` |")
     scores = manifest.get("scores") or {}
     if scores:
         lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
-        lines += [f"| {bench} | {value:.2f} |" for bench, value in scores.items()]
+        lines += [f"| {inline(bench)} | {value:.2f} |" for bench, value in scores.items()]
         if (mean := manifest.get("mean")) is not None:
             lines.append(f"| **mean of those it was chosen by** | **{mean:.2f}** |")
     lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
-    lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
+    lines += ["the base's." if adapter else f"copied from {inline(manifest['reference'])}.", ""]
     return "\n".join(lines)
 
 
@@ -319,5 +321,6 @@ def _described(manifest: Mapping[str, Any]) -> str:
         return "sum,"
     text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
     if manifest["base"] is not None:
-        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
+        base = manifest["base"]
+        text += f" on the base {inline(base['name'])} (`{base['digest'][:12]}`),"
     return text

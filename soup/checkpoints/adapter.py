@@ -26,10 +26,14 @@ from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
+
+UNQUANTISED = "name the unquantised base, of the same model, with --base DIR"
+_QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)($|[-_./])")
+"""What the names of quantised models hold."""
 
 REFUSED = {
     "lora_bias": "a bias beside B",
@@ -187,9 +191,11 @@ def _open_base(
             revision = settings.get("revision")
             base = hub.cached(str(named), str(revision) if revision else None) or base
         if not base.is_dir():
+            packed = _QUANTISED_NAME.search(str(named)) is not None
             raise CheckpointError(
                 f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
-                "nor in the hub's local cache; name the base's directory with --base DIR"
+                "nor in the hub's local cache; "
+                + (UNQUANTISED if packed else "name the base's directory with --base DIR")
             )
     if isinstance(base, Checkpoint):
         itself, found = base.base is not None, base.path
@@ -204,9 +210,16 @@ def _open_base(
     if hub.is_root(path):
         path = hub.snapshot(path)
     known = hub.model_of(path)
-    parent = (
-        base if isinstance(base, Checkpoint) else open_model(path, known[0] if known else path.name)
-    )
+    if isinstance(base, Checkpoint):
+        parent = base
+    else:
+        try:
+            parent = open_model(path, known[0] if known else path.name)
+        except QuantisedError as error:
+            raise QuantisedError(
+                f"{directory}: a LoRA adapter on {path}, whose weights are quantised (QLoRA); "
+                f"{UNQUANTISED}"
+            ) from error
     if parent.updates or any(".lora_" in name for name in parent.tensors):
         raise CheckpointError(
             f"{directory}: its base {path} holds LoRA factors of its own; merge those first"

@@ -18,6 +18,7 @@ from typing import Any
 from soup.checkpoints import names
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
+from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import (
     check_index,
@@ -25,7 +26,8 @@ from soup.checkpoints.weights import (
     read_weights,
     unread_note,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
+from soup.words import counted
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -240,7 +242,9 @@ def open_model(directory: Path, name: str) -> Checkpoint:
     """
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
+        raise CheckpointError(
+            f"{directory}: expected a model directory, but it {found}{instead_of(directory)}"
+        )
     shards, weight_map, notes = find_weights(directory)
     states = file_states(shards)
     config = _read_config(directory)
@@ -302,9 +306,9 @@ def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
     # A model may have an empty buffer; a weight is never empty.
     if any(name.endswith((".weight", ".bias")) for name in empty):
         raise CheckpointError(
-            f"{where}: {len(empty)} tensor(s) are empty, {empty[0]} first: saved under DeepSpeed "
-            "ZeRO-3 without gathering; make whole weights of the trainer's checkpoint with its "
-            "zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
+            f"{where}: {counted(len(empty), 'empty tensor')}, {empty[0]} first: saved under "
+            "DeepSpeed ZeRO-3 without gathering; make whole weights of the trainer's checkpoint "
+            "with its zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
         )
 
 
@@ -312,7 +316,7 @@ def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
     """Quantised weights that no ``quantization_config`` announced are known by their names."""
     packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
     if packed:
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
             f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
             "averaged"
@@ -328,7 +332,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         method = "unknown"
         if isinstance(quantization, dict):
             method = str(quantization.get("quant_method", method))
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: weights are quantised ({method}); dequantise them first, "
             "packed integers cannot be averaged"
         )

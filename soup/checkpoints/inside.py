@@ -17,6 +17,7 @@ from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER
 from soup.errors import CheckpointError
+from soup.words import counted
 
 _FACTOR = re.compile(r"(.+)\.lora_(A|B|magnitude_vector)(?:\.([^.]+))?(?:\.weight)?")
 _EMBEDDING = re.compile(r"(.+)\.lora_embedding_(A|B)(?:\.([^.]+))?")
@@ -70,8 +71,8 @@ def merged(model: Checkpoint) -> Checkpoint:
     changes |= {key: None for key in NESTED if model.config.get(key)}
     files = tuple(f for f in (model.path / ADAPTER, model.path / "config.json") if f.is_file())
     note = (
-        f"holds LoRA factors inside ({len(modules)} module(s)); they are merged, and the soup has "
-        "none" + (f"; its config.json says {', '.join(changes)}: off" if changes else "")
+        f"holds LoRA factors inside ({counted(len(modules), 'module')}); they are merged, and the "
+        "soup has none" + (f"; its config.json says {', '.join(changes)}: off" if changes else "")
     )
     return replace(
         parent,

@@ -1,44 +1,24 @@
 """Several checkpoints that can be blended with each other, or exactly why they cannot."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from soup import markup
+from soup import markup, words
 from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
-from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions
+from soup.checkpoints.configs import described, differences
+from soup.checkpoints.files import chat_template, require_companions
 from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.problems import (
+    Problem as Problem,  # known from here, too: what a report is made of
+)
+from soup.checkpoints.problems import summary, together
 from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One reason why a pool cannot be blended.
-
-    Attributes:
-        member: the checkpoint that differs.
-        tensor: the tensor, or the file, that it is about.
-        expected: what the reference member has.
-        found: what this member has.
-        hint: what to do about it.
-    """
-
-    member: str
-    tensor: str
-    expected: str
-    found: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,9 +78,9 @@ class Pool:
         """
         report = inspect(paths, dtype, base)
         if report.problems:
-            more = len(report.problems) - 1
-            rest = f" (and {more} more: `soup check` lists them)" if more else ""
-            raise PoolError(f"the pool cannot be blended: {report.problems[0]}{rest}")
+            first, *more = report.lines
+            rest = f" (and {len(more)} more: `soup check` lists them)" if more else ""
+            raise PoolError(f"the pool cannot be blended: {first}{rest}")
         return cls(report.members, report.warnings, report.base)
 
 
@@ -123,6 +103,12 @@ class Report:
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
 
+    @property
+    def lines(self) -> list[str]:
+        """The problems for people: those of one kind in one line, ten lines at most."""
+        tensors = len(self.members[0].tensors) if self.members else 0
+        return summary(self.problems, tensors, len(self.members) - 1)
+
     def __repr__(self) -> str:
         count = len(self.problems)
         found = f"{count} problem{'' if count == 1 else 's'}" if count else "can be blended"
@@ -130,12 +116,12 @@ class Report:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
         return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
 
     def _repr_markdown_(self) -> str:
         """For notebooks that show no HTML."""
-        remarks = shown.remarks(self.problems, self.warnings, self.duplicates)
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
         table = markup.markdown(*shown.table(self.members))
         return "\n\n".join([table, *map(markup.inline, remarks)]) + "\n"
 
@@ -202,7 +188,7 @@ def inspect(
     return Report(
         members,
         tuple(problems),
-        tuple(warnings),
+        tuple(together(warnings, [member.name for member in members])),
         duplicates,
         others[-1] if base is not None else None,
     )
@@ -353,8 +339,8 @@ def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> lis
     return [
         Problem(
             member.name,
-            f"tokenizer ({len(found.clashes)} token(s) differ)",
-            ", ".join(f"{token!r} in row {ours}" for token, ours, _ in clashes),
+            f"tokenizer ({words.counted(len(found.clashes), 'token')} with another meaning)",
+            ", ".join(f"{_token(token)} in row {ours}" for token, ours, _ in clashes),
             ", ".join(_there(theirs) for _, _, theirs in clashes),
             "the same embedding row would mean different tokens",
         )
@@ -362,7 +348,11 @@ def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> lis
 
 
 def _there(found: int | str) -> str:
-    return f"row {found}" if isinstance(found, int) else f"{found!r} there"
+    return f"row {found}" if isinstance(found, int) else f"{_token(found)} there"
+
+
+def _token(token: str) -> str:
+    return words.shown(repr(token), 40)
 
 
 def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
@@ -371,8 +361,9 @@ def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
     if found is None or found.clashes:
         return []
     return [
-        f"{having}: its tokenizer has {len(entries)} token(s) that {lacking}'s has not ("
-        + ", ".join(f"{token!r} in {row}" for row, token in entries[:3])
+        f"{having}: its tokenizer has {words.counted(len(entries), 'token')} that {lacking}'s "
+        + "has not ("
+        + ", ".join(f"{_token(token)} in {row}" for row, token in entries[:3])
         + (", …" if len(entries) > 3 else "")
         + f"); the rows of all others agree, and the soup gets {reference.name}'s tokenizer"
         for having, lacking, entries in (
@@ -414,29 +405,14 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
 
 def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:
     """Settings that shapes do not show (rope_theta, number of heads) and that differ."""
-    ours, theirs = _flat(reference.config), _flat(member.config)
-    different = sorted(
-        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
-    )
-    if not different:
+    found = differences(reference.config, member.config)
+    if not found:
         return []
     return [
-        f"{member.name}: config.json differs from {reference.name}'s in {', '.join(different[:5])}"
-        f"{' …' if len(different) > 5 else ''}; the soup is scored and written with "
+        f"{member.name}: config.json differs from {reference.name}'s: "
+        f"{described(found, reference.name)}; the soup is scored and written with "
         f"{reference.name}'s"
     ]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if key in VOLATILE_CONFIG or key in ("model_type", "architectures"):
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value, sort_keys=True)
-    return flat
 
 
 def _batchnorm_warnings(reference: Checkpoint) -> list[str]:

@@ -84,7 +84,7 @@ def test_settings_that_shapes_do_not_show_are_a_warning(tmp_path: Path) -> None:
     config = {**CONFIG, "rope_theta": 10000, "_name_or_path": "elsewhere"}
     pool = Pool.open(*pair(tmp_path, random_tensors(1), config=config))
     assert len(pool.warnings) == 1
-    assert "differs from first's in rope_theta;" in pool.warnings[0]
+    assert "differs from first's: rope_theta 10000 (first: nothing);" in pool.warnings[0]
 
 
 def test_tokenizers_that_differ_do_not_blend(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.cli import config
 from soup.cli.app import main
 from soup.cli.options import parameters
+from soup.cli.values import Option
 from soup.errors import UsageError
 from tests.conftest import make_checkpoint, random_tensors
 
@@ -91,7 +92,7 @@ def test_check_lists_every_problem_and_fails(pool_paths: list[Path], tmp_path: P
     del tensors["scale"]
     make_checkpoint(tmp_path / "ckpts" / "odd", tensors)
     done = run(tmp_path, "check", *pool_paths, "ckpts/odd")
-    assert "2 problem(s)" in fails(done, 1)
+    assert "2 problems, listed above" in fails(done, 1)
     assert "problem: odd: tensor norm.weight: expected BF16 [4], found BF16 [9]" in done.stdout
     assert "problem: odd: tensor scale: expected BF16 [], found nothing" in done.stdout
 
@@ -124,7 +125,7 @@ def test_check_finds_equal_content_when_asked(pool_paths: list[Path], tmp_path: 
         (["blend", "ckpts/*", "--weight", "x"], 2, "'--weight'"),
         (["blend", "ckpts/*", "--set", "t"], 2, "--set t: expected NAME=VALUE"),
         (["blend", "ckpts/a", "ckpts/b", "--method", "slerp", "--set", "t=2"], 2, "in [0, 1]"),
-        (["greedy", "ckpts/*", "--bench", "b", "--method", "slerp"], 2, "exactly 2 members"),
+        (["greedy", "ckpts/*", "--bench", "MMStar", "--method", "slerp"], 2, "exactly 2 members"),
         (["score", "ckpts/*", "--suite", "soups"], 2, "no such suite; expected one of points"),
         (["score", "ckpts/*", "--suite", "points"], 1, "MathVista_MINI, MMVet: scored by a judge"),
         (["score", "ckpts/*", "--suite", "points"], 1, "add --judge MODEL --judge-url URL"),
@@ -368,7 +369,7 @@ def test_families_have_tables_in_soup_toml(tmp_path: Path, monkeypatch: pytest.M
         "ovis1.6": {"worker_python": "old/bin/python", "max_new_tokens": 9},
         "points-1.5": {"list": [1]},
     }
-    assert config.defaults({"score": {"bench": True}}) == {"score": {}}
+    assert config.defaults({"score": {"bench": Option(str, several=True)}}) == {"score": {}}
     (tmp_path / "soup.toml").write_text("[family]\nworker-python = 'x'\n")
     with pytest.raises(UsageError, match=r"\[family\] worker-python: expected a table \[family.N"):
         config.families()
