@@ -23,7 +23,10 @@ def compare(
         typer.Option("--bench", metavar="NAME", help="On this benchmark alone. Repeatable."),
     ] = None,
     flips: Annotated[
-        int, typer.Option("--flips", min=0, help="Questions to show, each way, per benchmark.")
+        int,
+        typer.Option(
+            "--flips", metavar="N", min=0, help="Questions to show, each way, per benchmark."
+        ),
     ] = 5,
     work: Work = WORK,
 ) -> None:
@@ -50,7 +53,9 @@ def answers(
     wrong: Annotated[
         bool, typer.Option("--wrong", help="Only those that are not fully right.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 is all.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 is all.")
+    ] = 20,
     work: Work = WORK,
 ) -> None:
     """Show what a scored blend answered.

@@ -337,7 +337,7 @@ def test_a_blend_of_one_is_merged_too(
         ("average", {"method": "slerp"}, "slerp takes exactly 2 members, found 4"),
         ("greedy", {"method": "ties"}, "ties works on differences to a base: name it with --base"),
         ("greedy", {"method": "tise"}, "unknown method 'tise'"),
-        ("blend", {"parameters": {"t": 0.5}}, "linear has no parameter 't'; it has: none"),
+        ("blend", {"parameters": {"t": 0.5}}, "linear has no parameter 't'; it has none"),
         ("blend", {"weights": [1.0]}, "expected 4 weights, one per member .*, found 1"),
         ("blend", {"weights": [1.0, 1, 1, float("inf")]}, "weight 4: expected a finite number"),
         ("greedy", {"weights": [1.0] * 4}, "weights are for a blend; greedy gives all"),

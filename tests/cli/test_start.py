@@ -42,8 +42,8 @@ def imported(cwd: Path, *arguments: str) -> tuple[int, set[str]]:
         (["families"], 0, HEAVY + BARS),
         (["leaderboard"], 1, HEAVY + BARS),
         (["greedy", "ckpts/*"], 2, HEAVY),
-        (["greedy", "ckpts/*", "--method", "none", "--bench", "x"], 2, HEAVY),
-        (["check", "ckpts/*"], 0, HEAVY + BARS),
+        (["greedy", "ckpts/*", "--method", "none", "--bench", "MMStar"], 2, HEAVY),
+        (["check", "ckpts/*"], 0, (*HEAVY, "rich.progress")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
