@@ -21,10 +21,10 @@ def benchmarks() -> list[str]:
     """VLMEvalKit's names, and the tables that lie in the working directory."""
     from pathlib import Path
 
-    from soup.evaluators.kit.early import TABLES
     from soup.evaluators.kit.known_names import NAMES
+    from soup.evaluators.kit.suites import TABLES
 
-    here = sorted(str(path) for path in Path().glob("*") if path.suffix.lower() in TABLES[:3])
+    here = sorted(str(path) for path in Path().glob("*") if path.suffix.lower() in TABLES)
     return [*here, *NAMES]
 
 

@@ -87,7 +87,7 @@ def counted(count: int, thing: str, things: str | None = None) -> str:
 
 def listed(names: Sequence[object], most: int = 3) -> str:
     """``a``, ``a and b``, ``a, b and 8 more``."""
-    found = [shown(name) for name in names]
+    found = [shown(name, WORD) for name in names]
     if len(found) > most:
         rest = len(found) - (most - 1)
         found = [*found[: most - 1], f"{rest:,} more"]

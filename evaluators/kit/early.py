@@ -11,14 +11,11 @@ from pathlib import Path
 
 from soup.errors import BenchmarkError
 from soup.evaluators.kit.known_names import NAMES, VERSION, VIDEO
-from soup.evaluators.kit.suites import SUITES
+from soup.evaluators.kit.suites import SUITES, TABLES, is_table
 from soup.words import closest, either, shown
 
 HEAD = 1 << 20
 """Bytes of a table that are looked at, at most: its first line is shorter."""
-
-TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".xlsx")
-"""Ends of the names of files that hold tables."""
 
 PACKAGE = "ms-vlmeval"
 
@@ -30,7 +27,7 @@ def require_sources(sources: Iterable[str]) -> None:
         BenchmarkError: one is not; the message says what was meant, perhaps, or what is missing.
     """
     for source in sources:
-        if os.sep in source or source.lower().endswith(TABLES):
+        if is_table(source):
             _require_table(source)
         else:
             _require_name(source)

@@ -286,7 +286,9 @@ def _answers(
             raise BenchmarkError(
                 f"{source}: {where(row)}: an answer of more than {TEXT:,} characters, or with NUL"
             )
-    several = [row for row, words in enumerate(accepted) if len(words) > 1]
+    several = [
+        row for row, words in enumerate(accepted) if len({w.strip().lower() for w in words}) > 1
+    ]
     if several:
         notes.append(
             f"{source}: {len(several):,} questions have several accepted answers (the first: "
@@ -342,12 +344,12 @@ def _several(where: str, answers: Sequence[str]) -> BenchmarkError:
 
 
 def _accepted(cell: Cell) -> list[str]:
-    """The answers that count as right: those of a list of texts, else the cell itself."""
+    """The answers that count as right: those of a list of texts, else the cell itself.
+
+    As often as they stand there: VQA's score counts how many people gave an answer.
+    """
     found = cell if isinstance(cell, list) else _list(cell)
-    if not found:
-        return [str(cell)]
-    by_word = {word.strip().lower(): word for word in reversed(found)}
-    return list(reversed(by_word.values()))
+    return list(found) if found else [str(cell)]
 
 
 def _list(text: str) -> list[str] | None:

@@ -251,10 +251,11 @@ def _ask(
     script: str,
     *arguments: str,
     failure: str = "does not answer as a Python interpreter does",
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> Any:
     """What a script that prints one line of JSON says; all scripts here mark theirs."""
     command = [python, "-c", script, *arguments]
+    patience = patience or PATIENCE
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=patience

@@ -467,7 +467,7 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
 
         def asked(request: dict[str, Any], *_: Any, key: str = key) -> dict[str, Any]:
             answer = ask(request)
-            for part in (answer, answer.get("settings", {})):
+            for part in (answer, answer.get("settings", {}), answer.get("model", {})):
                 if key in part:
                     part[key] = "another"
             return answer
