@@ -4,12 +4,12 @@ What they do is imported when they do it, as in ``soup.cli.looking``.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from soup.cli.options import WORK, ShowOptions, Work, grouped
+from soup.evaluators.kit.suites import distinct_names
 
 
 @grouped
@@ -72,4 +72,4 @@ def _asked(context: typer.Context, bench: Sequence[str] | None) -> list[str]:
     source = context.get_parameter_source("bench")
     if source is None or source.name != "COMMANDLINE":
         return []
-    return [Path(name).stem if name.endswith(".tsv") else name for name in bench or ()]
+    return distinct_names(bench or ())

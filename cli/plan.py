@@ -19,7 +19,7 @@ from soup.cli.looking import compared
 from soup.cli.options import PoolOptions
 from soup.errors import PoolError, SoupError, UsageError
 from soup.evaluators import VLMEvalKitScorer
-from soup.evaluators.kit.suites import questions_in
+from soup.evaluators.kit.suites import distinct_names, questions_in
 from soup.forecast import Forecast, forecast
 from soup.run import Settings, whole
 from soup.watching.lines import duration
@@ -171,7 +171,7 @@ def _foreseen(
 ) -> Iterator[str]:
     """What the run costs at most, and what it could tell."""
     sources = [*settings.benchmarks, *settings.holdouts]
-    names = {source: Path(source).stem if source.endswith(".tsv") else source for source in sources}
+    names = dict(zip(sources, distinct_names(sources), strict=True))
     sizes = {names[source]: questions_in(source) for source in sources}
     found = foresee(
         journal,

@@ -31,7 +31,7 @@ from soup.evaluators.engines.resident import compute_dtype_of, device_of, open_w
 from soup.evaluators.engines.vllm_options import VllmOptions
 from soup.evaluators.engines.vllm_questions import Ear, Heard, Request, require_equal, sampling
 from soup.evaluators.engines.vllm_swap import WATCHING, unused
-from soup.evaluators.models.wrapper import Message, Options, clear_errors
+from soup.evaluators.models.wrapper import Message, Options, about, clear_errors
 from soup.evaluators.writing import write_whole
 from soup.events import Note, Observer, Progress, ignore
 from soup.words import counted
@@ -323,14 +323,14 @@ class VllmEngine:
             self._self_test(self._request(key, wanted[0], messages[wanted[0]], dataset), observe)
         self._swap()
         progress(0)  # from here on it answers: its speed is counted from here
-        order = [wanted[place] for place in by_length([messages[index] for index in wanted])]
-        yield from self._generate(key, dataset, messages, order)
+        yield from self._generate(key, dataset, messages, by_length(messages, wanted))
 
     def _measure(self, key: str, dataset: str, messages: Sequence[Message]) -> tuple[int, int]:
         """Tokens of the longest question with its answer, and most images in one."""
         longest, images, room = 1, 1, MEMORY
         for index, message in enumerate(messages):
-            heard = self._hear(message, dataset)
+            with about(index):
+                heard = self._hear(message, dataset)
             size = sum(tensor.nbytes for tensor in heard.prepared.inputs.values())
             size += sum(3 * image.width * image.height for image in heard.images)
             room -= size
@@ -350,7 +350,8 @@ class VllmEngine:
         found = self._requests.get((key, index))
         if found is not None:
             return found
-        heard = self._heard.get((key, index)) or self._hear(message, dataset)
+        with about(index):
+            heard = self._heard.get((key, index)) or self._hear(message, dataset)
         where = f"{self.reference.path}: {dataset}, question {index}"
         inputs = self._render(heard, where)
         require_equal(inputs, heard, where, self._decode)

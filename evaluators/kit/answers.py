@@ -56,7 +56,7 @@ def kept_answers(
     key = result_key(blend, benchmark)[:16]
     file = work / "predictions" / f"{key}.tsv"
     packed = file.with_name(f"{file.name}.gz")
-    images = work / "cache" / "images" / str(settings.get("data", ""))[:16]
+    images = work / "cache" / "images" / str(settings.get("data", ""))[:32]
     csv.field_size_limit(FIELD)
     try:
         with gzip.open(packed, "rt", newline="") if packed.exists() else file.open(newline="") as f:
@@ -76,9 +76,6 @@ def _answer(row: Mapping[str, str], images: Path) -> Answer:
 
 
 def _image(row: Mapping[str, str], images: Path) -> str:
-    named = row.get("image_path", "")
-    for file in (images / f"{row['index']}.png", images / named if named else images):
-        if file.is_file():
-            return str(file)
-    several = sorted(images.glob(f"{row['index']}_[0-9]*.png"))
-    return " ".join(map(str, several)) or named
+    """Files of a row that are still there: those that were unpacked, or that the table names."""
+    named = row.get("image_files") or ""
+    return " ".join(str(images / name) for name in named.split("\n") if (images / name).is_file())

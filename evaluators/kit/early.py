@@ -37,6 +37,8 @@ def _require_table(source: str) -> None:
     file = Path(source)
     if not file.is_file():
         found = "found a directory" if file.is_dir() else "no such file"
+        if file.exists() and not file.is_dir():
+            found = "it is a pipe or a device"
         raise BenchmarkError(
             f"{source}: {found}; expected a TSV in VLMEvalKit's format{_meant(file)}"
         )

@@ -21,6 +21,7 @@ class Shown:
 
     Attributes:
         digest: SHA-256 of the data: the table, and the image files that it names.
+        files: the table, and the files that it names; absolute paths.
         contents: by question a digest of its images, in order; empty for VLMEvalKit's own.
         notes: what a user should know.
     """
@@ -56,16 +57,12 @@ class Shown:
         if self._known:
             both = f"{self.digest} {self._linked.hexdigest()}"
             self.digest = hashlib.sha256(both.encode()).hexdigest()
+        self.files = sorted({os.path.abspath(path) for path in (found.file, *self._known)})
         self._place = cache / "images" / self.digest[:32]
         self._items = [f for files in self._files.values() for f in files if isinstance(f, Item)]
         if self._items:
             note = unpack(self._items, name, self._place, progress)
             self.notes += [note] if note else []
-
-    @property
-    def files(self) -> list[str]:
-        """The image files that the table names, absolute."""
-        return sorted({os.path.abspath(path) for path in self._known})
 
     def paths(self, line: Any) -> list[str]:
         """The images of a row of the data, in place of VLMEvalKit's ``dump_image``."""
@@ -76,6 +73,11 @@ class Shown:
         if not all(file.is_file() for file in files):  # somebody cleaned up meanwhile
             unpack(self._items, self._name, self._place, lambda done, total: None)
         return [str(file) for file in files]
+
+    def names(self, index: Any) -> str:
+        """The images of a question, to be kept beside its answer: one a line, below ``place``."""
+        files = self._files.get(index, [])
+        return "\n".join(file.name if isinstance(file, Item) else str(file) for file in files)
 
     def _take_own(self, found: Found) -> None:
         assert found.own is not None

@@ -7,7 +7,6 @@ counts); of its wrappers in ``kit_wrapper.py`` and beside it.
 
 import csv
 import importlib.metadata
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -99,9 +98,9 @@ class Dataset:
         self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         self.rule = headline_rule(self.kit, self.name)
         self.notes = list(self.own.notes) if self.own else []
-        images = Shown(found, self.name, cache, progress)
+        images = self._images = Shown(found, self.name, cache, progress)
         self.data_digest = images.digest
-        self.files = [os.path.abspath(self.file), *images.files]
+        self.files = images.files
         self.notes += images.notes
         self.kit.dump_image = images.paths
         if self.own is not None:
@@ -300,7 +299,9 @@ class Dataset:
                 report = None
             finally:
                 if keep is not None:
-                    write_whole(keep, lambda path: frame.to_csv(path, **AS_TSV))
+                    files = [self._images.names(index) for index in frame["index"]]
+                    kept = frame.assign(image_files=files)
+                    write_whole(keep, lambda path: kept.to_csv(path, **AS_TSV))
             right = outcomes(Path(fresh))
             if not right and isinstance(self.kit, image_vqa.OCRBench):
                 right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])

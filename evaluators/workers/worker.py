@@ -93,10 +93,11 @@ class Worker:
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
         from soup.evaluators.kit.questions import questions_of
+        from soup.evaluators.kit.suites import benchmark_name
         from soup.evaluators.kit.vlmevalkit import Dataset
 
         def progress(done: int, total: int) -> None:
-            self._observe(Progress(f"unpack {Path(source).stem}", done, total, "images"))
+            self._observe(Progress(f"unpack {benchmark_name(source)}", done, total, "images"))
 
         dataset = Dataset(source, self._cache, self._judge, progress)
         if dataset.judge is not None:

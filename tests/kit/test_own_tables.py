@@ -276,6 +276,29 @@ def test_images_may_be_uris_paths_lists_or_another_rows(tmp_path: Path) -> None:
     assert opened(tmp_path / "t.tsv").settings["data"] != before
 
 
+def test_kept_answers_know_their_images(tmp_path: Path) -> None:
+    """Those that were unpacked and those that the table names, by index, to be looked at later."""
+    import base64
+
+    from soup.choosing.scoring import result_key
+    from soup.evaluators.kit.answers import kept_answers
+
+    (tmp_path / "a.png").write_bytes(base64.b64decode(png()))
+    cells = [png(), "a.png", json.dumps([png((40, 40)), png((48, 48))]), png()]
+    columns: dict[str, Column] = {**SHORT, "image": cells, "index": ["x/y", "007", "1e3", "é"]}
+    work = tmp_path / "work"
+    dataset = vlmevalkit.Dataset(str(write(tmp_path / "t.tsv", columns)), work / "cache")
+    key = result_key("blend", "benchmark")[:16]
+    dataset.evaluate(list("0123"), work / "predictions" / f"{key}.tsv")
+    found = kept_answers(work, "blend", "benchmark", dataset.settings)
+    asked = {
+        index: " ".join(item["value"] for item in message if item["type"] == "image")
+        for index, message in zip(columns["index"], dataset.messages(), strict=True)
+    }
+    assert {index: answer.image for index, answer in found.items()} == asked
+    assert [answer.said for answer in found.values()] == list("0123")
+
+
 # --- names -------------------------------------------------------------------------------------
 
 
