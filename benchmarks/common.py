@@ -92,9 +92,17 @@ def ours() -> dict[str, str]:
 
 
 def kit(
-    model: Path, data: Path, work: Path, sets: list[str], tokens: int, device: str, dtype: str
+    model: Path,
+    data: Path,
+    work: Path,
+    sets: list[str],
+    tokens: int,
+    device: str,
+    dtype: str,
+    wrapper: str = "",
+    wrapper_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """VLMEvalKit's loop with a plain wrapper, in a process of its own.
+    """VLMEvalKit's loop in a process of its own, with a plain wrapper or with one of its.
 
     Returns:
         What ``tests/kit/kit_by_hand.py`` prints, and ``wall``: seconds from start to end.
@@ -102,6 +110,8 @@ def kit(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     options = ["--tokens", str(tokens), "--device", device, "--dtype", dtype]
+    if wrapper:
+        options += ["--wrapper", wrapper, "--options", json.dumps(wrapper_options or {})]
     arguments = [sys.executable, BY_HAND, model, data, work, *sets, *options]
     started = time.perf_counter()
     done = subprocess.run(arguments, capture_output=True, text=True, env={**QUIET, **os.environ})

@@ -44,6 +44,8 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
         compute_dtype=given["dtype"],
         max_new_tokens=given["tokens"],
         batch_size=given["batch"],
+        families=given["families"],
+        engine="transformers",
     ) as scorer:
         scorer.benchmarks(pool.reference, [])
         found: dict[str, Any] = {"start": time.perf_counter() - started, "passes": []}
@@ -226,6 +228,7 @@ def our_worker(given: dict[str, Any], batch: int | None) -> Any:
         "compute_dtype": given["dtype"],
         "batch_size": batch,
         "max_new_tokens": given["tokens"],
+        "families": given["families"],
     }
     worker.handle(
         {

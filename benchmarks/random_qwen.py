@@ -25,6 +25,19 @@ SCALES: dict[str, dict[str, Any]] = {
         "vocabulary": 151936,
         "picture": (448, 336),
     },
+    "small": {  # heads of a size that vLLM has loops for on a CPU
+        "text": {
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "sections": [8, 12, 12],
+        },
+        "vision": {"depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2},
+        "vocabulary": 4096,
+        "picture": (112, 84),
+    },
     "tiny": {
         "text": {
             "hidden_size": 64,

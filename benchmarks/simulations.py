@@ -1,6 +1,6 @@
 """What the statistics promise, checked in made-up worlds where the truth is known.
 
-    python benchmarks/simulations.py [--runs 400] [--seed 0] [--only intervals|corrected|accept]
+    python benchmarks/simulations.py [--runs 400] [--seed 0] [--only TABLE]
 
 Members answer questions of unequal difficulty, each with errors of its own; a soup's latent answer
 is the mean of its members', so its errors go with theirs. The truth of a world is what infinitely
@@ -8,6 +8,7 @@ many questions would show. docs/statistics.md has the tables of one run.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -198,7 +199,7 @@ SOME = [
     Setting("much helps", bonus=0.15),
     Setting("averaging removes all errors", merging=1.0),
     Setting("averaging removes some, unequal", 900, 10, spread=0.1, merging=0.3),
-    Setting("a little helps, 15,000 questions", 15_000, 10, bonus=0.05, spread=0.05),
+    Setting("a little helps, 8,000 questions", 8_000, 10, bonus=0.05, spread=0.05),
 ]
 
 
@@ -208,13 +209,12 @@ def intervals(runs: int, seed: int) -> Iterator[list[str]]:
     for setting in (
         Setting("two members"),
         Setting("two members, much alike", shared=0.97),
-        Setting("images of 3", together=3),
         Setting("images of 10", together=10),
         Setting("graded", graded=True),
     ):
-        for questions in (200, 1_000, 5_000, 15_000):
+        for questions in (200, 2_000):
             hit, false = [], []
-            for k in range(runs):
+            for k in range(2 * runs):
                 random = np.random.default_rng([seed, questions, k])
                 equal = replace(setting, questions=questions, members=2)
                 world = World(replace(equal, spread=0.07), random)
@@ -246,7 +246,7 @@ def selection(runs: int, seed: int) -> Iterator[list[str]]:
                 rows.append([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
                 continue
             gain, low, high = corrected(world, path)
-            split = by_splits(world, path) if k < runs // 8 else np.nan
+            split = by_splits(world, path, 50) if k < runs // 4 else np.nan
             rows.append([1.0, true, shown - true, gain - true, split - true, low <= true <= high])
         kept, true, shown, gain, split, hit = np.array(rows, float).T
         some = kept > 0
@@ -293,7 +293,32 @@ def _share(hits: Sequence[bool] | Array) -> str:
     return f"{100 * p:.1f}% ± {100 * np.sqrt(p * (1 - p) / len(hits)):.1f}"
 
 
-TABLES = {"intervals": intervals, "corrected": selection, "accept": accepting}
+def speed(runs: int, seed: int) -> Iterator[list[str]]:
+    """Seconds for all differences of a greedy run of 20 members on benchmarks of POINTS' sizes."""
+    yield ["what", "seconds"]
+    sizes = (1164, 1500, 3088, 900, 951, 1000, 218, 1000)
+    random, blends, told = np.random.default_rng(seed), 39, []
+    for b, n in enumerate(sizes):
+        latent = random.standard_normal((n, 1)) + 0.5 * random.standard_normal((n, blends))
+        right = np.round(ndtr(latent), 1) if n == 218 else (latent > -0.3).astype(float)
+        keys = [str(k) for k in range(n)]
+        about = Questions(clusters={key: f"{b} {k // 2}" for k, key in enumerate(keys)})
+        outcomes = [dict(zip(keys, column, strict=True)) for column in right.T]
+        told.append(Told(str(b), about, outcomes, list(100 * right.mean(0)), 1 / len(sizes)))
+    trials = [Trial(19 + k if k else 0, k + 1, k + 1) for k in range(19)]
+    pairs = [(m, 0) for m in range(1, 39)] + [(20 + k, 19 + k) for k in range(19)]
+    started = time.perf_counter()
+    paired = Paired(told)
+    yield ["outcomes as arrays", f"{time.perf_counter() - started:.2f}"]
+    started = time.perf_counter()
+    paired.differences(pairs)
+    yield [f"{len(pairs)} intervals and p", f"{time.perf_counter() - started:.2f}"]
+    started = time.perf_counter()
+    corrected_gain(paired.means, paired.covariance(), trials, 38, 0)
+    yield ["corrected gain", f"{time.perf_counter() - started:.2f}"]
+
+
+TABLES = {"intervals": intervals, "corrected": selection, "accept": accepting, "speed": speed}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import signal
 
 def main() -> None:
     """Import the command line and run it."""
-    # Importing torch takes seconds: Ctrl-C then just ends the process, without a traceback.
+    # Importing takes a moment: Ctrl-C then just ends the process, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from soup.cli.app import main as run
 

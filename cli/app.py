@@ -6,13 +6,14 @@ import sys
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
 import soup
-from soup.cli import config, demo, looking, models, soups
+from soup.cli import config, demo, differing, looking, models, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
+from soup.cli.values import Option, options_of
 from soup.errors import SoupError
+from soup.words import plain
 
 CommandError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all usage errors; newer typers carry their own click, older ones import it."""
@@ -20,7 +21,6 @@ CommandError: Any = typer.BadParameter.__mro__[2]
 app = typer.Typer(
     name="soup",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,16 +55,10 @@ def options(
 
     Every option can stand in a soup.toml in the working directory; the command line wins.
     """
-    commands: dict[str, dict[str, bool]] = {}
-    group = context.command
-    assert isinstance(group, typer.core.TyperGroup)
-    for name, each in group.commands.items():
-        commands[name] = {
-            max(parameter.opts, key=len).lstrip("-"): parameter.multiple
-            for parameter in each.params
-            if isinstance(parameter, typer.core.TyperOption)
-        }
-        commands[name].pop("help", None)
+    commands: dict[str, dict[str, Option]] = {}
+    for known in app.registered_commands:
+        assert known.callback is not None
+        commands[known.name or known.callback.__name__] = options_of(known.callback)
     context.default_map = config.defaults(commands)
 
 
@@ -73,8 +67,11 @@ app.command()(soups.average)
 app.command()(soups.greedy)
 app.command(help=BLEND_HELP)(soups.blend)
 app.command()(soups.score)
+app.command()(soups.plan)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
+app.command()(differing.compare)
+app.command()(differing.answers)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
@@ -104,6 +101,8 @@ def main() -> None:
 
 def _fail(text: str, code: int) -> None:
     # By hand: a mistake should not wait for rich.
-    plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    print("error:" if plain else "\x1b[1;31merror:\x1b[0m", text, file=sys.stderr)
+    bare = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    if text:  # none where help was shown instead
+        mark = "error:" if bare else "\x1b[1;31merror:\x1b[0m"
+        print(mark, plain(text, lines=True), file=sys.stderr)
     sys.exit(code)

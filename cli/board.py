@@ -7,12 +7,12 @@ from itertools import takewhile
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, gained, number, percent
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, aligned, gained, number, percent
+from soup.cli.escaping import escape
 from soup.watching.lines import shortened
 
 MOST = 8
@@ -116,7 +116,7 @@ def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Col
             for row in rows
         ]
         yield _Column("mean", [number(row.mean) for row in rows], "bold")
-        yield _Column("Δ best", differences, "cyan", "Δ")
+        yield _Column("Δ best", aligned(differences), "cyan", "Δ")
     for name in board.benchmarks:
         yield _Column(name, [number(row.scores.get(name)) for row in rows])
     for name in board.holdouts:

@@ -1,12 +1,13 @@
 """soup.toml: every option may stand there; the command line wins."""
 
-import difflib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from soup.cli.values import Option, require
 from soup.errors import UsageError
+from soup.words import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +19,7 @@ FAMILY = "family"
 ENGINE = "engine"
 
 
-def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, Any]]:
+def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
     """Option values by command, from ``soup.toml`` in the working directory.
 
     A key at the top holds for every command that has that option; a key in a table named after a
@@ -26,11 +27,10 @@ def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, 
     ``[engine.vllm]`` for ``vllm``; beside such a table, ``[engine] name`` is what ``engine`` is.
 
     Args:
-        commands: per command, its options (as on the command line, without dashes in front) and
-            whether each may be given several times.
+        commands: per command, its options, see ``values.options_of``.
 
     Raises:
-        UsageError: not TOML, or a key that is no option.
+        UsageError: not TOML, a key that is no option, or a value that the option cannot have.
     """
     file = Path(FILE)
     if not file.is_file():
@@ -51,11 +51,13 @@ def defaults(commands: Mapping[str, Mapping[str, bool]]) -> dict[str, dict[str, 
             for option, inner in value.items():
                 if option not in commands[key]:
                     raise _unknown(f"[{key}] {option}", option, sorted(commands[key]))
-                found[key][_name(option)] = _several(inner, commands[key][option])
-        elif key in known and not isinstance(value, dict):
+                where = f"{FILE}: [{key}] {option}"
+                found[key][_name(option)] = require(commands[key][option], inner, where)
+        elif key in known and (key not in (FAMILY, ENGINE) or not isinstance(value, dict)):
             for command, options in commands.items():
                 if key in options:
-                    found[command].setdefault(_name(key), _several(value, options[key]))
+                    fitting = require(options[key], value, f"{FILE}: {key}")
+                    found[command].setdefault(_name(key), fitting)
         elif key != FAMILY or not isinstance(value, dict):
             tables = [*commands, f"{FAMILY}.NAME", f"{ENGINE}.vllm"]
             raise _unknown(key, key, [*known, *(f"[{table}]" for table in tables)])
@@ -119,14 +121,8 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def _unknown(where: str, option: str, known: list[str]) -> UsageError:
-    close = difflib.get_close_matches(option, known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-    return UsageError(f"{FILE}: unknown option {where}; {hint}")
+    return UsageError(f"{FILE}: unknown option {where}; {did_you_mean(option, known)}")
 
 
 def _name(option: str) -> str:
     return option.replace("-", "_")
-
-
-def _several(value: Any, several: bool) -> Any:
-    return [value] if several and not isinstance(value, list) else value

@@ -1,5 +1,7 @@
 """What was given on the command line and in soup.toml, as the library wants it."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from soup.cli.options import (
 )
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import with_suite
+from soup.words import closest, either
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
@@ -30,6 +33,8 @@ DTYPES = {
     "bfloat16": "BF16",
     "bf16": "BF16",
 }
+WRITTEN = ("float32", "float16", "bfloat16")
+"""Those that help and completion name."""
 
 
 def settings_of(
@@ -47,8 +52,11 @@ def settings_of(
     """
     from soup.run import Settings
 
+    names, weights = weighted(benchmarks.bench or ())
     return Settings(
-        benchmarks=with_suite(benchmarks.suite, benchmarks.bench or ()),
+        benchmarks=with_suite(benchmarks.suite, names),
+        bench_weights=weights,
+        mean=benchmarks.mean,
         holdouts=tuple(benchmarks.holdout or ()),
         out=output.out,
         work=run.work,
@@ -97,6 +105,28 @@ def scorer_of(
     )
 
 
+def weighted(given: Sequence[str]) -> tuple[list[str], dict[str, float]]:
+    """Benchmarks, and the weights of those that are given as ``NAME=WEIGHT``.
+
+    Raises:
+        UsageError: a name without a weight after its =, or given twice with two weights.
+    """
+    names, weights = [], {}
+    for text in given:
+        name, equals, weight = text.rpartition("=")
+        if not equals or os.path.exists(text):
+            names.append(text)
+            continue
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise UsageError(
+                f"--bench {text}: expected a number after =, found {weight!r}"
+            ) from None
+        names.append(name)
+    return names, weights
+
+
 def dtype_of(name: str | None) -> str | None:
     """An output dtype as checkpoints spell it.
 
@@ -106,5 +136,7 @@ def dtype_of(name: str | None) -> str | None:
     if name is None:
         return None
     if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: expected float32, float16 or bfloat16")
+        close = closest(name, WRITTEN)
+        hint = f"did you mean {close[0]}?" if close else f"expected {either(WRITTEN)}"
+        raise UsageError(f"--dtype {name}: {hint}")
     return DTYPES[name]

@@ -3,6 +3,7 @@
 What they do is imported when they do it: help and mistakes need none of it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ import soup
 from soup.cli import console
 from soup.cli.given import dtype_of
 from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
-from soup.errors import PoolError
+from soup.errors import PoolError, SoupError, UsageError
+from soup.words import counted
 
 if TYPE_CHECKING:
     from soup import Report
@@ -24,7 +26,19 @@ def check(
     digest: Annotated[
         bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
     ] = False,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model/--no-model",
+            help="Ask transformers whether the tensors are those of the model that config.json "
+            "describes; takes seconds at first, the answer is kept in --work.",
+        ),
+    ] = True,
     work: Work = WORK,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="All that was found, as JSON; - is stdout."),
+    ] = None,
 ) -> None:
     """Say from headers alone whether a pool can be blended, and if not, exactly why.
 
@@ -33,17 +47,27 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import render
+    from soup.cli import documents, render
 
-    report = soup.inspect(pool.ckpts, dtype_of(pool.dtype), pool.base)
-    known = {*report.duplicates, *_known_duplicates(report, work, digest)}
-    render.check(
-        soup.Report(report.members, report.problems, report.warnings, tuple(sorted(known))),
-        console.out,
-    )
+    dtype = dtype_of(pool.dtype)
+    try:
+        report = soup.inspect(pool.ckpts, dtype, pool.base)
+        if model:
+            report = compared(report, work)
+        known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+    except SoupError as error:
+        if json is not None and not isinstance(error, UsageError):
+            documents.put(json, "check", documents.failed(error))
+        raise
+    report = replace(report, duplicates=tuple(sorted(known)))
+    if json is not None:
+        documents.put(json, "check", documents.pool_found(report))
+    if str(json) != "-":
+        render.check(report, console.out)
     if report.problems:
-        count = len(report.problems)
-        raise PoolError(f"the pool cannot be blended: {count} problem(s), listed above")
+        count = counted(len(report.problems), "problem")
+        where = "in the document" if str(json) == "-" else "listed above"
+        raise PoolError(f"the pool cannot be blended: {count}, {where}")
 
 
 @grouped
@@ -55,6 +79,21 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     from soup.cli.results import show
 
     show(soup.show(work), display)
+
+
+def compared(report: "Report", work: Path) -> "Report":
+    """The report with what transformers says of the first member, which the others are like."""
+    from soup.cli.progress import Watch
+    from soup.run import describe
+
+    if report.problems:
+        return report  # these come first
+    reference = report.members[0]
+    with Watch(console.err) as watch:
+        found = describe(reference, work, watch)
+    notes = tuple(f"{reference.name}: {note}" for note in found.notes)
+    problems = tuple(found.problems(reference.name))
+    return replace(report, problems=problems, warnings=(*report.warnings, *notes))
 
 
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:

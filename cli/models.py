@@ -62,7 +62,8 @@ def doctor(
     with Watch(console.err) as watch, scorer_of(context, scoring, work) as scorer:
         model = None if ckpt is None else open_checkpoint(ckpt, base=base)
         python, kind = scorer.python_for(model)
-        found = examine(python, model, kind, scoring.trust_remote_code)
+        engine = scorer.engine_for(model)
+        found = examine(python, model, kind, scoring.trust_remote_code, engine)
         render.diagnosis(found, console.out)
         if not found.healthy:
             raise ScoringError("something is missing: see above")

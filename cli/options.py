@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 import typer
 
 from soup.blending.methods import METHODS, Method
+from soup.cli import completing
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
@@ -34,12 +35,18 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         metavar="DTYPE",
+        autocompletion=completing.among(("float32", "float16", "bfloat16")),
         help="Of the output: float32, float16, bfloat16 (default: no cast).",
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="DEVICE", help="For scoring: auto, cpu, cuda, cuda:1."),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        autocompletion=completing.among(completing.devices),
+        help="For scoring: auto, cpu, cuda, cuda:1.",
+    ),
 ]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no table: just the written path.")
@@ -90,11 +97,22 @@ class MergeOptions:
     PANEL: ClassVar = "Pool"
 
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help=f"How to merge: {', '.join(METHODS)}.")
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            autocompletion=completing.among(METHODS),
+            help=f"How to merge: {', '.join(METHODS)}.",
+        ),
     ] = "linear"
     set: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the method. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            autocompletion=completing.among(completing.parameters),
+            help="A parameter of the method. Repeatable.",
+        ),
     ] = None
 
 
@@ -107,21 +125,36 @@ class BenchmarkOptions:
     bench: Annotated[
         list[str] | None,
         typer.Option(
-            "--bench", metavar="NAME", help="VLMEvalKit benchmark, or a TSV's path. Repeatable."
+            "--bench",
+            metavar="NAME",
+            autocompletion=completing.among(completing.benchmarks),
+            help="VLMEvalKit benchmark, or a TSV's path; NAME=0.5 counts half. Repeatable.",
         ),
     ] = None
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="HOW",
+            help="How benchmarks count: macro (alike), samples (by questions), z (by spread).",
+        ),
+    ] = "macro"
     suite: Annotated[
         str | None,
         typer.Option(
             "--suite",
             metavar="NAME",
+            autocompletion=completing.among(SUITES),
             help=f"Several benchmarks at once, before those of --bench: {', '.join(SUITES)}.",
         ),
     ] = None
     holdout: Annotated[
         list[str] | None,
         typer.Option(
-            "--holdout", metavar="NAME", help="Scored and shown, never used to decide. Repeatable."
+            "--holdout",
+            metavar="NAME",
+            autocompletion=completing.among(completing.benchmarks),
+            help="Scored and shown, never used to decide. Repeatable.",
         ),
     ] = None
     judge: Annotated[
@@ -152,6 +185,7 @@ class ScoringOptions:
         typer.Option(
             "--compute-dtype",
             metavar="DTYPE",
+            autocompletion=completing.among(completing.compute_dtypes),
             help="For scoring; auto is the checkpoint's on a GPU, float32 on CPU.",
         ),
     ] = "auto"
@@ -190,6 +224,7 @@ class ScoringOptions:
         typer.Option(
             "--family",
             metavar="NAME",
+            autocompletion=completing.among(completing.families),
             help="How the models are asked (default: by their config); see [bold]soup families[/].",
         ),
     ] = None
@@ -198,6 +233,7 @@ class ScoringOptions:
         typer.Option(
             "--engine",
             metavar="NAME",
+            autocompletion=completing.among(completing.engines),
             help="What answers: transformers or vllm; auto is vllm where it is installed beside a "
             "GPU and serves the model.",
         ),

@@ -8,15 +8,49 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
+
+from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
+from soup.cli.escaping import escape
+from soup.words import NAME, counted, listed, plain, shown
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
+    from soup.choosing.side_by_side import Compared, SideBySide
     from soup.evaluators.models.families import Family
     from soup.evaluators.workers.doctor import Diagnosis, Trial
 
 NAME_WIDTH = 24  # longer names are folded
+
+
+def compared(found: SideBySide, console: Console) -> None:
+    """Print two blends side by side: per benchmark and category, and the mean of several."""
+    table = _plain_table()
+    table.add_column("benchmark", overflow="fold", max_width=NAME_WIDTH)
+    for head in (found.first, found.second, "difference", "95% interval", "p", "won/lost"):
+        table.add_column(escape(head), justify="right", overflow="fold", max_width=NAME_WIDTH)
+    for row in compared_rows(found):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    unknown = {one.difference.unknown for one in (*found.benchmarks, found.mean)} - {""}
+    for reason in sorted(unknown):
+        _line(console, f"which differences are noise cannot be told: {reason}", "dim")
+
+
+def compared_rows(found: SideBySide) -> Iterator[list[str]]:
+    """One row per benchmark and category, the mean of several last; as the table has them."""
+    for one in found.benchmarks:
+        yield _compared(one.name, one)
+        yield from (_compared(f"  {category.name}", category) for category in one.categories)
+    if len(found.benchmarks) > 1:
+        yield _compared("mean", found.mean)
+
+
+def _compared(name: str, one: Compared) -> list[str]:
+    flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
+    gain, interval, p = sure(one.difference)
+    gain = aligned([gained(one.difference.gain, one.difference), NOISE])[0]
+    return [name, number(one.first), number(one.second), gain, interval, p, flips]
 
 
 def check(report: Report, console: Console) -> None:
@@ -29,24 +63,26 @@ def check(report: Report, console: Console) -> None:
         table.add_column("kind", overflow="fold", max_width=NAME_WIDTH)
     for member in report.members:
         table.add_row(
-            escape(member.name),
+            escape(member.name, NAME),
             f"{len(member.tensors):,}",
             f"{member.parameters:,}",
             "/".join(member.dtypes),
             decimal(member.nbytes),
             str(len(member.shards)),
-            *([escape(member.kind or "full")] if len(table.columns) > 6 else []),
+            *([escape(member.kind or "full", NAME)] if len(table.columns) > 6 else []),
         )
     console.print(table)
-    for first, second in report.duplicates:
-        _line(console, f"duplicate: {second} holds the same weights as {first}")
+    for line in _duplicates(report.duplicates):
+        _line(console, f"duplicate: {line}")
     for warning in report.warnings:
         _line(console, f"warning: {warning}", "yellow")
-    for problem in report.problems:
+    for problem in report.lines:
         _line(console, f"problem: {problem}", "red")
     if report.problems:
         return
-    _line(console, f"ok: these {len(report.members)} can be blended", "green")
+    count = len(report.members)
+    ok = f"these {count} can be blended" if count > 1 else "this one can be read"
+    _line(console, f"ok: {ok}", "green")
     for line in cost(report):
         _line(console, line)
 
@@ -59,13 +95,13 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
         transformers: the version installed, None where there is none.
         console: where to.
     """
-    shown = _plain_table()
+    drawn = _plain_table()
     for head in ("family", "wrapper", "transformers", "batch", "trust", "last run"):
-        shown.add_column(head, overflow="fold", no_wrap=head != "last run")
+        drawn.add_column(head, overflow="fold", no_wrap=head != "last run")
     for family in table:
         fits = transformers is not None and family.runs_under(transformers)
         module, _, wrapper = family.wrapper.rpartition(":")
-        shown.add_row(
+        drawn.add_row(
             escape(family.name),
             escape(f"{wrapper} (ours)" if module else wrapper),
             f"{family.range}{'' if fits else ' [red]✗[/]'}",
@@ -74,7 +110,7 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
             escape(family.verified),
             style="" if fits else "dim",
         )
-    console.print(shown)
+    console.print(drawn)
     here = f"transformers {transformers} is" if transformers else "transformers is not"
     _line(console, f"{here} installed here; ✗ needs another: name its Python, --worker-python")
     _line(console, "trust: brings its own code, add --trust-remote-code")
@@ -111,8 +147,8 @@ def cost(report: Report) -> Iterator[str]:
     trials = max(count - 1, 0)
     summed = sum(range(2, count + 1))
     yield (
-        f"greedy: scores {count} members and up to {trials} trials ({count + trials} evaluations "
-        "of each benchmark)"
+        f"greedy: scores {counted(count, 'member')} and up to {counted(trials, 'trial')} "
+        f"({counted(count + trials, 'evaluation')} of each benchmark)"
     )
     yield (
         f"reads {decimal(size * count)} once to digest, {decimal(size * count)} to score the "
@@ -125,5 +161,16 @@ def _plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
+def _duplicates(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """One line for each that others repeat."""
+    repeats: dict[str, list[str]] = {}
+    for first, second in pairs:
+        repeats.setdefault(first, []).append(second)
+    for first, others in repeats.items():
+        verb = "holds" if len(others) == 1 else "hold"
+        yield f"{listed(others, 10)} {verb} the same weights as {shown(first)}"
+
+
 def _line(console: Console, text: str, style: str = "") -> None:
+    text = plain(text, lines=True)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +37,19 @@ def show(board: Leaderboard, display: ShowOptions | LookOptions) -> None:
 
 def _write(board: Leaderboard, display: ShowOptions | LookOptions) -> bool:
     """Write the documents that were asked for; whether one of them is on standard output."""
+    return write_documents(display, board.to_json, board.to_markdown)
+
+
+def write_documents(
+    display: ShowOptions | LookOptions, as_json: Callable[[], str], as_markdown: Callable[[], str]
+) -> bool:
+    """Write what machines read, where it was asked for; whether standard output is taken by it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     to_stdout = False
-    for file, text in ((display.json, board.to_json), (display.markdown, board.to_markdown)):
+    for file, text in ((display.json, as_json), (display.markdown, as_markdown)):
         if file is None:
             continue
         if str(file) == "-":
@@ -47,7 +58,7 @@ def _write(board: Leaderboard, display: ShowOptions | LookOptions) -> bool:
         elif is_step_summary(file):
             _append_text(file, text() + "\n")
         else:
-            _write_text(file, text())
+            write_text(file, text())
     return to_stdout
 
 
@@ -117,16 +128,21 @@ def require_places(display: ShowOptions) -> None:
 
 def _append_text(file: Path, text: str) -> None:
     try:
-        with file.open("a") as opened:
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
             opened.write(text)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole.
+
+    Raises:
+        OutputError: it cannot be written; what was there is there still.
+    """
     try:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(file)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error

@@ -139,6 +139,27 @@ def greedy(
 
 
 @grouped
+def plan(
+    context: typer.Context,
+    pool: PoolOptions,
+    merging: MergeOptions,
+    benchmarks: BenchmarkOptions,
+    scoring: ScoringOptions,
+    run: RunOptions,
+) -> None:
+    """Say before a greedy run what it would cost, and the smallest gain that it could tell.
+
+    By speeds and outcomes of earlier runs in [bold]--work[/], where there are any.
+
+    Example: soup plan ckpts/* --bench MMStar --bench AI2D_TEST
+    """
+    from soup.cli.plan import show_plan
+
+    scorer = scorer_of(context, scoring, run.work, benchmarks)
+    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging), scorer)
+
+
+@grouped
 def blend(
     context: typer.Context,
     pool: PoolOptions,
@@ -194,13 +215,14 @@ def _make(
     if run.dry_run:
         from soup.cli.plan import show_plan
 
-        show_plan(kind, pool, settings, scorer)
+        show_plan(kind, pool, settings, scorer, display.json)
         return
     from soup.cli.progress import Watch
     from soup.cli.results import failure_shown, open_pool, require_places, show
 
     require_places(display)
     with failure_shown(kind, settings, display):
+        scorer.require_sources([*settings.benchmarks, *settings.holdouts])
         opened = open_pool(kind, pool.ckpts, settings, pool.base)
         with Watch(console.err, display.quiet) as watch, scorer:
             if kind == "score":

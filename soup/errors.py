@@ -3,6 +3,7 @@
     SoupError                one clear line for the terminal; exit code 1
     ├── UsageError           the command itself cannot be understood; exit code 2
     ├── CheckpointError      one model directory cannot be read
+    │   └── QuantisedError   its weights are packed integers, which cannot be averaged
     ├── PoolError            the checkpoints cannot be blended with each other
     ├── BlendError           a tensor's values cannot be blended (NaN, overflow, unequal integers)
     ├── OutputError          the result cannot be written where it was asked for
@@ -14,11 +15,27 @@ A message says what is wrong, where, what was expected, what was found and what 
 that is not a SoupError is a defect of ours, and keeps its traceback.
 """
 
+from soup.words import plain, sentence
+
 
 class SoupError(Exception):
-    """A mistake or a failure that the user can act on."""
+    """A mistake or a failure that the user can act on.
+
+    Whatever names of files its message holds, it is one line that no terminal takes for commands.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", details: str = "") -> None:
+        """Make the message safe to show.
+
+        Args:
+            message: one line.
+            details: more lines below it, e.g. the last ones of a log; shown as they are, but for
+                what commands a terminal.
+        """
+        text = sentence(message)
+        super().__init__(f"{text}\n{plain(details, lines=True)}" if details else text)
 
 
 class UsageError(SoupError):
@@ -29,6 +46,10 @@ class UsageError(SoupError):
 
 class CheckpointError(SoupError):
     """One model directory cannot be read."""
+
+
+class QuantisedError(CheckpointError):
+    """A model's weights are packed integers, which cannot be averaged."""
 
 
 class PoolError(SoupError):
@@ -61,6 +82,7 @@ BY_NAME: dict[str, type[SoupError]] = {
         SoupError,
         UsageError,
         CheckpointError,
+        QuantisedError,
         PoolError,
         BlendError,
         OutputError,

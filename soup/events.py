@@ -7,6 +7,11 @@ there is only one: one who does one thing at a time, so what it begins ends what
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from soup.words import sentence, shown
+
+LABEL = 160
+"""Characters of a task's name, at most."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -26,6 +31,9 @@ class Progress:
     unit: str
     who: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", shown(self.task, LABEL))  # it holds names of files
+
 
 @dataclass(frozen=True)
 class Note:
@@ -34,6 +42,9 @@ class Note:
     text: str
     warning: bool = False
     who: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", sentence(self.text))  # it holds names of files
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,10 @@ class Evaluation:
     rest: Work = field(default_factory=Work)
     later: Work = field(default_factory=Work)
     who: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("label", "benchmark", "task"):
+            object.__setattr__(self, name, shown(getattr(self, name), LABEL))
 
 
 Event = Progress | Note | Evaluation

@@ -77,7 +77,8 @@ def forecast(
     ahead = Ahead(every, journal)
     ahead.look_up([None if m.name in unread else mix([m]).digest for m in pool.members])
     soup: Blend | None = None
-    followed = settings.confident is None and settings.accept == "gain"
+    plain = not settings.bench_weights and settings.mean == "macro"
+    followed = settings.confident is None and settings.accept == "gain" and plain
     if kind == "greedy" and not unread and followed:
         number = len(pool.members)
         try:
@@ -108,10 +109,10 @@ class _Known:
     benchmarks: Sequence[Benchmark]
 
     def __call__(self, blend: Blend) -> float:
-        values = []
+        values = {}
         for benchmark in self.benchmarks:
             found = recorded(self.journal, result_key(blend.digest, benchmark.digest))
             if found is None:
                 raise _UnknownError(blend)
-            values.append(found.value)
-        return mean_of(values)
+            values[benchmark.name] = found.value
+        return mean_of(values, {})

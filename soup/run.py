@@ -12,19 +12,23 @@ from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
+from soup.checkpoints.problems import summary
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.choosing.scoring import Benchmark, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
-from soup.errors import JournalError, UsageError
-from soup.events import Evaluation, Note, Observer, Progress
+from soup.choosing.weighing import MEANS, require_weight, shares_of
+from soup.errors import JournalError, PoolError, UsageError
+from soup.events import Evaluation, Note, Observer, Progress, ignore
 from soup.watching.watch import around
+from soup.words import counted
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -39,10 +43,14 @@ class Settings:
     """Everything a run needs besides its pool and its scorer.
 
     Attributes:
-        benchmarks: names or TSV paths; their mean decides.
+        benchmarks: names or TSV paths; their mean decides. A single one need not be a list.
+        bench_weights: by name in ``benchmarks``, where a benchmark's weight in the mean is not 1.
+        mean: how benchmarks count: ``macro``, all alike; ``samples``; ``z``; see
+            ``soup.choosing.weighing``.
         holdouts: scored for members and soup, never used to decide.
         out: the directory to write; by default ``soup-<kind>``.
-        work: the directory of journal and caches.
+        work: the directory of journal and caches; a scorer that was given none of its own works
+            there, too.
         dtype: output dtype, a key of ``checkpoints.tensors.ITEMSIZES``; None keeps the members'.
         method: how members are merged, see ``blending.methods``; for all but a maximum soup. Greedy
             and average keep a single member as it is.
@@ -73,12 +81,22 @@ class Settings:
     alpha: float = 0.05
     overwrite: bool = False
     as_adapter: bool = False
+    bench_weights: Mapping[str, float] = field(default_factory=dict)
+    mean: str = "macro"
 
     def __post_init__(self) -> None:
+        for name in ("benchmarks", "holdouts"):
+            given: Any = getattr(self, name)
+            several = [given] if isinstance(given, (str, os.PathLike)) else given
+            object.__setattr__(self, name, tuple(map(os.fspath, several)))
         if self.confident is not None and not 0.5 < self.confident < 1:  # NaN, too, fails this
             raise UsageError(
                 f"confident {self.confident:g}: expected more than 0.5 and less than 1, e.g. 0.95"
             )
+        if self.mean not in MEANS:
+            raise UsageError(f"mean {self.mean}: expected one of {', '.join(MEANS)}")
+        for name, weight in self.bench_weights.items():
+            require_weight(name, weight)
         if self.accept not in ACCEPT:
             raise UsageError(f"accept {self.accept}: expected one of {', '.join(ACCEPT)}")
         if not 0 < self.alpha < 1:
@@ -131,6 +149,8 @@ def _make(
     observe: Observer,
     attempt: Attempt,
 ) -> Leaderboard:
+    if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
+        _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
     walk = _begin(kind, pool, scorer, settings, observe, attempt)
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
@@ -164,6 +184,29 @@ def _make(
         digest=written.digest,
     )
     return walk.leaderboard()
+
+
+def describe(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+) -> Described:
+    """Compare a pool's names and shapes with the model that config.json describes.
+
+    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
+    """
+    text = "asking transformers what the model of config.json needs; this takes seconds, once"
+    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+
+
+def _require_described(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer
+) -> None:
+    found = describe(reference, work, observe)
+    for note in found.notes:
+        observe(Note(f"{reference.name}: {note}"))
+    problems = found.problems(reference.name)
+    if problems:
+        first, *more = summary(problems, len(reference.tensors))
+        raise PoolError(first + (f" (and {len(more)} more)" if more else ""))
 
 
 def whole(kind: str, pool: Pool, settings: Settings) -> Blend:
@@ -278,6 +321,20 @@ class _Walk:
             blend = self.mix([member])
             label = f"{member.name} ({k} of {count})"
             self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Settle how much each benchmark counts, and record it where they do not count alike."""
+        assert self.scorer is not None
+        given = self.settings.bench_weights
+        pairs = zip(self.settings.benchmarks, self.benchmarks, strict=True)
+        weights = {b.name: given[source] for source, b in pairs if source in given}
+        members = [self.mix([member]) for member in self.pool.members]
+        scores = [self.scorer.score(m, self.benchmarks, "") for m in members]
+        shares = shares_of(self.benchmarks, weights, self.settings.mean, scores)
+        if shares:
+            self.scorer.shares = shares
+            self.record("shares", shares=shares, mean=self.settings.mean)
 
     def acc(self) -> Callable[[Blend], float]:
         def mean(blend: Blend) -> float:
@@ -303,9 +360,11 @@ class _Walk:
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
             return None
-        weights = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
+        assert self.scorer is not None
+        equal = {benchmark.name: 1 / len(self.benchmarks) for benchmark in self.benchmarks}
         alpha, trials = self.settings.alpha, members - 1
-        return Significant(self.journal, self.benchmarks, weights, alpha, trials)
+        shares = self.scorer.shares or equal
+        return Significant(self.journal, self.benchmarks, shares, alpha, trials)
 
     def decide(self, decision: Decision) -> None:
         before = next((d.mean for d in reversed(self.decisions) if d.kept), None)
@@ -340,6 +399,7 @@ class _Walk:
             "scores": values,
             "mean": chosen.mean if chosen else None,
             "measured_with": [dict(s) for s in settings],
+            **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
 
     def remember_soup(self, written: Written, soup: Blend) -> None:
@@ -376,7 +436,7 @@ def _begin(
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if journal.damaged:
-        text = f"{journal.path}: skipped {journal.damaged} damaged line(s)"
+        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
         observe(Note(text + ", cut short by a crash", warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
@@ -394,7 +454,9 @@ def _begin(
                 "confident needs a scorer that answers a benchmark bit by bit "
                 "(soup.choosing.scoring.PartialScorer); leave it out, or use VLMEvalKitScorer"
             )
-        observe(Note(f"looking up {len(names)} benchmark(s)"))  # a worker starts: seconds
+        if isinstance(scorer, HousedScorer):
+            scorer.work_in(settings.work)
+        observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:

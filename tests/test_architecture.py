@@ -25,7 +25,7 @@ ROOMS = [
 ]
 """Every room may import those before it, and none after it."""
 
-ANYWHERE = ["soup._version", "soup.evaluators.writing"]
+ANYWHERE = ["soup._version", "soup.words", "soup.markup", "soup.evaluators.writing"]
 """Small things without imports of ours (but errors) that every room may use."""
 
 FACE = "soup"
@@ -34,7 +34,8 @@ FACE = "soup"
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module of the product by its dotted name."""
-    for top, prefix in (("soup", "soup"), ("evaluators", "soup.evaluators"), ("cli", "soup.cli")):
+    places = ("soup", "soup/evaluators", "soup/cli")  # links to folders are not followed
+    for top, prefix in ((place, place.replace("/", ".")) for place in places):
         for file in sorted((ROOT / top).rglob("*.py")):
             parts = file.relative_to(ROOT / top).with_suffix("").parts
             name = ".".join([prefix, *(part for part in parts if part != "__init__")])

@@ -23,7 +23,9 @@ ABSENT = {"MMStar", "AI2D_TEST", "MMMU_DEV_VAL", "MMVet", "--suite", "--judge", 
 
 SCRIPT = r"`(?:python )?((?:benchmarks|tests|soup|evaluators|cli)/[\w/]+\.\w+)"
 
-ELSEWHERE = {"make", "pip", "python3", "pre-commit", "export", "git", "source", "old/bin/python"}
+ELSEWHERE = {"make", "pip", "python3", "pre-commit", "export", "git", "source", "old/bin/python",
+    "envs/vllm/bin/python",
+}  # fmt: skip
 """What sets a machine up: done by whoever runs these tests."""
 
 

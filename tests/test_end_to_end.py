@@ -15,6 +15,7 @@ import pytest
 import transformers
 
 from soup.choosing.journal import Journal
+from soup.evaluators.workers import scorer
 from tests.cli.test_cli import fails, run
 
 BENCH = ("parity", "compare", "digit")
@@ -97,8 +98,15 @@ def test_the_soup_loads_with_transformers(greedy: Path) -> None:
     assert transformers.AutoProcessor.from_pretrained(path).chat_template
 
 
-def test_a_finished_run_again_generates_nothing_and_keeps_the_bytes(greedy: Path) -> None:
-    """No result is added to the journal, no file changes."""
+def test_a_finished_run_again_starts_no_worker_and_keeps_the_bytes(
+    greedy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No result is added to the journal, no file changes; what benchmarks are is known."""
+
+    def start(*arguments: object) -> None:
+        raise AssertionError("a worker is started, and nothing is to be measured")
+
+    monkeypatch.setattr(scorer, "Process", start)
     before = files(greedy / "soup-greedy")
     board = document(greedy)
     results = len(Journal.open(greedy / ".soup").results)

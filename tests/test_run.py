@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -202,6 +203,31 @@ def test_a_score_outside_its_scale_is_an_error(pool_paths: list[Path], tmp_path:
             score(Pool.open(*pool_paths), fake, settings(tmp_path))
 
 
+def test_one_benchmark_need_not_be_a_list(tmp_path: Path) -> None:
+    """A name is one name, not its letters; a path is one, too."""
+    assert Settings(benchmarks="x.tsv", holdouts="exam.tsv").benchmarks == ("x.tsv",)
+    assert Settings(holdouts="exam.tsv").holdouts == ("exam.tsv",)
+    there = Settings(benchmarks=[tmp_path / "x.tsv", "y"])  # type: ignore[list-item]
+    assert there.benchmarks == (str(tmp_path / "x.tsv"), "y")
+
+
+def test_a_scorer_works_where_the_run_does(pool_paths: list[Path], tmp_path: Path) -> None:
+    """It is told the settings' directory before it is asked anything."""
+
+    class Housed(FakeScorer):
+        places: ClassVar[list[object]] = []
+
+        def work_in(self, directory: object) -> None:
+            self.places.append(directory)
+
+        def benchmarks(self, *arguments: Any) -> list[Benchmark]:
+            self.places.append("asked")
+            return super().benchmarks(*arguments)
+
+    score(Pool.open(*pool_paths), Housed(), settings(tmp_path))
+    assert Housed.places == [tmp_path / "work", "asked"]
+
+
 def test_json_is_what_readme_promises(pool_paths: list[Path], tmp_path: Path) -> None:
     """Version 1: the keys that CI jobs read."""
     board: Leaderboard = make("greedy", Pool.open(*pool_paths), scorer(), settings(tmp_path))
@@ -311,7 +337,7 @@ def test_a_blend_of_one_is_merged_too(
         ("average", {"method": "slerp"}, "slerp takes exactly 2 members, found 4"),
         ("greedy", {"method": "ties"}, "ties works on differences to a base: name it with --base"),
         ("greedy", {"method": "tise"}, "unknown method 'tise'"),
-        ("blend", {"parameters": {"t": 0.5}}, "linear has no parameter 't'; it has: none"),
+        ("blend", {"parameters": {"t": 0.5}}, "linear has no parameter 't'; it has none"),
         ("blend", {"weights": [1.0]}, "expected 4 weights, one per member .*, found 1"),
         ("blend", {"weights": [1.0, 1, 1, float("inf")]}, "weight 4: expected a finite number"),
         ("greedy", {"weights": [1.0] * 4}, "weights are for a blend; greedy gives all"),

@@ -47,7 +47,7 @@ class Entry:
         return self.filled >= tensor.numel() and int(bits(tensor)) % (1 << 64) == self.total
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, in this thread, takes down where the tensors of ``sent`` go.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.used: dict[str, int] = {}
         self.sums: dict[str, int] = {}
         self._sizes: dict[str, int] = {}

@@ -30,7 +30,15 @@ from soup.evaluators.engines.places import Unplaced, find_places, some, swap_in
 from soup.evaluators.models.chat import ChatTemplate
 from soup.evaluators.models.families import GENERIC, family_of, has_tokenizer, named, read_config
 from soup.evaluators.models.loading import collect
-from soup.evaluators.models.wrapper import Message, Options, Prepared, Wrapper, clear_errors
+from soup.evaluators.models.wrapper import (
+    Message,
+    Options,
+    Prepared,
+    QuestionError,
+    Wrapper,
+    about,
+    clear_errors,
+)
 from soup.events import Note, Observer, ignore
 
 AHEAD = 64
@@ -92,7 +100,7 @@ class Resident:
         self.reference = reference
         self.device = device_of(options.device)
         self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
-        self.limit = Limit.of(options.batch_size)
+        self.limit = Limit.of(options.batch_size, self.device.type == "cpu")
         self.running = running
         self.wrapper = open_wrapper(reference, options)
         self._loaded: str | None = None
@@ -187,12 +195,13 @@ class Resident:
     ) -> Iterator[tuple[int, str]]:
         if not self.wrapper.batched:
             for index in wanted:
-                yield index, self.wrapper.answer(messages[index], dataset)
+                with about(index):
+                    text = self.wrapper.answer(messages[index], dataset)
+                yield index, text
             return
 
         def prepared() -> Iterator[Question]:
-            for place in by_length([messages[index] for index in wanted]):
-                index = wanted[place]
+            for index in by_length(messages, wanted):
                 yield index, self._prepare(key, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):
@@ -201,7 +210,8 @@ class Resident:
     def _prepare(self, key: str, index: int, message: Message, dataset: str) -> Prepared:
         found = self._store.get(key, index)
         if found is None:
-            made = self.wrapper.prepare(message, dataset)
+            with about(index):
+                made = self.wrapper.prepare(message, dataset)
             # in the model's own dtype already: the same bits, half the room
             inputs = {
                 name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
@@ -212,14 +222,16 @@ class Resident:
         return found
 
     def _generate(self, batch: list[Question]) -> Iterator[tuple[int, str]]:
-        """Answers of one batch; in halves when the device's memory runs out."""
+        """Answers of one batch; in halves when the device's memory runs out, or one cannot be."""
         pending = [batch]
         while pending:
             part = pending.pop(0)
-            inputs = collate([prepared for _, prepared in part], self.wrapper.pad_token)
-            width = inputs["input_ids"].shape[1]
+            half = len(part) // 2
+            width = max(prepared.inputs["input_ids"].shape[1] for _, prepared in part)
             try:
-                texts = self._decode(inputs, part[0][1])
+                with about(part[0][0]):
+                    inputs = collate([prepared for _, prepared in part], self.wrapper.pad_token)
+                    texts = self._decode(inputs, part[0][1])
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 if len(part) == 1:
@@ -228,8 +240,16 @@ class Resident:
                         "--compute-dtype bfloat16 or fewer --max-new-tokens"
                     ) from error
                 self.limit.shrink(len(part), width)
-                half = len(part) // 2
                 pending[:0] = [part[:half], part[half:]]
+                continue
+            except QuestionError as error:
+                if len(part) == 1:
+                    raise
+                if "CUDA error" in error.reason:  # after it the device does nothing more
+                    raise QuestionError(
+                        error.position, f"{error.reason} (this or one of {len(part) - 1} others)"
+                    ) from error
+                pending[:0] = [part[:half], part[half:]]  # until it is alone, and has a name
                 continue
             yield from zip((index for index, _ in part), texts, strict=True)
 

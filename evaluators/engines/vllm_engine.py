@@ -34,6 +34,7 @@ from soup.evaluators.engines.vllm_swap import WATCHING, unused
 from soup.evaluators.models.wrapper import Message, Options, clear_errors
 from soup.evaluators.writing import write_whole
 from soup.events import Note, Observer, Progress, ignore
+from soup.words import counted
 
 EXTENSION = "soup.evaluators.engines.vllm_swap.Swap"
 TESTED = "engine-tests.json"
@@ -164,8 +165,8 @@ class VllmEngine:
                                 ("is not what was sent", report["unequal"])):  # fmt: skip
                 if names:
                     raise ScoringError(
-                        f"{self._name}: {names[0]} {what} ({len(names)} such tensor(s) in the "
-                        "engine); nothing is scored; use --engine transformers"
+                        f"{self._name}: {names[0]} {what} ({counted(len(names), 'such tensor')} in "
+                        "the engine); nothing is scored; use --engine transformers"
                     )
         first = dict(reports[0])
         first["used"] = {
@@ -173,8 +174,8 @@ class VllmEngine:
         }
         if names := unused(first, blend):
             raise ScoringError(
-                f"{self._name} made no use of {names[0]} ({len(names)} such tensor(s) in the "
-                "files); nothing is scored; use --engine transformers"
+                f"{self._name} made no use of {names[0]} ({counted(len(names), 'such tensor')} in "
+                "the files); nothing is scored; use --engine transformers"
             )
 
     def forget(self) -> None:
@@ -243,7 +244,7 @@ class VllmEngine:
         }
         if on_gpu:
             arguments["gpu_memory_utilization"] = self.options.memory_share
-        if self.reference.shards[0].suffix == ".pt":  # a name that vLLM does not look for
+        if not self.reference.by_itself:
             arguments["load_format"] = "dummy"
         if parallel > 1:
             _show_ourselves()
@@ -286,7 +287,7 @@ class VllmEngine:
         missing = [index for index in wanted if index not in answers]
         with clear_errors(self.reference.path), torch.inference_mode():
             if missing:
-                for index, text in self._answers(key, dataset, messages, missing):
+                for index, text in self._answers(key, dataset, messages, missing, progress):
                     answers[index] = text
                     if kept is not None:
                         kept.add(index, text)
@@ -297,7 +298,12 @@ class VllmEngine:
         return [answers[index] for index in wanted]
 
     def _answers(
-        self, key: str, dataset: str, messages: Sequence[Message], wanted: Sequence[int]
+        self,
+        key: str,
+        dataset: str,
+        messages: Sequence[Message],
+        wanted: Sequence[int],
+        progress: Callable[[int], None],
     ) -> Iterator[tuple[int, str]]:
         fresh = key not in self._measured
         if fresh:
@@ -307,13 +313,16 @@ class VllmEngine:
         if fresh:
             for index, message in enumerate(messages):
                 self._request(key, index, message, dataset)
-                observe(Progress(f"check the words of {dataset}", index + 1, len(messages), ""))
+                observe(
+                    Progress(f"check the words of {dataset}", index + 1, len(messages), "questions")
+                )
             self._heard.clear()
         if self._wanted is None and self._loaded is None:
             raise ScoringError("vLLM was started again, and holds no blend")  # load comes first
         if self._wanted is not None:
             self._self_test(self._request(key, wanted[0], messages[wanted[0]], dataset), observe)
         self._swap()
+        progress(0)  # from here on it answers: its speed is counted from here
         order = [wanted[place] for place in by_length([messages[index] for index in wanted])]
         yield from self._generate(key, dataset, messages, order)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from soup.errors import UsageError
+from soup.words import did_you_mean
 
 ENGINES = ("auto", "transformers", "vllm")
 """Who may answer; ``auto`` is vLLM where it serves and there is a GPU, else transformers."""
@@ -19,7 +20,7 @@ def require_engine(name: object, where: str) -> str:
         UsageError: there is none of that name.
     """
     if name not in ENGINES:
-        raise UsageError(f"{where} {name}: expected one of {', '.join(ENGINES)}")
+        raise UsageError(f"{where} {name}: {did_you_mean(str(name), ENGINES)}")
     return str(name)
 
 
@@ -57,8 +58,9 @@ class VllmOptions:
         for name, value in given.items():
             where = f"[engine.vllm] {name.replace('_', '-')}"
             if name not in known:
-                names = ", ".join(name.replace("_", "-") for name in known)
-                raise UsageError(f"{where}: no such option; expected one of {names}")
+                names = [name.replace("_", "-") for name in known]
+                hint = did_you_mean(name.replace("_", "-"), names)
+                raise UsageError(f"{where}: no such option; {hint}")
             switch = isinstance(known[name].default, bool)
             if isinstance(value, bool) != switch or not isinstance(value, (bool, int, float)):
                 expected = "true or false" if switch else "a number"

@@ -140,7 +140,7 @@ def _probe(matrix: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _processing(model: Any, look: Callable[[Any], Callable[[], None]]) -> Iterator[None]:
     """While inside, ``look`` sees every layer before its weights are processed, and after."""
-    methods = {}
+    methods: dict[int, Any] = {}
     for layer in model.modules():
         method = getattr(layer, "quant_method", None)
         if hasattr(method, "process_weights_after_loading"):

@@ -5,9 +5,13 @@ gradients off, seeds torch, disables TLS checks, reconfigures logging and sets e
 variables, so this happens in a worker process only.
 """
 
+import ast
 import importlib.metadata
 import os
 import string
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from soup.evaluators.models.workarounds import before_import
@@ -39,7 +43,7 @@ import pandas as pd  # noqa: E402
 import vlmeval  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402
 from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
-from vlmeval.dataset.utils import mathvista, multiple_choice  # noqa: E402
+from vlmeval.dataset.utils import mathvista, mmvet, multiple_choice, vqa_eval, yorn  # noqa: E402, F401
 from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402
 from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
 from vlmeval.smp import LMUDataRoot, dump, load, md5  # noqa: E402
@@ -93,11 +97,46 @@ class _Here:
 
 image_vqa.mp = _Here
 
+
+def literal(text: Any) -> Any:
+    """In place of ``eval``, to which VLMEvalKit gives a table's fields: values, never code.
+
+    Raises:
+        ValueError: no list, number or text in Python's spelling.
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"not a value: {str(text)[:60]!r}") from error
+
+
+for _name, _module in list(sys.modules.items()):
+    if _name == "vlmeval.smp" or _name.startswith(("vlmeval.smp.", "vlmeval.dataset")):
+        _module.eval = literal  # type: ignore[attr-defined]
+
 read_csv = pd.read_csv
 """Pandas' own."""
 
 MISSING = ("", "nan", "NaN", "-nan", "-NaN", "<NA>", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN")
 """How tables spell a cell without a value. What pandas also takes for one, people write."""
+
+
+_words: frozenset[str] = frozenset()
+"""Columns that are words from the first to the last, now."""
+
+
+@contextmanager
+def words(columns: frozenset[str]) -> Iterator[None]:
+    """While a user's table is evaluated: all cells of these columns are read as they are written.
+
+    VLMEvalKit writes and reads its results several times, and pandas takes ``1.10`` for 1.1.
+    """
+    global _words
+    before, _words = _words, columns | {column.lower() for column in columns if len(column) > 1}
+    try:
+        yield
+    finally:
+        _words = before
 
 
 def _read_csv_as_written(file: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,9 +156,14 @@ def _restore_words(frame: Any, file: Any) -> None:
     """Put the words back that reading took for missing values, in the columns that hold words."""
     gaps = [name for name in frame if _holds_words(name) and frame[name].isna().any()]
     said = [name for name in ("prediction", "res") if name in frame]  # "res": a judge's words
-    if not gaps + said:
+    own = [name for name in frame if name in _words and name not in said]
+    gaps = [name for name in gaps if name not in own]
+    if not gaps + said + own:
         return
-    written = read_csv(file, sep="\t", usecols=gaps + said, dtype=str, keep_default_na=False)
+    columns = list({*gaps, *said, *own})
+    written = read_csv(file, sep="\t", usecols=columns, dtype=str, keep_default_na=False)
+    for name in own:
+        frame[name] = written[name].mask(written[name] == "")
     for name in gaps:
         lost = frame[name].isna() & ~written[name].isin(MISSING)
         if lost.any():

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from soup.errors import BenchmarkError, ScoringError, UsageError
+from soup.evaluators.writing import write_whole
 
 KEY = "OPENAI_API_KEY"
 THREADS = 8  # questions asked at the same time
@@ -178,7 +179,11 @@ def _content(completion: Any) -> str | None:
 class Verdicts:
     """Replies that were read as verdicts, by key, in a file that only grows.
 
-    A line that a crash cut short is skipped. A line that the disk lost costs one question.
+    Every line has a checksum. A damaged one is set aside, and its question asked again; one that a
+    crash cut short is skipped; one that the disk lost costs one question.
+
+    Attributes:
+        note: what to tell the user of damaged lines; empty where there are none.
     """
 
     def __init__(self, file: Path) -> None:
@@ -186,14 +191,31 @@ class Verdicts:
         self._file = file
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
-        content = file.read_bytes() if file.exists() else b""
+        self.note = ""
+        content = file.read_bytes() if file.is_file() else b""
         self._cut = not content.endswith(b"\n") and bool(content)
-        for line in content.splitlines():
-            try:
-                record = json.loads(line)
-                self._known[record["key"]] = str(record["reply"])
-            except (ValueError, KeyError, TypeError):
-                continue
+        whole, broken = [], []
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines, 1):
+            record = _verdict(line)
+            if record is not None:
+                self._known[record["key"]] = record["reply"]
+                whole.append(line)
+            elif line and number < len(lines):
+                broken.append(line)
+        if broken:
+            self._set_aside(whole, broken)
+
+    def _set_aside(self, whole: list[bytes], broken: list[bytes]) -> None:
+        aside = self._file.with_name(f"{self._file.name}.damaged")
+        before = aside.read_bytes() if aside.is_file() else b""
+        write_whole(aside, lambda path: path.write_bytes(before + b"\n".join(broken) + b"\n"))
+        write_whole(self._file, lambda path: path.write_bytes(b"".join(b"%b\n" % w for w in whole)))
+        self._cut = False
+        self.note = (
+            f"{self._file}: {len(broken):,} verdicts have no right checksum (they are damaged, or "
+            f"of an earlier version); they are in {aside}, and will be asked for again"
+        )
 
     def __len__(self) -> int:
         return len(self._known)
@@ -208,7 +230,8 @@ class Verdicts:
         Raises:
             ScoringError: the file cannot be written.
         """
-        line = json.dumps({"key": key, "judge": judge, "reply": reply}).encode() + b"\n"
+        record = {"key": key, "judge": judge, "reply": reply}
+        line = json.dumps(record | {"check": _checksum(record)}).encode() + b"\n"
         with self._lock:
             if self._known.get(key) == reply:
                 return
@@ -223,6 +246,21 @@ class Verdicts:
             except OSError as error:
                 raise ScoringError(f"{self._file}: cannot be written: {error.strerror}") from error
             self._cut = False
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    content = json.dumps([record["key"], record["judge"], record["reply"]])
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _verdict(line: bytes) -> Any:
+    """A line's record; None where it is not as it was written."""
+    try:
+        record = json.loads(line)
+        texts = all(isinstance(record[name], str) for name in ("key", "judge", "reply"))
+        return record if texts and record["check"] == _checksum(record) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 class Case:

@@ -1,10 +1,9 @@
 """Benchmarks as VLMEvalKit's dataset objects: its own by name, a user's TSV by what is in it."""
 
-import difflib
 import io
 import os
-import string
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,11 @@ from soup.evaluators.kit.importing import (
     read_csv,
 )
 from soup.evaluators.kit.judge import Judge
-from soup.evaluators.kit.suites import ADD_A_JUDGE, NEEDS_JUDGE
+from soup.evaluators.kit.own_tables import OwnTable, understand
+from soup.evaluators.kit.regular import Unreadable, read_regular
+from soup.evaluators.kit.suites import ADD_A_JUDGE, NEEDS_JUDGE, is_table
+from soup.evaluators.kit.table_files import BYTES, read_table
+from soup.words import closest, either
 
 METRIC_NAMES = ("TextVQA", "ChartQA", "OCRVQA", "GQA", "DocVQA", "InfoVQA")
 """Parts of a dataset's name by which VLMEvalKit chooses among its VQA metrics."""
@@ -48,26 +51,42 @@ JUDGED_OTHERWISE = ("LLaVABench", "MathVerse", "MathVision", "WeMath", "MMDU")
 """Beginnings of names that need a judge and have no headline number that is known here."""
 
 
-def find_dataset(source: str, name: str, judge: Judge | None) -> tuple[Any, Path]:
+@dataclass(frozen=True)
+class Found:
+    """A benchmark.
+
+    Attributes:
+        kit: VLMEvalKit's dataset object.
+        file: where it was read from.
+        own: the user's table behind it; None for a benchmark of VLMEvalKit's.
+        content: the bytes of the user's table.
+    """
+
+    kit: Any
+    file: Path
+    own: OwnTable | None = None
+    content: bytes = b""
+
+
+def find_dataset(source: str, name: str, judge: Judge | None) -> Found:
     """A benchmark's dataset object, and its file.
 
     Args:
-        source: a VLMEvalKit name, or the path of a TSV in its format.
+        source: a VLMEvalKit name, or the path of a table.
         name: the benchmark's.
         judge: the one that there is; some benchmarks need one.
 
     Raises:
         BenchmarkError: unknown, missing, or nothing that can be asked; the message says what to do.
     """
-    is_path = source.endswith(".tsv") or os.sep in source
     if not name.strip("."):
         raise BenchmarkError(
             f"{source!r}: no benchmark; expected a VLMEvalKit name, or the path of a TSV"
         )
     _require_judge(name, judge)
-    dataset, file = (_from_file if is_path else _by_name)(source, name)
-    _require_usable(dataset, name, source)
-    return dataset, file
+    found = (_from_file if is_table(source) else _by_name)(source, name)
+    _require_usable(found, name, source)
+    return found
 
 
 def is_circular(kit_name: str) -> bool:
@@ -75,10 +94,10 @@ def is_circular(kit_name: str) -> bool:
     return any(part in kit_name.lower() for part in CIRCULAR_NAMES)
 
 
-def _by_name(source: str, name: str) -> tuple[Any, Path]:
+def _by_name(source: str, name: str) -> Found:
     if name not in kit.SUPPORTED_DATASETS and not (_data_root() / f"{name}.tsv").is_file():
-        close = difflib.get_close_matches(name, kit.SUPPORTED_DATASETS, 3, 0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        close = closest(name, kit.SUPPORTED_DATASETS)
+        hint = f"; did you mean {either(close)}?" if close else ""
         raise BenchmarkError(
             f"{name}: not a VLMEvalKit benchmark, and no {name}.tsv in {_data_root()}{hint}"
         )
@@ -96,25 +115,49 @@ def _by_name(source: str, name: str) -> tuple[Any, Path]:
         ) from error
     if dataset is None:
         raise BenchmarkError(f"{name}: VLMEvalKit cannot build it")
-    return dataset, Path(getattr(dataset, "data_path", file))
+    return Found(dataset, Path(getattr(dataset, "data_path", file)))
 
 
-def _from_file(source: str, name: str) -> tuple[Any, Path]:
-    """A user's own TSV, by the class of VLMEvalKit that fits its columns."""
+def _from_file(source: str, name: str) -> Found:
+    """A user's own table, by the class of VLMEvalKit that fits its columns."""
     file = Path(source).absolute()
-    if not file.is_file():
-        found = "found a directory" if file.is_dir() else "no such file"
-        raise BenchmarkError(f"{source}: {found}; expected a TSV in VLMEvalKit's format")
+    known = kit_class(name)
+    if known is not None and file.suffix.lower() == ".tsv":
+        return Found(_from_known(known, file, source, name), file)
+    table, content = read_table(file, source)
+    own = understand(table, source)
+    cls, kit_name = _class_for(own, name)
+    dataset = _made(cls, kit_name, own.frame, source)
+    _register(cls, kit_name)
+    return Found(dataset, file, own, content)
+
+
+def _made(cls: Any, kit_name: str, frame: Any, source: str) -> Any:
+    """VLMEvalKit's object of a class, with our data in the place of a file's."""
+    loading = type(cls.__name__, (cls,), {"load_data": lambda self, dataset: frame.copy()})
     try:
-        columns = list(read_csv(file, sep="\t", nrows=0).columns)
+        dataset = loading(dataset=kit_name)
+    except Exception as error:
+        raise BenchmarkError(
+            f"{source}: VLMEvalKit cannot read it ({type(error).__name__}: {_line(error)})"
+        ) from error
+    dataset.__class__ = cls
+    dataset.data["index"] = list(frame["index"])  # it takes 0x1 for a number
+    dataset.meta_only = False  # it asks for images by their question
+    return dataset
+
+
+def _from_known(cls: Any, file: Path, source: str, name: str) -> Any:
+    """A file under the name of one of VLMEvalKit's benchmarks: read as that is."""
+    try:
+        content = read_regular(file, BYTES)
+        columns = list(read_csv(io.BytesIO(content), sep="\t", nrows=0).columns)
         head = read_csv(
-            file,
-            sep="\t",
-            usecols=lambda c: c != "image",
-            dtype=str,
-            keep_default_na=False,
-            na_values=list(MISSING),
-        )
+            io.BytesIO(content), sep="\t", usecols=lambda c: c != "image", dtype=str,
+            keep_default_na=False, na_values=list(MISSING),
+        )  # fmt: skip
+    except Unreadable as why:
+        raise BenchmarkError(f"{source}: {why}; expected a TSV in VLMEvalKit's format") from why
     except (ValueError, OSError) as error:
         raise BenchmarkError(
             f"{source}: not a readable TSV ({_line(error)}); expected tab-separated UTF-8"
@@ -123,25 +166,24 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
     for column in ("index", "question", "answer", "image_path" if linked else "image"):
         if column not in columns:
             raise BenchmarkError(
-                f"{source}: no column {column!r}; expected index, image, question, answer and, "
-                f"for multiple choice, A, B, …; found {', '.join(columns[:8])}"
+                f"{source}: no column {column!r}; expected the columns of VLMEvalKit's {name}; "
+                f"found {', '.join(columns[:8])}"
             )
     if not len(head):
         raise BenchmarkError(f"{source}: no question in it")
-    known = kit_class(name)
-    if known is None:
-        _require_whole_rows(head, source)
-    _require_kind(getattr(known, "MODALITY", "IMAGE"), name)
-    cls, kit_name = (known, name) if known else _class_for(head, name)
+    for index in head["index"]:  # of a large table VLMEvalKit makes files of these names
+        if pd.notna(index) and ("/" in index or index.startswith(".")):
+            raise BenchmarkError(f"{source}: index {index!r} is part of a path; expected a word")
+    _require_kind(getattr(cls, "MODALITY", "IMAGE"), name)
     with tempfile.TemporaryDirectory(prefix="soup-lmu-") as root:
         # VLMEvalKit finds data by name in one directory: give it one with just this file.
-        os.symlink(file, Path(root) / f"{kit_name}.tsv")
+        os.symlink(file, Path(root) / f"{name}.tsv")
         before = os.environ.get("LMUData")
         os.environ["LMUData"] = root
         # Of another file than the one it knows, VLMEvalKit would download its own in the place.
-        expected = cls.DATASET_MD5.pop(kit_name, None)
+        expected = cls.DATASET_MD5.pop(name, None)
         try:
-            dataset = cls(dataset=kit_name)
+            return cls(dataset=name)
         except Exception as error:
             text = _line(error) or "an image is neither base64 nor the index of a row that has one"
             raise BenchmarkError(
@@ -149,56 +191,11 @@ def _from_file(source: str, name: str) -> tuple[Any, Path]:
             ) from error
         finally:
             if expected is not None:
-                cls.DATASET_MD5[kit_name] = expected
+                cls.DATASET_MD5[name] = expected
             if before is None:
                 del os.environ["LMUData"]
             else:
                 os.environ["LMUData"] = before
-    if known is None:
-        left_out = sorted(set(head.index) - set(dataset.data.index))
-        if left_out:
-            raise _incomplete(source, head, left_out[0], "image")
-        _register(cls, kit_name)
-    if cls in (image_vqa.ImageVQADataset, image_vqa.OCRBench) and known is None:
-        # VLMEvalKit takes a list of accepted answers; a single one is a list of one.
-        dataset.data["answer"] = [_as_list(text) for text in head["answer"]]
-    return dataset, file
-
-
-def _require_whole_rows(head: Any, source: str) -> None:
-    """Refuse a user's table in which cells are missing, or in which an answer can never be right.
-
-    VLMEvalKit would fail on them when everything has been answered, or count them as wrong.
-    """
-    for column in ("index", "question", "answer", "category", "l2-category", "split"):
-        gaps = list(head.index[head[column].isna()]) if column in head else []
-        if gaps:
-            raise _incomplete(source, head, gaps[0], column)
-    if "A" in head and "B" in head:
-        for row, answer in head["answer"].items():
-            letters = [letter for letter in _letters(head) if pd.notna(head.at[row, letter])]
-            if answer not in letters:
-                raise BenchmarkError(
-                    f"{source}: the answer of index {head.at[row, 'index']} is {answer!r}; "
-                    f"expected one of its options, {', '.join(letters)}"
-                )
-    elif _letters(head):
-        raise BenchmarkError(
-            f"{source}: multiple choice needs columns A and B at least; found {_letters(head)[0]}"
-        )
-
-
-def _letters(head: Any) -> list[str]:
-    """The columns that hold options."""
-    return [column for column in head if column in list(string.ascii_uppercase)]
-
-
-def _incomplete(source: str, head: Any, row: int, column: str) -> BenchmarkError:
-    index = head.at[row, "index"]
-    where = f"data row {row + 1}" if pd.isna(index) else f"index {index}"
-    return BenchmarkError(
-        f"{source}: {where} has no {column}; fill it in, or leave the row (or the column) out"
-    )
 
 
 def kit_class(name: str) -> Any:
@@ -234,31 +231,25 @@ def _require_same_file(file: Path, name: str) -> None:
         )
 
 
-def _class_for(head: Any, name: str) -> tuple[Any, str]:
-    """VLMEvalKit's class for a TSV's columns, and the name under which its metric fits.
+def _class_for(own: OwnTable, name: str) -> tuple[Any, str]:
+    """VLMEvalKit's class for a table's kind, and the name under which its metric fits.
 
-    Options mean multiple choice; answers that are all Yes or No, a yes/no set; anything else short
-    answers, compared exactly (its GQA metric) unless the file's name chooses another.
+    Short answers are compared exactly (its GQA metric) unless the file's name chooses another.
     """
-    if "A" in head and "B" in head:
+    if own.kind == "choice":
         return image_mcq.CustomMCQDataset, name
-    if name.startswith("OCRBench") and "category" in head:
-        other = sorted(set(head["category"]) - set(OCRBENCH_CATEGORIES))
+    if name.startswith("OCRBench") and "category" in own.frame:
+        other = sorted(set(own.frame["category"]) - set(OCRBENCH_CATEGORIES))
         if other:
             raise BenchmarkError(
                 f"{name}: OCRBench has no category {other[0]!r}; expected one of "
                 f"{', '.join(OCRBENCH_CATEGORIES)}; or choose a name that does not begin with it"
             )
         return image_vqa.OCRBench, name
-    if set(head["answer"].dropna().unique()) <= {"Yes", "No"}:
+    if own.kind == "yes/no":
         return image_yorn.ImageYORNDataset, name
     named = any(metric.lower() in name.lower() for metric in METRIC_NAMES)
     return image_vqa.ImageVQADataset, name if named else f"GQA_{name}"
-
-
-def _as_list(text: Any) -> str:
-    text = str(text)
-    return text if text.startswith("[") and text.endswith("]") else repr([text])
 
 
 def _line(error: Exception) -> str:
@@ -273,7 +264,8 @@ def _data_root() -> Path:
     return Path(LMUDataRoot())
 
 
-def _require_usable(dataset: Any, name: str, source: str) -> None:
+def _require_usable(found: Found, name: str, source: str) -> None:
+    dataset = found.kit
     _require_kind(getattr(dataset, "MODALITY", "IMAGE"), name)
     if getattr(dataset, "TYPE", "") == "MT":
         raise BenchmarkError(f"{name}: a multi-turn benchmark; expected one question per sample")
@@ -287,17 +279,23 @@ def _require_usable(dataset: Any, name: str, source: str) -> None:
         raise BenchmarkError(
             f"{name}: it has no answers to compare with; expected a split whose answers are public"
         )
+    if found.own is None:
+        _require_kept_index(data, source)
+    if isinstance(dataset, image_mcq.CustomMCQDataset):
+        _require_whole_groups(dataset, source)
+
+
+def _require_kept_index(data: Any, source: str) -> None:
+    """Predictions are kept in a TSV, which VLMEvalKit reads again in its own way."""
     written = io.StringIO()
     data[["index"]].to_csv(written, sep="\t", index=False)
     written.seek(0)
     for index, again in zip(data["index"], read_csv(written, sep="\t")["index"], strict=True):
-        if index != again:  # predictions are kept in a TSV
+        if index != again:
             raise BenchmarkError(
                 f"{source}: index {index!r} is read back from a TSV as {again!r}; expected whole "
                 "numbers, or words"
             )
-    if isinstance(dataset, image_mcq.CustomMCQDataset):
-        _require_whole_groups(dataset, source)
 
 
 def _require_whole_groups(dataset: Any, source: str) -> None:

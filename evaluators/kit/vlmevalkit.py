@@ -5,20 +5,21 @@ What is known of VLMEvalKit stands here and in ``importing.py`` (how it is impor
 counts); of its wrappers in ``kit_wrapper.py`` and beside it.
 """
 
-import hashlib
+import csv
 import importlib.metadata
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import fsum
 from pathlib import Path
 from typing import Any
 
 from soup.errors import BenchmarkError, ScoringError, SoupError
 from soup.evaluators.kit.apart import outcomes_apart
 from soup.evaluators.kit.headlines import headline_rule, outcomes
-from soup.evaluators.kit.images import digest_of_linked, file_digest, linked, unpack
 from soup.evaluators.kit.importing import (
     INFER_FAIL_MSG,
     YOrN_Extraction,
@@ -26,10 +27,15 @@ from soup.evaluators.kit.importing import (
     image_vqa,
     image_yorn,
     prefetch_answer,
+    words,
 )
 from soup.evaluators.kit.judge import Judge
 from soup.evaluators.kit.metrics import EXACT, judge_arguments
+from soup.evaluators.kit.own_tables import GROUPS
+from soup.evaluators.kit.shown import Shown
+from soup.evaluators.kit.suites import benchmark_name
 from soup.evaluators.kit.tables import find_dataset, is_circular
+from soup.evaluators.models.placeholders import without_marks, without_placeholders
 from soup.evaluators.models.wrapper import Message, Wrapper
 from soup.evaluators.writing import write_whole, writing
 
@@ -40,6 +46,10 @@ ASKS_A_JUDGE = (
     image_vqa.MMVet,
 )
 """Classes whose metric can ask a judge, or must."""
+
+
+AS_TSV: dict[str, Any] = {"sep": "\t", "index": False, "quoting": csv.QUOTE_ALL}
+"""How predictions are written: a line break of any kind, inside a cell, begins no new row."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Dataset:
         """Find and build a dataset, and unpack its images; nothing is generated.
 
         Args:
-            source: a VLMEvalKit name, or the path of a TSV in its format.
+            source: a VLMEvalKit name, or the path of a table in its format.
             cache: where images are unpacked, by content.
             judge: asked where VLMEvalKit's metric for this dataset can ask one.
             progress: called with the number of images unpacked, and of all.
@@ -83,21 +93,23 @@ class Dataset:
         Raises:
             BenchmarkError: unknown, missing, not scorable; the message says what to do.
         """
-        is_path = source.endswith(".tsv") or os.sep in source
-        self.name = Path(source).stem if is_path else source
-        self.kit, self.file = find_dataset(source, self.name, judge)
+        self.name = benchmark_name(source)
+        found = find_dataset(source, self.name, judge)
+        self.kit, self.file, self.own = found.kit, found.file, found.own
         self.judge = judge if isinstance(self.kit, ASKS_A_JUDGE) else None
         self.rule = headline_rule(self.kit, self.name)
-        self.data_digest = file_digest(self.file)
-        self.files = [os.path.abspath(self.file)]
-        if "image" in self.kit.data:
-            # Images are unpacked once and never looked at again, so each content has its place.
-            place = cache / "images" / self.data_digest[:16]
-            unpack(self.kit, self.name, place, progress)
-        elif "image_path" in self.kit.data:
-            both = f"{self.data_digest} {digest_of_linked(self.kit, self.name)}"
-            self.data_digest = hashlib.sha256(both.encode()).hexdigest()
-            self.files += sorted({os.path.abspath(file) for _, file in linked(self.kit)})
+        self.notes = list(self.own.notes) if self.own else []
+        images = Shown(found, self.name, cache, progress)
+        self.data_digest = images.digest
+        self.files = [os.path.abspath(self.file), *images.files]
+        self.notes += images.notes
+        self.kit.dump_image = images.paths
+        if self.own is not None:
+            self.kit.data["image"] = images.contents
+        # Accepted answers of which one is enough, where the metric would take their mean.
+        self._any_of = (
+            self.own is not None and self.own.any_of and self.kit_name == f"GQA_{self.name}"
+        )
         self._data = self.kit.data
 
     def __len__(self) -> int:
@@ -113,6 +125,7 @@ class Dataset:
             "dataset_name": self.kit.dataset_name,
             "judge": self.judge.settings if self.judge else EXACT,
             "vlmeval": version(),
+            **({"table": "words"} if self.own else {}),
         }
 
     @property
@@ -136,13 +149,61 @@ class Dataset:
             wrapper.set_dump_image(self.kit.dump_image)
             if wrapper.use_custom_prompt(self.kit_name):
                 build = partial(wrapper.build_prompt, dataset=self.kit_name)
+        tokens = wrapper.image_tokens if wrapper and self.own else ()
+        marked = []
+        found = []
+        for position in range(len(self)):
+            row = self._data.iloc[position]
+            asked = self._without_marks(row, position, tokens) if self.own else row
+            message = self._message(position, build, asked)
+            try:
+                found.append(without_placeholders(message, tokens) if self.own else message)
+            except ValueError as error:
+                raise BenchmarkError(
+                    f"{self.name}: the question of index {self.index_of(position)}: {error}"
+                ) from error
+            if asked is not row or found[-1] is not message:
+                marked.append(position)
+        if marked:
+            self.notes.append(
+                f"{self.name}: marks of images, as <image>, were taken out of {len(marked):,} "
+                f"questions (the first: index {self.index_of(marked[0])})"
+            )
+        return found
+
+    def _without_marks(self, row: Any, position: int, tokens: Sequence[str]) -> Any:
+        """A user's row with one image, without what a model would take for another one."""
+        assert self.own is not None
+        if len(self.own.pictures[position]) > 1:
+            return row  # each may stand for one of them
+        changed = {
+            name: clean
+            for name in self.own.words
+            if isinstance(text := row[name], str)
+            and name not in ("index", "answer")
+            and (clean := without_marks(text, tokens)) != text
+        }
+        if not changed:
+            return row
+        asked = row.copy()
+        for name, text in changed.items():
+            asked[name] = text
+        return asked
+
+    def _message(self, position: int, build: Callable[[Any], Message], row: Any) -> Message:
+        """One question."""
         try:
-            return [build(self._data.iloc[k]) for k in range(len(self))]
-        except (AssertionError, KeyError, ValueError, OSError) as error:
+            return build(row)
+        except Exception as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise BenchmarkError(
-                f"{self.name}: a prompt cannot be built from {self.file} "
-                f"({type(error).__name__}: {error}); is the TSV complete?"
+                f"{self.name}: the question of index {self.index_of(position)} cannot be built "
+                f"({text}); see {self.file}"
             ) from error
+
+    def index_of(self, position: int) -> str:
+        """A question's index, to read."""
+        return str(self._data["index"].iloc[position])
 
     def evaluate(self, answers: Sequence[str], keep: Path) -> Outcome:
         """Score answers by ``dataset.evaluate``.
@@ -164,6 +225,8 @@ class Dataset:
             )
         found = self._evaluate(self._data, answers, keep)
         value = float(self.rule(found.report))
+        if self._any_of:
+            value = 100 * fsum(found.outcomes.values()) / len(found.outcomes)
         return Outcome(value, self._unparsed(found.frame), found.outcomes, found.unjudged)
 
     def positions(self, samples: Sequence[str]) -> list[int]:
@@ -204,15 +267,24 @@ class Dataset:
         self, data: Any, answers: Sequence[str], keep: Path | None = None
     ) -> "_Evaluation":
         """Have VLMEvalKit evaluate answers to these rows, one to each."""
-        frame = data.drop(columns="image", errors="ignore").copy()
+        left_out = ["image", "image_path"] if self.own else ["image"]
+        frame = data.drop(columns=left_out, errors="ignore").copy()
         frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
         self.kit.data = data.copy()  # evaluate may change it
+        asked, columns = frame, frozenset[str]()
+        if self.own is not None:
+            asked, columns = frame.drop(columns=list(GROUPS), errors="ignore"), self.own.words
+            if isinstance(self.kit, image_vqa.OCRBench):
+                asked = frame
         # A fresh directory with neutral names: evaluate reuses whatever lies beside its input.
         arguments, case = judge_arguments(self.judge)
-        with tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh:
+        with (
+            tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh,
+            words(columns) if self.own else nullcontext(),
+        ):
             file = Path(fresh) / "predictions.tsv"
             with writing(file):
-                frame.to_csv(file, sep="\t", index=False)
+                asked.to_csv(file, **AS_TSV)
             try:
                 report = self.kit.evaluate(str(file), **arguments)
             except SoupError:
@@ -228,11 +300,13 @@ class Dataset:
                 report = None
             finally:
                 if keep is not None:
-                    write_whole(keep, lambda path: frame.to_csv(path, sep="\t", index=False))
-            found = outcomes(Path(fresh))
-            if not found and isinstance(self.kit, image_vqa.OCRBench):
-                found = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
-            return _Evaluation(report, frame, found, case.unjudged if case else 0)
+                    write_whole(keep, lambda path: frame.to_csv(path, **AS_TSV))
+            right = outcomes(Path(fresh))
+            if not right and isinstance(self.kit, image_vqa.OCRBench):
+                right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
+            if self._any_of:
+                right = {index: float(value > 0) for index, value in right.items()}
+            return _Evaluation(report, frame, right, case.unjudged if case else 0)
 
     def _unparsed(self, frame: Any) -> float:
         rows = frame.to_dict("records")

@@ -21,6 +21,7 @@ from soup.evaluators.models.loading import (
     require_all,
     with_info,
 )
+from soup.evaluators.models.placeholders import image_tokens, without_placeholders
 from soup.evaluators.models.wrapper import Message, Options, Prepared, clear_errors
 
 MAX_NEW_TOKENS = 1024
@@ -75,6 +76,11 @@ class ChatTemplate:
         """See ``Wrapper``."""
         return int(self.processor.tokenizer.pad_token_id)
 
+    @property
+    def image_tokens(self) -> tuple[str, ...]:
+        """See ``Wrapper``."""
+        return image_tokens(self.processor, self.processor.tokenizer)
+
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
         self._dtype, self._device = dtype, device
@@ -82,7 +88,7 @@ class ChatTemplate:
             model = blank(self._kind(), self.config, self.reference.path, dtype)
             self._generation = _greedy_config(model, self._max_new_tokens)
             return model.eval()  # type: ignore[no-any-return]
-        if self.reference.shards[0].suffix == ".pt":  # a name that transformers does not look for
+        if not self.reference.by_itself:
             model, info = from_files(self._kind(), self.config, self.reference, dtype)
         else:
             load = partial(
@@ -125,6 +131,7 @@ class ChatTemplate:
 
     def prepare(self, message: Message, dataset: str) -> Prepared:
         """See ``Wrapper``."""
+        message = without_placeholders(message, self.image_tokens)
         content = [
             {"type": "image"}
             if item["type"] == "image"

@@ -7,7 +7,6 @@ add a family, add an entry to ``FAMILIES``; what is wrong with its wrapper goes 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.errors import UsageError
+from soup.words import did_you_mean
 
 GENERIC = "chat-template"
 """What a checkpoint of no family is asked through, and how ``--family`` calls that."""
@@ -341,9 +341,7 @@ def require_named(name: str, where: str, generic: bool = False) -> None:
     names = [family.name for family in FAMILIES] + [GENERIC] * generic
     if name in names or (generic and name == "generic"):
         return
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
-    raise UsageError(f"{where}: no such family of models; {hint}")
+    raise UsageError(f"{where}: no such family of models; {did_you_mean(name, names)}")
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import ScoringError, SoupError
 from soup.evaluators.models.families import Family, read_config
 from soup.evaluators.models.loading import our_loading, rebuilt
+from soup.evaluators.models.placeholders import image_tokens
 from soup.evaluators.models.workarounds import EVERYWHERE, WORKAROUNDS, Making
 from soup.evaluators.models.wrapper import Message, Prepared
 
@@ -146,6 +147,11 @@ class KitWrapper:
     def processor(self) -> Any:
         """See ``Wrapper``."""
         return getattr(self._kit, "processor", None)
+
+    @property
+    def image_tokens(self) -> tuple[str, ...]:
+        """See ``Wrapper``."""
+        return image_tokens(getattr(self._kit, "processor", None), _tokenizer(self._kit))
 
     # --- the model ------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.events import Observer, ignore
+from soup.words import counted
 
 NEW = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 56)
 DTYPE = "dtype" if NEW else "torch_dtype"
@@ -70,7 +71,7 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             if device.type == "meta":
                 config = kwargs.get("config") or cls.config_class.from_pretrained(path)
                 model, info = blank(cls, config, reference.path, dtype), None
-            elif reference.shards[0].suffix == ".pt":
+            elif not reference.by_itself:
                 config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
                 model, info = from_files(cls, config, reference, dtype, **kwargs)
             else:
@@ -167,14 +168,14 @@ def require_all(info: Any, path: Path) -> None:
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise ScoringError(
             f"{path}: {name} is {list(found)} in the weights, but {list(expected)} by config.json "
-            f"({len(info['mismatched_keys'])} tensor(s) differ); take the config.json that was "
-            "written with them"
+            f"({counted(len(info['mismatched_keys']), 'such tensor')}); take the config.json that "
+            "was written with them"
         )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ScoringError(
-            f"{path}: the weights lack {missing[0]} ({len(missing)} tensor(s) that the model "
-            "needs); it would answer at random"
+            f"{path}: the weights lack {missing[0]} ({counted(len(missing), 'tensor')} that the "
+            "model needs); it would answer at random"
         )
 
 
@@ -188,8 +189,11 @@ def from_files(
 ) -> tuple[Any, Any]:
     """The reference's model, read by us, and what transformers says of the loading.
 
-    For weights in files of a name that transformers does not look for.
+    For weights that transformers does not find by itself, see ``Checkpoint.by_itself``.
     """
+    config = copy.deepcopy(config)
+    for key, value in reference.rewritten.items():
+        setattr(config, key, value)
     state = collect(Blend((reference,), reference), "read", ignore)
     model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
     return _generating(model, reference.path), info

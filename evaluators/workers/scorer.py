@@ -16,9 +16,11 @@ from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
+from soup.evaluators.kit.early import require_sources
 from soup.evaluators.kit.judge import endpoint
-from soup.evaluators.kit.suites import ADD_A_JUDGE, judged_only
+from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
+from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
 from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.process import Died, Process
@@ -27,6 +29,9 @@ from soup.events import Note, Observer, ignore
 
 OURS = ("worker_python", "engine")
 """Options of a family that are no wrapper's."""
+
+WORK = ".soup"
+"""Where files are kept that nobody named a place for."""
 
 RESTARTS = 2
 """How often a worker that dies at one piece of work is followed by another one."""
@@ -41,7 +46,7 @@ class VLMEvalKitScorer:
     def __init__(
         self,
         *,
-        work: str | os.PathLike[str] = ".soup",
+        work: str | os.PathLike[str] | None = None,
         device: str = "auto",
         compute_dtype: str = "auto",
         batch_size: int | None = None,
@@ -58,7 +63,9 @@ class VLMEvalKitScorer:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
         Args:
-            work: holds predictions and the worker's log.
+            work: holds predictions and the worker's log; None is where the run has its journal
+                (``soup.Settings.work``), ``.soup`` outside of a run. A place named here wins, for
+                what the scorer keeps; the journal is in the settings' all the same.
             device: see Options.
             compute_dtype: see Options.
             batch_size: see Options.
@@ -74,8 +81,8 @@ class VLMEvalKitScorer:
             vllm: options of that engine, see ``VllmOptions``.
 
         Raises:
-            UsageError: a number that cannot be, a family that is none, or a judge without an
-                address or the other way round.
+            UsageError: a number, a device or a dtype that cannot be, a family that is none, or a
+                judge without an address or the other way round.
         """
         if bool(judge) != bool(judge_url) or "" in (judge, judge_url):
             raise UsageError(
@@ -92,9 +99,12 @@ class VLMEvalKitScorer:
             if own is not None and not isinstance(own, (str, os.PathLike)):
                 where = f"[family.{name}] worker-python"
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
+        require_device(device)
+        require_compute_dtype(compute_dtype)
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
-        self._work = Path(os.path.abspath(work))
+        self._housed = work is not None
+        self._work = Path(os.path.abspath(work or WORK))
         self._options = {
             "device": device,
             "compute_dtype": compute_dtype,
@@ -134,6 +144,15 @@ class VLMEvalKitScorer:
             self._forget()
         self.close()
 
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """See ``soup.choosing.scoring.HousedScorer``."""
+        place = Path(os.path.abspath(directory))
+        if not self._housed and place != self._work:
+            self._forget()
+            self.close()  # its log and its caches are elsewhere
+            self._checked = None
+            self._work = place
+
     @property
     def log(self) -> Path:
         """Everything the worker's libraries print."""
@@ -167,9 +186,8 @@ class VLMEvalKitScorer:
         self, reference: Checkpoint, names: Sequence[str]
     ) -> tuple[Known, dict[str, Any], list[dict[str, Any]]]:
         """What a worker is asked of a model and of benchmarks, and what is known of that."""
-        lacking = [] if self._judge else judged_only(names)
-        if lacking:
-            raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
+        self.require_sources(names)
+        require_beside(reference)
         known = Known(self._work, self._choose_python(reference), reference)
         opening = {
             "do": "open",
@@ -192,14 +210,27 @@ class VLMEvalKitScorer:
         model = self._told[_label(opening)][1]["model"]
         common = model | {"companions": companions_digest(reference.home)}
         found = []
-        for request in asking:
+        names = distinct_names([request["source"] for request in asking])
+        for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
             settings = answer["settings"] | common
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
-            found.append(Benchmark(answer["name"], answer["samples"], digest, settings, questions))
+            found.append(Benchmark(name, answer["samples"], digest, settings, questions))
         return found
+
+    def require_sources(self, names: Sequence[str]) -> None:
+        """Tell at once, before a worker starts, what is wrong with benchmarks, as far as it shows.
+
+        Raises:
+            BenchmarkError: one is unknown, its table missing or without a column, or it needs a
+                judge.
+        """
+        require_sources(names)
+        lacking = [] if self._judge else judged_only(names)
+        if lacking:
+            raise BenchmarkError(f"{', '.join(lacking)}: scored by a judge model; {ADD_A_JUDGE}")
 
     def measure(
         self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer = ignore
@@ -210,7 +241,7 @@ class VLMEvalKitScorer:
         answer = self._ask({"do": "measure", **work}, observe)
         self._measured = Path(work["keep"]).with_suffix(ANSWERS)
         answer.pop("seconds")
-        return Result(**answer, settings=benchmark.settings)
+        return Result(**answer | {"benchmark": benchmark.name}, settings=benchmark.settings)
 
     def outcomes(
         self,
@@ -311,8 +342,8 @@ class VLMEvalKitScorer:
                     if deaths > 1:
                         text = f"the worker died {deaths} times at: {what}; at last it {end.how}"
                     raise ScoringError(
-                        f"{text}; the end of what it printed (the whole is in {self.log}):\n"
-                        f"{end.words}"
+                        f"{text}; the end of what it printed (the whole is in {self.log}):",
+                        end.words,
                     ) from None
                 text = f"the worker {end.how} (at: {what}); another one goes on from there"
                 observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit
-from soup.errors import CheckpointError, SoupError
+from soup.errors import CheckpointError, ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
+from soup.evaluators.models.wrapper import QuestionError
 from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Event, Note, Progress
 
@@ -79,6 +80,8 @@ class Worker:
 
         self._cache = Path(cache)
         self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
+        if self._judge and self._judge.verdicts.note:
+            self._observe(Note(self._judge.verdicts.note, warning=True))
         self._refer_to(*reference)
         if self._engine is not None:
             self._engine.close()
@@ -99,6 +102,7 @@ class Worker:
         if dataset.judge is not None:
             dataset.judge.probe()
         self._datasets[source] = dataset
+        self._tell(dataset)
         return {
             "name": dataset.name,
             "samples": len(dataset),
@@ -162,6 +166,9 @@ class Worker:
     def _kept(self, key: str, keep: str, total: int, task: str) -> Kept:
         """The answers that a result has already, from this process or from one that crashed."""
         kept = Kept(Path(keep).with_suffix(ANSWERS), key)
+        if kept.damaged:
+            text = f"{task}: {kept.damaged} kept answers were not as they had been written; they "
+            self._observe(Note(f"{text}are in {kept.aside}, and asked again", warning=True))
         if kept.known and key not in self._begun:
             self._observe(Note(f"{task}: {len(kept.known)} of {total} answers are kept"))
         self._begun.add(key)
@@ -175,6 +182,12 @@ class Worker:
         if benchmark not in self._messages:
             dataset = self._datasets[benchmark]
             self._messages[benchmark] = dataset.messages(self._engine.wrapper)
+            self._tell(dataset)
+
+    def _tell(self, dataset: Any) -> None:
+        """What a user should know of a benchmark, once."""
+        while dataset.notes:
+            self._observe(Note(dataset.notes.pop(0), warning=True))
 
     def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
         """The loaded blend's answers to these questions."""
@@ -190,7 +203,14 @@ class Worker:
         progress(0)
         name = self._datasets[benchmark].kit_name
         assert self._engine is not None, "open comes first"
-        return self._engine.answer(benchmark, name, messages, progress, positions, kept)
+        try:
+            return self._engine.answer(benchmark, name, messages, progress, positions, kept)
+        except QuestionError as error:
+            dataset = self._datasets[benchmark]
+            raise ScoringError(
+                f"{dataset.name}: the question of index {dataset.index_of(error.position)}: "
+                f"{error.reason}"
+            ) from error
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]

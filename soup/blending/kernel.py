@@ -53,6 +53,8 @@ class Mapped:
     Attributes:
         descriptor: of the open file.
         address: where its first byte is.
+        size: bytes that are mapped; what lies beyond them is not ours to read, whatever the file's
+            header promised when it was opened.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -61,6 +63,7 @@ class Mapped:
         self._mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         self._mapping.madvise(mmap.MADV_SEQUENTIAL)  # reads ahead as read() does
         self.address = int(np.frombuffer(self._mapping, np.uint8).ctypes.data)
+        self.size = len(self._mapping)
 
     def release(self) -> None:
         """Take what was read out of this process's memory; it stays in the page cache."""
@@ -99,6 +102,8 @@ class Loop:
             could not be read, or an element is not finite in that dtype.
         """
         end = count * (2 if self._narrow else 4)
+        if any(offset + end > file.size for file, offset in rows):
+            return None  # it had shrunk before it was mapped: the plain way names it
         addresses = np.asarray([file.address + offset for file, offset in rows], np.uintp)
         files = np.asarray([file.descriptor for file, _ in rows], np.intc)
         ends = np.asarray([offset + end for _, offset in rows], np.int64)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from soup.errors import UsageError
+from soup.words import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def find(name: str, parameters: Mapping[str, float]) -> Method:
         UsageError: no such method or parameter, or a value outside the parameter's range.
     """
     if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
+        raise UsageError(f"unknown method {name!r}; {did_you_mean(name, METHODS)}")
     method = METHODS[name]
     for key, value in parameters.items():
         if key not in method.parameters:
-            known = ", ".join(method.parameters) or "none"
-            raise UsageError(f"{name} has no parameter {key!r}; it has: {known}")
+            known = did_you_mean(key, method.parameters) or "it has none"
+            raise UsageError(f"{name} has no parameter {key!r}; {known}")
         expected, fits = RANGES[key]
         if not fits(value):
             raise UsageError(f"{name}: {key}: expected {expected}, found {value:g}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from soup._version import __version__
 from soup.blending.blend import Blend
-from soup.blending.methods import METHODS, describe
+from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import companions, companions_digest
@@ -83,7 +83,7 @@ def write(
     same = _same_soup(target, manifest, blend.reference.base, known)
     if same is not None:
         return Written(target, same, reused=True)
-    from soup.blending import shards  # torch: only where something is to be written
+    from soup.blending import card, shards  # torch and yaml: only where something is to be written
 
     infos = blend.reference.tensors.values()
     try:
@@ -98,12 +98,13 @@ def write(
             shards.write_adapter(blend, stacked, temporary)
         else:
             _copy_companions(blend.reference.home, temporary)
+            _rewrite_config(blend.reference, temporary)
             shards.write_weights(blend, temporary, f"write {target.name}", observe)
         blend.require_unchanged()
         digest = open_checkpoint(temporary, base=blend.reference.base).digest
         manifest["digest"] = digest
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        (temporary / "README.md").write_text(_model_card(target.name, blend, manifest))
+        (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
         _flush(temporary)
         kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
@@ -209,6 +210,15 @@ def _require_room(needed: int, target: Path) -> None:
         )
 
 
+def _rewrite_config(reference: Checkpoint, directory: Path) -> None:
+    """Let config.json say what holds of the tensors; see ``Checkpoint.rewritten``."""
+    if reference.rewritten:
+        file = directory / "config.json"
+        config = json.loads(file.read_text()) | reference.rewritten
+        config = {key: value for key, value in config.items() if value is not None}
+        file.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def _copy_companions(source: Path, destination: Path) -> None:
     for relative in companions(source):
         (destination / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -269,45 +279,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
-    """README.md with the front matter that model hubs read."""
-    adapter = manifest.get("adapter", False)
-    library = "peft" if adapter else "transformers"
-    lines = ["---", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:"]
-    lines += ["- model-soup", "- merge", "---", "", f"# {name}", ""]
-    lines.append(
-        f"A model soup ({manifest['kind']}) of {len(blend.members)} checkpoint(s), made with "
-        f"soup {__version__}. "
-        + (
-            "It is a LoRA adapter: it changes the base as the sum of its members' changes, each "
-            "times its coefficient."
-            if adapter
-            else f"Weights are the float64 {_described(manifest)} rounded once to "
-            f"{manifest['dtype']}."
-        )
-    )
-    lines += ["", "| member | coefficient | digest |", "|---|---|---|"]
-    for entry in manifest["members"]:
-        coefficient = f"{entry['coefficient']:.6g}" if "coefficient" in entry else "–"
-        lines.append(f"| {entry['name']} | {coefficient} | `{entry['digest'][:12]}` |")
-    scores = manifest.get("scores") or {}
-    if scores:
-        lines += ["", "| benchmark | score (0–100) |", "|---|---|"]
-        lines += [f"| {bench} | {value:.2f} |" for bench, value in scores.items()]
-        if (mean := manifest.get("mean")) is not None:
-            lines.append(f"| **mean of those it was chosen by** | **{mean:.2f}** |")
-    lines += ["", f"`{MANIFEST}` holds the whole recipe; config, tokenizer, processor and code are"]
-    lines += ["the base's." if adapter else f"copied from {manifest['reference']}.", ""]
-    return "\n".join(lines)
-
-
-def _described(manifest: Mapping[str, Any]) -> str:
-    """The merge in words: method, parameters, paper and base."""
-    if "method" not in manifest:
-        return "sum,"
-    text = f"result of {describe(manifest['method'], manifest['parameters'])}, {manifest['paper']},"
-    if manifest["base"] is not None:
-        text += f" on the base {manifest['base']['name']} (`{manifest['base']['digest'][:12]}`),"
-    return text

@@ -4,43 +4,41 @@ The files are those of PEFT (https://huggingface.co/docs/peft), which ms-swift, 
 TRL write, too. Whatever is no fixed change of the base's weights is refused by name.
 """
 
-import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.checkpoint import Checkpoint, TensorInfo, file_states, open_model
+from soup.checkpoints import hub
+from soup.checkpoints.checkpoint import (
+    Checkpoint,
+    TensorInfo,
+    file_states,
+    open_model,
+    require_gathered,
+)
+from soup.checkpoints.experts import take_experts
+from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
 from soup.checkpoints.files import weights_beside
+from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.lora import LoraUpdate, Recent, Replacement
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
 
-RENAMES = (
-    ("model.language_model.", "language_model.model."),
-    ("model.language_model.", "model."),
-    ("model.vision_tower.", "vision_tower."),
-    ("model.vision_tower.", "vision_tower.vision_model."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-    ("model.visual.", "visual."),
-    ("lm_head.", "language_model.lm_head."),
-)
-"""Prefixes in memory and in files: transformers renames some modules between the two, and an
-adapter has the names of the version that it was trained with."""
+UNQUANTISED = "name the unquantised base, of the same model, with --base DIR"
+_QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)($|[-_./])")
+"""What the names of quantised models hold."""
 
-MERGE = "merge it with the tool that trained it (peft: `merge_and_unload`) and blend the result"
 REFUSED = {
     "lora_bias": "a bias beside B",
     "layer_replication": "layers that the base stores once and the adapter uses twice",
     "trainable_token_indices": "single trained rows of the embedding",
-    "target_parameters": "LoRA on parameters rather than on modules",
     "use_qalora": "QA-LoRA",
     "use_bdlora": "BD-LoRA",
     "alora_invocation_tokens": "aLoRA, which is active for some tokens only",
@@ -50,14 +48,6 @@ REFUSED = {
 
 HARMLESS_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the base as it is."""
-
-
-@dataclass
-class _Parts:
-    """What an adapter's file holds of one module, by role."""
-
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    embedding: bool = False
 
 
 def open_adapter(
@@ -84,22 +74,32 @@ def open_adapter(
     _require_supported(directory, settings)
     _require_nothing_beside(directory, files)
     parent = _open_base(directory, settings, base)
-    modules: dict[str, _Parts] = {}
+    modules: dict[str, Parts] = {}
     whole: dict[str, TensorInfo] = {}
-    for info in (info for file in files for info in read_weights(file)):
+    stored = [info for file in files for info in read_weights(file)]
+    require_gathered(directory, stored)
+    for info in stored:
         _sort_in(info, modules, whole)
-    if not modules and not whole:
+    if not stored:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
-    replaced = _replacements(parent, whole)
+    experts = take_experts(directory, Finder(parent), settings, modules)
+    changed = (*whole, *(f"{module}.weight" for module in modules))
+    headed, pairs = with_head(parent, changed)
+    finder = Finder(headed)
+    replaced = _replacements(finder, whole)
     updates: dict[str, Update] = dict(replaced)
-    for update in _lora_updates(directory, parent, settings, modules, replaced):
-        if isinstance(updates.get(update.target.name), LoraUpdate):
+    factored: list[LoraUpdate | ExpertsUpdate] = [
+        *lora_updates(directory, finder, settings, modules, replaced),
+        *experts,
+    ]
+    for update in factored:
+        if isinstance(updates.get(update.target.name), LoraUpdate | ExpertsUpdate):
             raise CheckpointError(
                 f"{update.down.file}: {update.down.name} and another tensor both belong to "
                 f"{update.target.name} of {parent.name}; one expected"
             )
         updates[update.target.name] = update
-    return Checkpoint(
+    opened = Checkpoint(
         directory,
         name,
         parent.tensors,
@@ -112,7 +112,11 @@ def open_adapter(
         states=(*parent.states, *states),
         kind=_kind(updates.values(), parent),
         notes=unread_note(directory, files),
+        stored=headed.tensors if pairs else None,
+        ties=pairs,
     )
+    require_both(directory, opened, pairs)
+    return opened
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -184,9 +188,14 @@ def _open_base(
             )
         base = directory / str(named)  # an absolute path stays itself
         if not base.is_dir():
+            revision = settings.get("revision")
+            base = hub.cached(str(named), str(revision) if revision else None) or base
+        if not base.is_dir():
+            packed = _QUANTISED_NAME.search(str(named)) is not None
             raise CheckpointError(
-                f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here; "
-                "name the base's directory with --base DIR"
+                f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
+                "nor in the hub's local cache; "
+                + (UNQUANTISED if packed else "name the base's directory with --base DIR")
             )
     if isinstance(base, Checkpoint):
         itself, found = base.base is not None, base.path
@@ -197,13 +206,28 @@ def _open_base(
             f"{directory}: expected a full model as its base, found the LoRA adapter {found}; "
             "merge that one first"
         )
+    path = Path(os.path.abspath(found))
+    if hub.is_root(path):
+        path = hub.snapshot(path)
+    known = hub.model_of(path)
     if isinstance(base, Checkpoint):
-        return base
-    path = Path(os.path.abspath(base))
-    return open_model(path, path.name)
+        parent = base
+    else:
+        try:
+            parent = open_model(path, known[0] if known else path.name)
+        except QuantisedError as error:
+            raise QuantisedError(
+                f"{directory}: a LoRA adapter on {path}, whose weights are quantised (QLoRA); "
+                f"{UNQUANTISED}"
+            ) from error
+    if parent.updates or any(".lora_" in name for name in parent.tensors):
+        raise CheckpointError(
+            f"{directory}: its base {path} holds LoRA factors of its own; merge those first"
+        )
+    return parent
 
 
-def _sort_in(info: TensorInfo, modules: dict[str, _Parts], whole: dict[str, TensorInfo]) -> None:
+def _sort_in(info: TensorInfo, modules: dict[str, Parts], whole: dict[str, TensorInfo]) -> None:
     """Put one stored tensor where it belongs: a module's factor, or a whole tensor's stand-in."""
     if not info.name.startswith(PREFIX):
         raise CheckpointError(
@@ -217,7 +241,7 @@ def _sort_in(info: TensorInfo, modules: dict[str, _Parts], whole: dict[str, Tens
     )
     if factor:
         module, linear, embedding, _ = factor.groups()
-        parts = modules.setdefault(module, _Parts())
+        parts = modules.setdefault(module, Parts())
         role = linear or embedding or "m"
         if role in parts.tensors:
             raise CheckpointError(
@@ -236,31 +260,11 @@ def _sort_in(info: TensorInfo, modules: dict[str, _Parts], whole: dict[str, Tens
     whole[path] = info
 
 
-def _find(parent: Checkpoint, name: str, info: TensorInfo) -> TensorInfo:
-    """The base's tensor of that name, or of the one other name that it can have there."""
-    if name in parent.tensors:
-        return parent.tensors[name]
-    swaps = [*RENAMES, *((file, memory) for memory, file in RENAMES)]
-    candidates = {new + name.removeprefix(old) for old, new in swaps if name.startswith(old)}
-    found = sorted(candidates & parent.tensors.keys())
-    if len(found) == 1:
-        return parent.tensors[found[0]]
-    if found:
-        raise CheckpointError(
-            f"{info.file}: tensor {info.name} could belong to {found[0]} or to {found[1]} of "
-            f"{parent.name}; expected one; {MERGE}"
-        )
-    tied = name.endswith("lm_head.weight") and parent.config.get("tie_word_embeddings", True)
-    hint = f"tied to the embedding there? {MERGE}" if tied else "was it trained on another base?"
-    raise CheckpointError(
-        f"{info.file}: tensor {info.name}: the base {parent.name} has no tensor {name}; {hint}"
-    )
-
-
-def _replacements(parent: Checkpoint, whole: Mapping[str, TensorInfo]) -> dict[str, Replacement]:
+def _replacements(finder: Finder, whole: Mapping[str, TensorInfo]) -> dict[str, Replacement]:
+    parent = finder.parent
     found: dict[str, Replacement] = {}
     for name, info in whole.items():
-        target = _find(parent, name, info)
+        target = finder.require(name, info)
         if target.name in found:
             other = found[target.name].stored.name
             raise CheckpointError(
@@ -283,141 +287,12 @@ def _replacements(parent: Checkpoint, whole: Mapping[str, TensorInfo]) -> dict[s
     return found
 
 
-def _lora_updates(
-    directory: Path,
-    parent: Checkpoint,
-    settings: Mapping[str, Any],
-    modules: Mapping[str, _Parts],
-    replaced: Mapping[str, Replacement],
-) -> Iterable[LoraUpdate]:
-    """One update per module, its factors' shapes proven to fit the base's."""
-    recent = Recent()
-    orientation = _Orientation(bool(settings.get("fan_in_fan_out")))
-    fitted = []
-    for module, parts in modules.items():
-        some = next(iter(parts.tensors.values()))
-        lacking = [role for role in "AB" if role not in parts.tensors]
-        if settings.get("use_dora") and "m" not in parts.tensors:
-            lacking.append("magnitude vector")
-        if lacking:
-            raise CheckpointError(
-                f"{some.file}: {module} has no LoRA {lacking[0]}; is the checkpoint complete?"
-            )
-        target = _find(parent, f"{module}.weight", some)
-        if not parts.embedding:
-            orientation.learn(target, parts)
-        fitted.append((module, parts, target))
-    for module, parts, target in fitted:
-        down, up, magnitude = (parts.tensors.get(role) for role in "ABm")
-        assert down is not None and up is not None
-        transposed = parts.embedding or orientation.of(target, parts)
-        _require_shapes(parent, target, down, up, magnitude, transposed)
-        rank, scale = _scale(directory, settings, module)
-        if down.shape[0] != rank:
-            raise CheckpointError(
-                f"{down.file}: tensor {down.name} has rank {down.shape[0]}, expected {rank} as "
-                f"{ADAPTER} says; are the two from the same run?"
-            )
-        stored = replaced[target.name].stored if target.name in replaced else target
-        yield LoraUpdate(
-            target, stored, down, up, scale, transposed, magnitude, module, parts.embedding, recent
-        )
-
-
-@dataclass
-class _Orientation:
-    """Whether weights are stored as ``[in, out]``: what shapes prove, and the setting elsewhere.
-
-    PEFT changes ``fan_in_fan_out`` while it wraps modules of both kinds, so it alone proves
-    nothing.
-    """
-
-    setting: bool
-    proven: set[bool] = field(default_factory=set)
-
-    @staticmethod
-    def _shapes(parts: _Parts) -> tuple[int, int]:
-        return parts.tensors["B"].shape[0], parts.tensors["A"].shape[-1]
-
-    def learn(self, target: TensorInfo, parts: _Parts) -> None:
-        out, into = self._shapes(parts)
-        if out != into and target.shape in ((out, into), (into, out)):
-            self.proven.add(target.shape == (into, out))
-
-    def of(self, target: TensorInfo, parts: _Parts) -> bool:
-        out, into = self._shapes(parts)
-        if out != into:
-            return target.shape == (into, out)
-        if len(self.proven) == 2:
-            raise CheckpointError(
-                f"{parts.tensors['A'].file}: {target.name} is square, and the adapter changes both "
-                f"[out, in] and [in, out] weights: which one it is cannot be told; {MERGE}"
-            )
-        return next(iter(self.proven), self.setting)
-
-
-def _require_shapes(
-    parent: Checkpoint,
-    target: TensorInfo,
-    down: TensorInfo,
-    up: TensorInfo,
-    magnitude: TensorInfo | None,
-    transposed: bool,
-) -> None:
-    where = f"{down.file}: tensor {down.name}"
-    if len(down.shape) != 2 or len(up.shape) != 2 or len(target.shape) != 2:
-        raise CheckpointError(
-            f"{where}: {list(down.shape)} on the base's {list(target.shape)}: LoRA on convolutions "
-            f"is not supported; {MERGE}"
-        )
-    product = (up.shape[0], down.shape[1])
-    expected = product[::-1] if transposed else product
-    if down.shape[0] != up.shape[1] or expected != target.shape:
-        raise CheckpointError(
-            f"{where}: B·A is {list(up.shape)}·{list(down.shape)}, expected the shape of the base "
-            f"{parent.name}'s {target.name}, {list(target.shape)}; were tokens added, or was it "
-            "trained on another base?"
-        )
-    if magnitude is not None and transposed:
-        raise CheckpointError(
-            f"{where}: DoRA on weights stored as [in, out] or on an embedding is not supported; "
-            f"{MERGE}"
-        )
-    if magnitude is not None and magnitude.numel != target.shape[0]:
-        raise CheckpointError(
-            f"{where}: DoRA's magnitude vector has {magnitude.numel} values, expected "
-            f"{target.shape[0]}, one for each row of {target.name}"
-        )
-    if not all(info.is_float for info in (target, down, up, magnitude or up)):
-        raise CheckpointError(f"{where}: expected floating-point factors and weights")
-
-
-def _scale(directory: Path, settings: Mapping[str, Any], module: str) -> tuple[int, float]:
-    """Rank and scale of a module, by its path in the adapter's names, as PEFT matches it."""
-
-    def of(pattern: str, default: Any) -> Any:
-        for key, value in (settings.get(pattern) or {}).items():
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        return default
-
-    try:
-        rank = int(of("rank_pattern", settings.get("r", 8)))
-        alpha = float(of("alpha_pattern", settings.get("lora_alpha", 8)))
-        scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
-    except (ValueError, TypeError, AttributeError, ArithmeticError, re.error) as error:
-        raise CheckpointError(
-            f"{directory / ADAPTER}: rank or alpha of {module} cannot be told ({error})"
-        ) from error
-    return rank, scale
-
-
 def _kind(updates: Iterable[Update], parent: Checkpoint) -> str:
     """What an adapter is, for people: ``LoRA r=8 on llava-7b``."""
-    factors = [update for update in updates if isinstance(update, LoraUpdate)]
+    factors = [update for update in updates if isinstance(update, LoraUpdate | ExpertsUpdate)]
     if not factors:
         return f"tensors on {parent.name}"
     ranks = sorted({update.rank for update in factors})
     rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
-    name = "DoRA" if any(update.magnitude is not None for update in factors) else "LoRA"
+    name = "DoRA" if any(getattr(update, "magnitude", None) for update in factors) else "LoRA"
     return f"{name} r={rank} on {parent.name}"

@@ -15,8 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints import names
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
+from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import (
     check_index,
@@ -24,7 +26,8 @@ from soup.checkpoints.weights import (
     read_weights,
     unread_note,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
+from soup.words import counted
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -39,9 +42,12 @@ PACKED = (
 )
 """How the names of tensors end that only packed, quantised weights have."""
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""What torch puts before the names of a whole model: DataParallel's (and DeepSpeed's) module, and
-torch.compile's."""
+UNTIE = (
+    "if it was trained with the two apart, give it a base that has them apart: save the base with "
+    "an lm_head.weight of its own (a copy) and tie_word_embeddings: false in config.json, and name "
+    "it with --base; merging it into the tied model would change both"
+)
+"""What to do with an adapter that changes one half of tied weights."""
 
 READ_BLOCK = 1 << 20  # bytes per read when digesting
 
@@ -84,6 +90,10 @@ class Checkpoint:
         states: what each file was when it was opened, see ``file_states``.
         ties: pairs of stored (or computed) tensors that must have equal values; proven before it
             is digested.
+        altered: whether its tensors are others than a reader of its files alone would see: names
+            were mended, or LoRA factors inside it are merged.
+        rewritten: keys of config.json that do not hold of its tensors, and what does (None:
+            nothing; the key goes).
     """
 
     path: Path
@@ -100,11 +110,18 @@ class Checkpoint:
     stored: Mapping[str, TensorInfo] | None = field(default=None, repr=False)
     states: tuple[FileState, ...] = field(default=(), repr=False)
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    altered: bool = field(default=False, repr=False)
+    rewritten: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def home(self) -> Path:
         """The directory whose config, tokenizer and processor make a model of the tensors."""
         return self.path if self.base is None else self.base.path
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether others that are given its directory find its tensors as they are here."""
+        return self.shards[0].suffix != ".pt" and not self.altered
 
     @property
     def nbytes(self) -> int:
@@ -189,17 +206,15 @@ class Checkpoint:
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
-        if changed and self.base is not None:
+        if changed:
             from soup.checkpoints.computing import same_values  # torch: most ties need none
 
             if not same_values(self, one, other):
                 which = f"changes {changed[0]} alone" if len(changed) == 1 else "makes them differ"
                 raise CheckpointError(
                     f"{self.path}: {one.name} and {other.name} are tied (by the config.json of "
-                    f"its base {self.base.path}, or because another member stores only one of "
-                    f"them), but the adapter {which}; if it was trained with the two apart, set "
-                    "tie_word_embeddings to false in that config.json, else merge it with the tool "
-                    "that trained it"
+                    f"{self.home}, or because another member stores only one of them), but the "
+                    f"adapter {which}; {UNTIE}"
                 )
         elif not same_bytes(one, other):
             raise CheckpointError(
@@ -227,7 +242,9 @@ def open_model(directory: Path, name: str) -> Checkpoint:
     """
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory}: expected a model directory, but it {found}")
+        raise CheckpointError(
+            f"{directory}: expected a model directory, but it {found}{instead_of(directory)}"
+        )
     shards, weight_map, notes = find_weights(directory)
     states = file_states(shards)
     config = _read_config(directory)
@@ -244,8 +261,10 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         check_index(directory, weight_map, tensors)
     if not tensors:
         raise CheckpointError(f"{directory}: the weight files hold no tensor")
-    tensors = _unwrapped(tensors)
     _refuse_packed(directory, tensors)
+    require_gathered(directory, tensors.values())
+    stored = tensors
+    tensors, renamed = _unwrapped(stored)
     return Checkpoint(
         directory,
         name,
@@ -253,25 +272,51 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         shards,
         config,
         sharded=weight_map is not None,
-        notes=notes + unread_note(directory, shards),
+        notes=notes + unread_note(directory, shards) + renamed,
         states=states,
+        altered=any(name != info.name for name, info in zip(stored, tensors.values(), strict=True)),
     )
 
 
-def _unwrapped(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Names without what torch put before all of them: no model's own names begin so."""
-    for prefix in WRAPPERS:
-        if all(name.startswith(prefix) for name in tensors):
-            bare = {name.removeprefix(prefix): info for name, info in tensors.items()}
-            return _unwrapped({name: replace(info, name=name) for name, info in bare.items()})
-    return tensors
+def _unwrapped(
+    tensors: dict[str, TensorInfo],
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """Tensors under the names of the model itself, and what to say of wrappers within names."""
+    called = names.unwrapped(tensors)
+    if all(name == bare for name, bare in called.items()):
+        return tensors, ()
+    bare = {called[name]: replace(info, name=called[name]) for name, info in tensors.items()}
+    inside = [name for name, short in called.items() if not name.endswith(f".{short}")]
+    notes: tuple[str, ...] = ()
+    if inside := [name for name in inside if called[name] != name]:
+        notes = (
+            f"{len(inside)} names hold parts of wrappers ({inside[0]} is read as "
+            f"{called[inside[0]]}); the soup has none",
+        )
+    return bare, notes
+
+
+def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
+    """No tensor is the empty stand-in that DeepSpeed leaves of one that is spread over GPUs.
+
+    Raises:
+        CheckpointError: counts them and says how to gather them.
+    """
+    empty = [info.name for info in tensors if info.shape == (0,)]
+    # A model may have an empty buffer; a weight is never empty.
+    if any(name.endswith((".weight", ".bias")) for name in empty):
+        raise CheckpointError(
+            f"{where}: {counted(len(empty), 'empty tensor')}, {empty[0]} first: saved under "
+            "DeepSpeed ZeRO-3 without gathering; make whole weights of the trainer's checkpoint "
+            "with its zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
+        )
 
 
 def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
     """Quantised weights that no ``quantization_config`` announced are known by their names."""
     packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
     if packed:
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
             f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
             "averaged"
@@ -287,10 +332,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
         method = "unknown"
         if isinstance(quantization, dict):
             method = str(quantization.get("quant_method", method))
-        raise CheckpointError(
+        raise QuantisedError(
             f"{directory}: weights are quantised ({method}); dequantise them first, "
             "packed integers cannot be averaged"
         )
+    for part in (config, *config.values()):
+        said = part.get("tie_word_embeddings") if isinstance(part, dict) else None
+        if said not in (None, True, False):
+            raise CheckpointError(
+                f"{file}: tie_word_embeddings is {str(said)[:40]}, expected true or false"
+            )
     return config
 
 

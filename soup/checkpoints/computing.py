@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from soup.checkpoints.lora import LoraUpdate, Replacement
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
 from soup.checkpoints.reading import Reader, open_shards
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Read, Update
@@ -55,6 +55,8 @@ def computed(update: Update, read: Read, start: int, count: int) -> torch.Tensor
     """Elements of a computed tensor, flat, float64; the same whatever ``start`` and ``count``."""
     if isinstance(update, LoraUpdate):
         return _changed(update, read, start, count)
+    if isinstance(update, ExpertsUpdate):
+        return _changed_experts(update, read, start, count)
     assert isinstance(update, Replacement), update
     return read(update.stored, start, count).to(torch.float64)
 
@@ -78,7 +80,7 @@ def same_values(source: Source, one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _changed(update: LoraUpdate, read: Read, start: int, count: int) -> torch.Tensor:
-    rows, columns = update.target.shape
+    rows, columns = update.matrix
     right = _right(update, read)
     height = max(1, BLOCK // columns)
     pieces = []
@@ -95,7 +97,7 @@ def _block(
     update: LoraUpdate, read: Read, right: torch.Tensor, row: int, height: int
 ) -> torch.Tensor:
     """Whole rows, flat, in a tensor of its own."""
-    columns = update.target.shape[1]
+    columns = update.matrix[1]
     stored = read(update.stored, row * columns, height * columns)
     changed = stored.to(torch.float64, copy=True).view(height, columns)
     changed.addmm_(_left(update, read, row, height), right, alpha=update.scale)
@@ -111,10 +113,15 @@ def _right(update: LoraUpdate, read: Read) -> torch.Tensor:
     info = update.up if update.transposed else update.down
 
     def make() -> torch.Tensor:
-        stored = read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
+        stored = _whole(info, read).view(info.shape[0], -1)  # a convolution's kernel in one row
         return stored.t().contiguous() if update.transposed else stored
 
     return update.recent.get(info.name, make)
+
+
+def _whole(info: TensorInfo, read: Read) -> torch.Tensor:
+    """A stored tensor, float64, in memory of its own."""
+    return read(info, 0, info.numel).to(torch.float64, copy=True).view(info.shape)
 
 
 def _left(update: LoraUpdate, read: Read, row: int, height: int) -> torch.Tensor:
@@ -125,3 +132,33 @@ def _left(update: LoraUpdate, read: Read, row: int, height: int) -> torch.Tensor
     width = update.down.shape[1]
     parts = [read(update.down, k * width + row, height) for k in range(update.rank)]
     return torch.stack(parts, dim=1).to(torch.float64)
+
+
+def _changed_experts(update: ExpertsUpdate, read: Read, start: int, count: int) -> torch.Tensor:
+    rows, columns = update.target.shape[-2:]
+    down = update.recent.get(update.down.name, lambda: _whole(update.down, read))
+    up = update.recent.get(update.up.name, lambda: _whole(update.up, read))
+    stored = read(update.stored, start, count).to(torch.float64, copy=True)
+    height = max(1, BLOCK // columns)
+    at = start
+    while at < start + count:  # blocks on a grid, of one expert each
+        layer, row = divmod(at // columns, rows)
+        row -= row % height
+        begin = (layer * rows + row) * columns
+        expert = layer if update.expert is None else update.expert
+        block = _expert(update, down, up, expert, row, min(height, rows - row)).reshape(-1)
+        stop = min(begin + len(block), start + count)
+        stored[at - start : stop - start] += update.scale * block[at - begin : stop - begin]
+        at = stop
+    return stored
+
+
+def _expert(
+    update: ExpertsUpdate, down: torch.Tensor, up: torch.Tensor, expert: int, row: int, height: int
+) -> torch.Tensor:
+    """Rows of one expert's B·A (of A'·B' where it is stored so), float64."""
+    rank = update.rank
+    left, right = up[:, expert :: update.experts], down[expert * rank : (expert + 1) * rank]
+    if update.transposed:
+        left, right = right.t(), left.t()
+    return left[update.first + row : update.first + row + height] @ right

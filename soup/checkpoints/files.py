@@ -1,4 +1,4 @@
-"""The files beside the weights: which ones a model needs, and what its tokenizer means."""
+"""The files beside the weights: which ones a model needs."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.json_text import parse
+from soup.checkpoints.json_text import parse, shallow
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -156,28 +156,6 @@ def companions_digest(directory: Path) -> str:
     return total.hexdigest()
 
 
-def token_ids(directory: Path) -> dict[str, int] | None:
-    """Token to embedding row, from the tokenizer's own files; None where there are none to read.
-
-    A ``tokenizer.model`` (SentencePiece) without ``tokenizer.json`` is compared by its bytes.
-    """
-    try:
-        fast = directory / "tokenizer.json"
-        if fast.is_file():
-            return _fast_token_ids(parse(fast.read_bytes()))
-        ids: dict[str, int] = {}
-        for name in ("vocab.json", "added_tokens.json"):
-            if (directory / name).is_file():
-                ids |= parse((directory / name).read_bytes())
-        model = directory / "tokenizer.model"
-        if model.is_file():
-            digest = hashlib.sha256(model.read_bytes()).hexdigest()
-            ids[f"tokenizer.model {digest[:12]}"] = 0
-        return ids or None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
-        return None  # not a tokenizer we can read; transformers will say so when it loads it
-
-
 def chat_template(directory: Path) -> str | None:
     """The chat template beside a model, from the files that transformers reads; None for none."""
     for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
@@ -191,20 +169,9 @@ def chat_template(directory: Path) -> str | None:
     return None
 
 
-def _fast_token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
-    vocab = tokenizer["model"]["vocab"]
-    if isinstance(vocab, list):  # Unigram: [[piece, score], ...] by row
-        ids = {str(entry[0]): row for row, entry in enumerate(vocab)}
-    else:
-        ids = dict(vocab)
-    for token in tokenizer.get("added_tokens") or ():
-        ids[token["content"]] = token["id"]
-    return ids
-
-
 def _canonical(content: bytes) -> bytes:
     try:
-        config = parse(content)
+        config = shallow(parse(content))
     except ValueError:
         return content
     return json.dumps(_without_volatile(config), sort_keys=True).encode()

@@ -8,6 +8,9 @@ from typing import Any
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
+DEEPEST = 100
+"""Levels of objects and lists; a config.json has about five."""
+
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -37,6 +40,26 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def shallow(value: Any, most: int = DEEPEST) -> Any:
+    """``value`` itself, if nothing in it is nested deeper than ``most``.
+
+    Raises:
+        ValueError: something is, and what looks through it would fail.
+    """
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {most} levels deep")
+
+
 def read_object(file: Path) -> dict[str, Any]:
     """A file that holds a JSON object.
 
@@ -46,7 +69,7 @@ def read_object(file: Path) -> dict[str, Any]:
     content = b""
     try:
         content = file.read_bytes()
-        found = parse(content)
+        found = shallow(parse(content))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:

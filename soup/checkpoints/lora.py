@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING
 
 from soup.checkpoints.tensors import TensorInfo
@@ -26,6 +27,10 @@ class Recent:
         self._size = size
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["Recent"], tuple[int]]:
+        """On its way to another process: what is kept stays behind, and so does the lock."""
+        return Recent, (self._size,)
 
     def get(self, name: str, make: Callable[[], "torch.Tensor"]) -> "torch.Tensor":
         """What was made under a name, else what ``make`` makes."""
@@ -44,7 +49,8 @@ class LoraUpdate:
     """``W = W_base + scale·(B·A)``, with DoRA each row brought to a stored length.
 
     Attributes:
-        target: the tensor that is made, ``[out, in]``; ``[in, out]`` when transposed.
+        target: the tensor that is made, ``[out, in]``; ``[in, out]`` when transposed; a
+            convolution's is ``[out, in, *kernel]``, A is ``[r, in, *kernel]``, B ``[out, r, 1…]``.
         stored: what is changed: the base's tensor, or the adapter's own copy of it.
         down: A, ``[r, in]``.
         up: B, ``[out, r]``.
@@ -72,6 +78,11 @@ class LoraUpdate:
         return self.down.shape[0]
 
     @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of what is changed: of a convolution, a row for each kernel."""
+        return self.target.shape[0], prod(self.target.shape[1:])
+
+    @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """See ``soup.checkpoints.updates.Update``."""
         factors = (self.stored, self.down, self.up)
@@ -83,6 +94,56 @@ class LoraUpdate:
         kind = "lora-2" if self.magnitude is None else "dora-2"
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
         return json.dumps([kind, *target, self.scale.hex(), self.transposed])
+
+
+@dataclass(frozen=True)
+class ExpertsUpdate:
+    """LoRA on a parameter that holds all experts of a layer (PEFT's ``target_parameters``).
+
+    Of expert e, ``ΔW = scale·(B_e·A_e)``, where A_e are the rows from ``e·r`` on and B_e the
+    columns e, ``E + e``, ….
+
+    Attributes:
+        target: the tensor that is made: ``[E, *, *]`` for all experts, a matrix for one.
+        stored: what is changed.
+        down: A, ``[E·r, in]``.
+        up: B, ``[out, r·E]``.
+        scale: alpha/r or, rank-stabilised, alpha/√r.
+        experts: E.
+        transposed: whether an expert's weights are stored as ``[in, out]``.
+        module: the module's path in the adapter's names.
+        expert: which one a matrix is of; None for all.
+        first: the row of B_e·A_e at which a matrix begins: gate and up are one in memory.
+    """
+
+    target: TensorInfo
+    stored: TensorInfo
+    down: TensorInfo
+    up: TensorInfo
+    scale: float
+    experts: int
+    transposed: bool
+    module: str
+    expert: int | None
+    first: int
+    recent: Recent = field(repr=False, compare=False)
+
+    @property
+    def rank(self) -> int:
+        """Of each expert."""
+        return self.down.shape[0] // self.experts
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """See ``soup.checkpoints.updates.Update``."""
+        return (self.stored, self.down, self.up)
+
+    @cached_property
+    def recipe(self) -> str:
+        """See ``soup.checkpoints.updates.Update``."""
+        target = [self.target.name, self.target.dtype, list(self.target.shape)]
+        where = [self.experts, self.expert, self.first]
+        return json.dumps(["experts-1", *target, self.scale.hex(), self.transposed, *where])
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from soup.checkpoints import hub
 from soup.checkpoints.adapter import open_adapter
 from soup.checkpoints.checkpoint import Checkpoint, open_model
+from soup.checkpoints.inside import has_factors, merged
 from soup.checkpoints.weights import is_adapter
 from soup.errors import CheckpointError
 
@@ -28,11 +30,15 @@ def open_checkpoint(
     """
     # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
     directory = Path(os.path.abspath(path))
-    name = name or directory.name
     try:
+        if hub.is_root(directory):
+            directory = hub.snapshot(directory)
+        known = hub.model_of(directory)
+        name = name or (known[0] if known else directory.name)
         if is_adapter(directory):
             return open_adapter(directory, name, base)
-        return open_model(directory, name)
+        model = open_model(directory, name)
+        return merged(model) if has_factors(model.tensors) else model
     except OSError as error:  # a folder that may not be looked into
         where = error.filename or directory
         raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error

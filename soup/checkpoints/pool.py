@@ -1,44 +1,27 @@
 """Several checkpoints that can be blended with each other, or exactly why they cannot."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from soup import markup, words
+from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
-from soup.checkpoints.files import VOLATILE_CONFIG, chat_template, require_companions, token_ids
+from soup.checkpoints.configs import described, differences
+from soup.checkpoints.files import chat_template, require_companions
+from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.ties import fit_all, is_tied
+from soup.checkpoints.problems import (
+    Problem as Problem,  # known from here, too: what a report is made of
+)
+from soup.checkpoints.problems import summary, together
+from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One reason why a pool cannot be blended.
-
-    Attributes:
-        member: the checkpoint that differs.
-        tensor: the tensor, or the file, that it is about.
-        expected: what the reference member has.
-        found: what this member has.
-        hint: what to do about it.
-    """
-
-    member: str
-    tensor: str
-    expected: str
-    found: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.member}: {self.tensor}: expected {self.expected}, found {self.found}{hint}"
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """Checkpoints that can be blended. The first is the reference: its names, order, shards and
     companion files are those of the result.
@@ -52,6 +35,20 @@ class Pool:
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
     base: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return shown.line("Pool", self.members)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks((), self.warnings, ())
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        table = markup.markdown(*shown.table(self.members))
+        warnings = shown.remarks((), self.warnings, ())
+        return "\n\n".join([table, *map(markup.inline, warnings)]) + "\n"
 
     @property
     def reference(self) -> Checkpoint:
@@ -81,13 +78,13 @@ class Pool:
         """
         report = inspect(paths, dtype, base)
         if report.problems:
-            more = len(report.problems) - 1
-            rest = f" (and {more} more: `soup check` lists them)" if more else ""
-            raise PoolError(f"the pool cannot be blended: {report.problems[0]}{rest}")
+            first, *more = report.lines
+            rest = f" (and {len(more)} more: `soup check` lists them)" if more else ""
+            raise PoolError(f"the pool cannot be blended: {first}{rest}")
         return cls(report.members, report.warnings, report.base)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What the headers say about a pool.
 
@@ -106,12 +103,35 @@ class Report:
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
 
+    @property
+    def lines(self) -> list[str]:
+        """The problems for people: those of one kind in one line, ten lines at most."""
+        tensors = len(self.members[0].tensors) if self.members else 0
+        return summary(self.problems, tensors, len(self.members) - 1)
+
+    def __repr__(self) -> str:
+        count = len(self.problems)
+        found = f"{count} problem{'' if count == 1 else 's'}" if count else "can be blended"
+        return shown.line("Report", self.members, found)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
+        return markup.page(*shown.table(self.members)) + markup.paragraphs(remarks)
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        remarks = shown.remarks(self.lines, self.warnings, self.duplicates)
+        table = markup.markdown(*shown.table(self.members))
+        return "\n\n".join([table, *map(markup.inline, remarks)]) + "\n"
+
 
 def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Directories from paths and quoted globs, in the order given, each glob's sorted.
 
     Raises:
         UsageError: nothing given, or a glob matches no directory.
+        CheckpointError: a folder of a hub's cache with several snapshots, or none.
     """
     found: list[Path] = []
     for path in [os.fspath(path) for path in paths]:
@@ -124,7 +144,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
-    return found
+    return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
 def inspect(
@@ -160,6 +180,7 @@ def inspect(
         problems += _compare_tensors(reference, member, dtype)
         problems += _compare_files(reference, member)
         warnings += _compare_configs(reference, member)
+        warnings += _added_tokens(reference, member)
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
@@ -167,7 +188,7 @@ def inspect(
     return Report(
         members,
         tuple(problems),
-        tuple(warnings),
+        tuple(together(warnings, [member.name for member in members])),
         duplicates,
         others[-1] if base is not None else None,
     )
@@ -176,9 +197,10 @@ def inspect(
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """The shortest trailing parts of paths that tell them apart, e.g. ``run-2/checkpoint-500``.
 
-    The same path given twice gets ``#2`` behind its second name.
+    The same path given twice gets ``#2`` behind its second name. A snapshot in a hub's cache is
+    called by its model's id, with its revision where there are two of one model.
     """
-    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    parts = [_parts(Path(os.path.abspath(path))) for path in paths]
     names = []
     for index, own in enumerate(parts):
         depth = 1
@@ -188,6 +210,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         copies = parts[:index].count(own)
         names.append("/".join(own[-depth:]) + (f"#{copies + 1}" if copies else ""))
     return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """What a checkpoint is called by, last part first to be used."""
+    found = hub.model_of(path)
+    if found is None:
+        return path.parts
+    model, revision = found
+    others = sum(other.is_dir() for other in path.parent.iterdir()) if path.is_dir() else 1
+    return (*path.parts[:-3], f"{model}@{revision[:8]}" if others > 1 else model)
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
@@ -300,21 +332,45 @@ def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
 
 def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
     """Whether the tokenizers in two directories, where there are such, mean the same."""
-    theirs, ours = token_ids(directory), token_ids(reference)
-    if ours is None or theirs is None or ours == theirs:
+    found = tokens.compare(reference, directory)
+    if found is None or not found.clashes:
         return []
-    different = sorted(
-        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
-    )
-    token = different[0]
+    clashes = found.clashes[:3]
     return [
         Problem(
             member.name,
-            f"tokenizer, token {token!r} ({len(different)} differ)",
-            f"id {ours.get(token)}",
-            f"id {theirs.get(token)}",
+            f"tokenizer ({words.counted(len(found.clashes), 'token')} with another meaning)",
+            ", ".join(f"{_token(token)} in row {ours}" for token, ours, _ in clashes),
+            ", ".join(_there(theirs) for _, _, theirs in clashes),
             "the same embedding row would mean different tokens",
         )
+    ]
+
+
+def _there(found: int | str) -> str:
+    return f"row {found}" if isinstance(found, int) else f"{_token(found)} there"
+
+
+def _token(token: str) -> str:
+    return words.shown(repr(token), 40)
+
+
+def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Tokens that only one of two has, in rows that the other has no token for."""
+    found = tokens.compare(reference.home, member.home)
+    if found is None or found.clashes:
+        return []
+    return [
+        f"{having}: its tokenizer has {words.counted(len(entries), 'token')} that {lacking}'s "
+        + "has not ("
+        + ", ".join(f"{_token(token)} in {row}" for row, token in entries[:3])
+        + (", …" if len(entries) > 3 else "")
+        + f"); the rows of all others agree, and the soup gets {reference.name}'s tokenizer"
+        for having, lacking, entries in (
+            (member.name, reference.name, found.extra),
+            (reference.name, member.name, found.missing),
+        )
+        if entries
     ]
 
 
@@ -329,7 +385,11 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
         return []
     warnings = []
     changed = [name for name in member.updates if name.endswith("embed_tokens.weight")]
-    if changed and not any(name.endswith("lm_head.weight") for name in member.tensors):
+    if (
+        changed
+        and not member.ties
+        and not any(name.endswith("lm_head.weight") for name in member.tensors)
+    ):
         warnings.append(
             f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
             f"{member.base.name}: merged, the change reaches both, in training it may not have"
@@ -345,29 +405,14 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
 
 def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:
     """Settings that shapes do not show (rope_theta, number of heads) and that differ."""
-    ours, theirs = _flat(reference.config), _flat(member.config)
-    different = sorted(
-        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
-    )
-    if not different:
+    found = differences(reference.config, member.config)
+    if not found:
         return []
     return [
-        f"{member.name}: config.json differs from {reference.name}'s in {', '.join(different[:5])}"
-        f"{' …' if len(different) > 5 else ''}; the soup is scored and written with "
+        f"{member.name}: config.json differs from {reference.name}'s: "
+        f"{described(found, reference.name)}; the soup is scored and written with "
         f"{reference.name}'s"
     ]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if key in VOLATILE_CONFIG or key in ("model_type", "architectures"):
-            continue
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value, sort_keys=True)
-    return flat
 
 
 def _batchnorm_warnings(reference: Checkpoint) -> list[str]:

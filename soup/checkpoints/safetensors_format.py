@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import distinct, parse
-from soup.checkpoints.tensors import ITEMSIZES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
+from soup.checkpoints.tensors import (
+    ITEMSIZES,
+    LFS_POINTER,
+    LFS_PREFIX,
+    MAX_HEADER,
+    TensorInfo,
+    is_shape,
+)
 from soup.errors import CheckpointError
 
 
@@ -67,7 +74,7 @@ def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> Ten
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+    if not is_shape(shape) or not all(type(n) is int and n >= 0 for n in (start, stop)):
         raise ValueError(f"tensor {name}: shape or offsets are no whole numbers from 0 on")
     if stop - start != prod(shape) * ITEMSIZES[dtype]:
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """What is known of a stored tensor from headers alone, whatever the file's format."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,9 +24,22 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
 
+MOST_DIMENSIONS = 64
+MOST_ELEMENTS = 1 << 62
+"""More of either is no tensor's; numbers that a stranger chose cost no time."""
+
 LFS_PREFIX = b"version "
 LFS_POINTER = "a git-lfs pointer, not the file itself; run `git lfs pull` there"
 """How a git-lfs pointer begins, and what to say when one stands where a file should be."""
+
+
+def is_shape(shape: Sequence[object]) -> bool:
+    """Whether these are the dimensions of a tensor that there can be."""
+    if len(shape) > MOST_DIMENSIONS:
+        return False
+    if not all(type(n) is int and 0 <= n <= MOST_ELEMENTS for n in shape):
+        return False
+    return prod(n for n in shape if type(n) is int and n) <= MOST_ELEMENTS
 
 
 @dataclass(frozen=True)

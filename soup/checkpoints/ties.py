@@ -1,7 +1,7 @@
 """Tied weights: an output head that is the input embedding, stored once or twice.
 
 Transformers ties the two in memory where the config says so, and then saves one of them or both,
-by version and by trainer. Members of a pool may differ in that. Here each is fitted to the
+by version and by trainer. Members of a pool may differ in that. Each is fitted to the
 reference's choice: what it lacks becomes a second name of what it has, and what it has twice is
 dropped once it is known to be equal (``Checkpoint.ties``, proven when its bytes are first read).
 """
@@ -15,6 +15,10 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 HEADS = ("lm_head.weight", "output.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight")
 
+MOST = 100
+"""More heads or embeddings than this are no model's: nothing is paired, so that names that a
+stranger chose cost no time."""
+
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 """Where a vision-language config keeps its language model's settings."""
 
@@ -27,8 +31,8 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     """
     nested = (config.get(key) for key in TEXT_CONFIGS)
     configs = (config, *(value for value in nested if isinstance(value, dict)))
-    said = {c["tie_word_embeddings"] for c in configs if "tie_word_embeddings" in c}
-    return bool(said.pop()) if len(said) == 1 else None
+    said = {bool(c["tie_word_embeddings"]) for c in configs if "tie_word_embeddings" in c}
+    return said.pop() if len(said) == 1 else None
 
 
 def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> str | None:
@@ -43,7 +47,7 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
         The one candidate whose name has the longest path in common with ``name``; None where
         there is none, or more than one.
     """
-    if not _ends(name, HEADS + EMBEDDINGS):
+    if not may_be_tied(name):
         return None
     others: Sequence[str] = EMBEDDINGS if _ends(name, HEADS) else HEADS
     found = [
@@ -57,6 +61,11 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
     longest = max((depth for depth, _ in found), default=0)
     best = [other for depth, other in found if depth == longest]
     return best[0] if len(best) == 1 else None
+
+
+def may_be_tied(name: str) -> bool:
+    """Whether a tensor's name is a head's or an embedding's."""
+    return _ends(name, HEADS + EMBEDDINGS)
 
 
 def _ends(name: str, endings: Sequence[str]) -> bool:
@@ -74,6 +83,8 @@ def _common(one: str, other: str) -> int:
 
 def pairs(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, str]]:
     """Heads and embeddings that a member stores both, each the other's only partner."""
+    if sum(map(may_be_tied, tensors)) > MOST:
+        return []
     found = []
     for name, info in tensors.items():
         other = partner(name, tensors, info) if _ends(name, HEADS) else None
@@ -88,6 +99,8 @@ def fit(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
     What is neither tied nor the reference's stays as it is, for the pool to report.
     """
     if member is reference or is_tied(member.config) is False:
+        return member
+    if max(sum(map(may_be_tied, m.tensors)) for m in (member, reference)) > MOST:
         return member
     tensors, updates = dict(member.tensors), dict(member.updates)
     for name, info in reference.tensors.items():
@@ -105,25 +118,3 @@ def fit(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
         return member
     stored = member.tensors if member.stored is None else member.stored
     return replace(member, tensors=tensors, updates=updates, stored=stored)
-
-
-def fit_all(members: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Members fitted to the first, with the ties that must be proven of each.
-
-    A member that stores both of a pair must have them equal where its config ties them, and
-    where another member has only one of them, unless its config says that they are not tied.
-    """
-    fitted = []
-    for member in members:
-        said = is_tied(member.config)
-        ties = tuple(
-            (head, embedding)
-            for head, embedding in pairs(member.tensors)
-            if said or (said is None and any(_has_one(m, head, embedding) for m in members))
-        )
-        fitted.append(fit(replace(member, ties=ties) if ties else member, members[0]))
-    return fitted
-
-
-def _has_one(member: Checkpoint, one: str, other: str) -> bool:
-    return (one in member.tensors) != (other in member.tensors)

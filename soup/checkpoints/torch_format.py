@@ -17,7 +17,15 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from soup.checkpoints.tensors import ITEMSIZES, LFS_POINTER, LFS_PREFIX, MAX_HEADER, TensorInfo
+from soup.checkpoints.tensors import (
+    ITEMSIZES,
+    LFS_POINTER,
+    LFS_PREFIX,
+    MAX_HEADER,
+    MOST_ELEMENTS,
+    TensorInfo,
+    is_shape,
+)
 from soup.errors import CheckpointError
 
 STORAGES = {
@@ -242,7 +250,9 @@ def _stored(
     metadata: Any,
 ) -> _Stored:
     numbers = (start, *size, *stride)
-    if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
+    if len(size) != len(stride) or not is_shape(size) or not is_shape((start,)):
+        raise ValueError("a tensor with an impossible shape")
+    if not all(type(n) is int and 0 <= n <= MOST_ELEMENTS for n in numbers):
         raise ValueError("a tensor with an impossible shape")
     return _Stored(dtype, key, start, tuple(size), tuple(stride), bool(metadata))
 

@@ -4,12 +4,14 @@ from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
-from soup.checkpoints.files import weights_beside
+from soup.checkpoints.files import TRAINER_STATE, weights_beside
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.safetensors_format import read_header
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.torch_format import read_torch
+from soup.checkpoints.trainers import advice
 from soup.errors import CheckpointError
+from soup.words import counted
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -95,19 +97,25 @@ def _why_no_weights(directory: Path) -> str:
     for name in FULL:
         if (link := directory / name).is_symlink() and not link.exists():
             return f"{link}: a link to {link.readlink()}, which is not there; download it again"
-    if torch_files := [n for n in names if n.endswith((".bin", ".pt", ".pth"))]:
+    if (known := advice(directory)) is not None:
+        return f"{directory}: {known}"
+    if torch_files := [n for n in names if _is_torch(directory / n)]:
         return (
             f"{directory}: torch files ({', '.join(torch_files[:3])}), but no {SINGLE}, {INDEX}, "
             f"{TORCH_SINGLES[0]} or {TORCH_INDEX}; is the checkpoint complete?"
         )
     if found := [n for n in names if n.endswith(".safetensors")]:
         return (
-            f"{directory}: {len(found)} safetensors file(s) ({found[0]}, …) but neither {SINGLE} "
-            f"nor {INDEX}; is the checkpoint complete?"
+            f"{directory}: {counted(len(found), 'safetensors file')} ({found[0]}, …) but neither "
+            f"{SINGLE} nor {INDEX}; is the checkpoint complete?"
         )
-    if inner := [n for n in names if (directory / n / "config.json").is_file()]:
-        return f"{directory}: no weights here; did you mean {directory / inner[0]}?"
     return f"{directory}: no {SINGLE} and no {INDEX}; expected a model directory"
+
+
+def _is_torch(file: Path) -> bool:
+    """Whether a file may hold weights, by its name: not a trainer's state."""
+    state = any(fnmatch(file.name, pattern) for pattern in TRAINER_STATE)
+    return file.suffix in (".bin", ".pt", ".pth") and file.is_file() and not state
 
 
 def check_index(

@@ -8,7 +8,7 @@ keeps anybody with a chance of at most alpha, however the trials depend on each 
 first soup is the best of many members by the same questions only makes it harder to beat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from soup.blending.blend import Blend
@@ -32,7 +32,7 @@ class Significant:
 
     journal: Journal
     benchmarks: Sequence[Benchmark]
-    weights: dict[str, float]
+    weights: Mapping[str, float]
     alpha: float
     trials: int
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from soup.choosing.journal import Journal
@@ -29,6 +30,8 @@ class Differences:
         soup: against the best single member.
         holdout: the same for the mean of the hold-outs.
         corrected: the soup's gain over the best single member, cleared of selection; for greedy.
+        disagree: median share of questions, those of one image as one, on which another member
+            and the best did not do alike.
     """
 
     members: Mapping[str, Difference] = field(default_factory=dict)
@@ -36,6 +39,7 @@ class Differences:
     soup: Difference | None = None
     holdout: Difference | None = None
     corrected: Corrected | None = None
+    disagree: float | None = None
 
 
 def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> Differences:
@@ -44,7 +48,7 @@ def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> D
     decisions = [r for r in records if r["kind"] == "decision"]
     soups = [r["blend"] for r in records if r["kind"] == "soup"]
     benchmarks: Mapping[str, str] = start["benchmarks"]
-    weights = weights_of(start)
+    weights = weights_of(records)
     members = [m["blend"] for m in start["members"]]
     blends = [
         blend
@@ -71,13 +75,25 @@ def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> D
         None if soup is None else found[soup, best],
         _holdout(journal, start["holdouts"], blends, soup, best),
         _corrected(paired, start, decisions, place, soup, best),
+        _disagreement(paired, ranked),
     )
 
 
-def weights_of(start: Mapping[str, Any]) -> dict[str, float]:
+def _disagreement(paired: Paired, ranked: Sequence[int]) -> float | None:
+    if paired.unknown or len(ranked) < 2:
+        return None
+    return median(paired.disagreement(other, ranked[0]) for other in ranked[1:])
+
+
+def shares_in(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By benchmark of a run its share of the mean; empty where all count alike."""
+    return next((dict(r["shares"]) for r in records if r["kind"] == "shares"), {})
+
+
+def weights_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """By benchmark of a run its share of the mean; the shares sum to one."""
-    names = list(start["benchmarks"])
-    return {name: 1 / len(names) for name in names}
+    names = list(records[0]["benchmarks"])
+    return shares_in(records) or {name: 1 / len(names) for name in names}
 
 
 def pair(

@@ -72,10 +72,12 @@ class Pairs:
     Attributes:
         differences: per sample seen, the candidate's outcome minus the soup's, −1 to 1; not empty.
         unseen: per sample not seen, the soup's outcome, 0–1.
+        share: of the mean, 0–1; None where all benchmarks count alike.
     """
 
     differences: Sequence[float]
     unseen: Sequence[float]
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,25 @@ def outlook(pairs: Sequence[Pairs], known: Sequence[float], confidence: float) -
 
     Args:
         pairs: benchmarks answered in part.
-        known: of each other benchmark the difference of its values, in points.
+        known: of each other benchmark the difference of its values, in points; where not all count
+            alike, times its share and the number of benchmarks.
         confidence: P, above 0.5 and below 1, for all looks together.
     """
-    share = 100 / (len(pairs) + len(known))
+    count = len(pairs) + len(known)
+    share = 100 / count
     estimates, means, variances, possible = [], [], [], []
     for pair in pairs:
         seen, left = len(pair.differences), len(pair.unseen)
         size = seen + left
         total = fsum(pair.differences)
         expected = total / (seen + 2)
+        weight = 1.0 if pair.share is None else pair.share * count
         squares = fsum(d * d for d in pair.differences)
         variance = (squares + 2) / (seen + 2) - expected**2
-        estimates.append(total / seen)
-        means.append((total + left * expected) / size)
-        variances.append(left / size * variance / seen)
-        possible.append((total + fsum(1 - outcome for outcome in pair.unseen)) / size)
+        estimates.append(weight * total / seen)
+        means.append(weight * (total + left * expected) / size)
+        variances.append(weight**2 * left / size * variance / seen)
+        possible.append(weight * (total + fsum(1 - outcome for outcome in pair.unseen)) / size)
     sure = fsum(known) / 100
     z = NormalDist().inv_cdf(1 - (1 - confidence) / (LOOKS - 1))
     return Outlook(

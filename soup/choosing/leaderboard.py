@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from soup.choosing.comparing import Differences, run_differences
+from soup import markup
+from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
+from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
+from soup.errors import UsageError
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -130,7 +134,7 @@ class About:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Leaderboard:
     """A run, to look at.
 
@@ -159,6 +163,12 @@ class Leaderboard:
     about: About = field(default_factory=lambda: About(), compare=False)
     """Which run it was; two runs may have the same leaderboard."""
 
+    why: str = ""
+    """Of a greedy soup that kept nobody or few: why, and what would help."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the mean, by benchmark; empty where all count alike."""
+
     @property
     def best(self) -> float | None:
         """The mean of the best single member."""
@@ -185,6 +195,8 @@ class Leaderboard:
             "time": self.about.time,
             "versions": dict(self.about.versions),
             "settings": dict(self.about.settings),
+            "why": self.why,
+            "shares": dict(self.shares),
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -237,32 +249,87 @@ class Leaderboard:
 
     def to_markdown(self) -> str:
         """A title with the date, and two GitHub tables: members with the soup, then the path."""
+        parts = [f"## {markup.inline(self.title)}"]
+        if self.error is not None:
+            parts.append(f"**This run failed:** {markup.inline(' '.join(self.error.split()))}")
+        elif not self.finished:
+            parts.append("**This run did not finish.**")
+        if self.members:
+            parts += [markup.markdown(*table) for table in self.tables()]
+        return "\n\n".join([*parts, *map(markup.inline, self.footer())]) + "\n"
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: a row for each member, best first, then the soup's.
+
+        Columns: ``name``; ``kind``, which is ``"member"`` or the soup's; ``mean`` and each
+        benchmark and hold-out, 0–100; ``difference`` to the best single, in points; ``unparsed``,
+        the worst rate, 0–1; ``unjudged``, a count; ``path``. What is not known is NaN.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UsageError(
+                "to_frame needs pandas, which is not installed here; run: pip install pandas"
+            ) from error
+        rows: list[Row | SoupRow] = [*self.members, *([self.soup] if self.soup else [])]
+        return pandas.DataFrame([self._record(row) for row in rows])
+
+    def tables(self) -> list[markup.Table]:
+        """Heads and rows: the members with the soup, then the path where there is one."""
         heads = ["#", "member", *self.benchmarks, "mean", "Δ best"]
         heads += [f"{name} (hold-out)" for name in self.holdouts] + ["unparsed"]
         heads += ["unjudged"] if self.unjudged else []
-        lines = [f"## {self.title}", ""]
-        if self.error is not None:
-            lines += [f"**This run failed:** {' '.join(self.error.split())}", ""]
-        elif not self.finished:
-            lines += ["**This run did not finish.**", ""]
-        if self.members:
-            lines += [_row(heads), _row(["---"] * len(heads))]
-        for rank, row in enumerate(self.members, 1):
-            lines.append(_row([str(rank), row.name, *self.cells(row)]))
+        rows = [[str(k), row.name, *self.cells(row)] for k, row in enumerate(self.members, 1)]
         if self.soup is not None:
-            lines.append(_row(["", f"**{self.soup.kind} soup**", *self.cells(self.soup)]))
-        if len(self.path) > 1:
-            lines += ["", "| tried | mean | gain | 95% interval | p | kept |", "|" + "---|" * 6]
-            lines += [_row([s.tried, number(s.mean), *s.sure, s.verdict]) for s in self.path]
-        for line in self.footer():
-            lines += ["", line]
-        return "\n".join(lines) + "\n"
+            rows.append(["", markup.Strong(f"{self.soup.kind} soup"), *self.cells(self.soup)])
+        if len(self.path) < 2:
+            return [(heads, rows)]
+        steps = [[s.tried, number(s.mean), *s.sure, s.verdict] for s in self.path]
+        return [(heads, rows), (["tried", "mean", "gain", "95% interval", "p", "kept"], steps)]
+
+    def __repr__(self) -> str:
+        best = f"best {self.members[0].name}" if self.members else "no member"
+        facts = [f"{len(self.members)} members", f"{best} {number(self.best)}"]
+        if self.soup is not None:
+            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out}")
+        facts += [] if self.finished else ["not finished"]
+        return f"<Leaderboard of {self.command}: {'; '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        tables = "".join(markup.page(*table) for table in self.tables())
+        return tables + markup.paragraphs(self.footer())
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks that show no HTML."""
+        return self.to_markdown()
+
+    def _record(self, row: Row | SoupRow) -> dict[str, Any]:
+        gain = row.mean - self.best if row.mean is not None and self.best is not None else None
+        return {
+            "name": row.name if isinstance(row, Row) else f"{row.kind} soup",
+            "kind": "member" if isinstance(row, Row) else row.kind,
+            "mean": row.mean,
+            "difference": gain,
+            **{name: row.scores.get(name) for name in self.benchmarks},
+            **{name: row.holdouts.get(name) for name in self.holdouts},
+            "unparsed": max(row.unparsed.values(), default=None),
+            "unjudged": sum(row.unjudged.values()),
+            "path": row.path if isinstance(row, Row) else row.out,
+        }
 
     def footer(self) -> list[str]:
         """What is to be known of the differences, in words."""
         found = [row.difference for row in self.members]
         found += [self.soup.difference] if self.soup else []
-        return list(footer(found, self.soup))
+        lines = []
+        if self.shares:
+            parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
+            lines = [f"the mean counts {', '.join(parts)}"]
+        return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -282,6 +349,14 @@ class Leaderboard:
 def number(value: float | None) -> str:
     """A score with two decimals; a dash where there is none."""
     return "–" if value is None else f"{value:.2f}"
+
+
+def aligned(differences: list[str]) -> list[str]:
+    """Numbers above numbers, where some have the mark of noise behind them."""
+    if not any(text.endswith(NOISE) for text in differences):
+        return differences
+    room = " " * len(NOISE)
+    return [text if text.endswith(NOISE) else text + room for text in differences]
 
 
 def gained(value: float, difference: Difference | None) -> str:
@@ -345,6 +420,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     holdouts: dict[str, str] = start["holdouts"]
     moved = partial(_moved, was=start.get("work"), now=str(journal.path.parent))
     sure = run_differences(journal, records)
+    shares = shares_in(records)
     rows = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
@@ -357,7 +433,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _values(scores),
                 _values(held),
                 _unparsed(scores | held),
-                _mean(scores, benchmarks),
+                _mean(scores, benchmarks, shares),
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
             )
@@ -372,12 +448,14 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         tuple(holdouts),
         tuple(rows),
         path,
-        _soup_row(journal, soups[-1], benchmarks, holdouts, sure) if soups else None,
+        _soup_row(journal, soups[-1], benchmarks, holdouts, sure, shares) if soups else None,
         finished=any(r["kind"] in ("soup", "end") for r in later),
         error=next((r["error"] for r in reversed(later) if r["kind"] == "failed"), None),
         about=About(
             start["run"], start["time"], start.get("versions", {}), start.get("settings", {})
         ),
+        why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
+        shares=shares,
     )
 
 
@@ -393,6 +471,15 @@ def _moved(path: str, was: str | None, now: str) -> str:
         return path
     moved = os.path.normpath(os.path.join(now, os.path.relpath(path, was)))
     return moved if os.path.exists(moved) else path
+
+
+def _why(rows: Sequence[Row], path: Sequence[Step], sure: Differences) -> str:
+    trials = [(step.tried, step.difference) for step in path[1:] if step.difference is not None]
+    means = [row.mean for row in rows if row.mean is not None]
+    behind = means[0] - median(means[1:]) if len(means) > 1 else None
+    kept = sum(step.kept for step in path[1:])
+    stopped = sum(step.stopped is not None for step in path[1:])
+    return why_few(kept, trials, stopped, behind, sure.disagree)
 
 
 def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:
@@ -412,6 +499,7 @@ def _soup_row(
     benchmarks: dict[str, str],
     holdouts: dict[str, str],
     sure: Differences,
+    shares: Mapping[str, float],
 ) -> SoupRow:
     scores = _results(journal, soup["blend"], benchmarks)
     held = _results(journal, soup["blend"], holdouts)
@@ -421,7 +509,7 @@ def _soup_row(
         _values(scores),
         _values(held),
         _unparsed(scores | held),
-        _mean(scores, benchmarks),
+        _mean(scores, benchmarks, shares),
         soup["out"],
         soup["digest"],
         soup.get("merging", LINEAR),
@@ -453,11 +541,14 @@ def _unjudged(results: dict[str, Result]) -> dict[str, int]:
     return {name: result.unjudged for name, result in results.items()}
 
 
-def _mean(results: dict[str, Result], benchmarks: dict[str, str]) -> float | None:
+def _mean(
+    results: dict[str, Result], benchmarks: dict[str, str], shares: Mapping[str, float]
+) -> float | None:
     if not benchmarks or len(results) < len(benchmarks):
         return None
-    return mean_of([result.value for result in results.values()])
+    return mean_of(_values(results), shares)
 
 
-def _row(cells: list[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,24 +66,32 @@ class Result:
 
 @dataclass(frozen=True)
 class Score:
-    """A blend's results by benchmark name; its ``mean`` is the Acc of the recipes."""
+    """A blend's results by benchmark name; its ``mean`` is the Acc of the recipes.
+
+    Attributes:
+        results: by benchmark.
+        shares: of the mean, by benchmark, summing to one; empty where all count alike.
+    """
 
     results: Mapping[str, Result]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """The mean of the results, 0–100, equal weights.
+        """The mean of the results, 0–100, by their shares.
 
         Rounded to ten decimals: a "rise" that is only the last bits of a float sum is none.
         """
         if not self.results:
             raise ScoringError("a score without a benchmark has no mean")
-        return mean_of([result.value for result in self.results.values()])
+        return mean_of({n: r.value for n, r in self.results.items()}, self.shares)
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """The mean, 0–100, that decides; see ``Score.mean``."""
-    return round(fsum(values) / len(values), 10)
+def mean_of(values: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """The mean, 0–100, that decides; see ``Score``."""
+    if not shares:
+        return round(fsum(values.values()) / len(values), 10)
+    return round(fsum(shares[name] * value for name, value in values.items()), 10)
 
 
 class Scorer(Protocol):
@@ -109,6 +118,15 @@ class Scorer(Protocol):
         Raises:
             ScoringError: the model could not be loaded, or a sample could not be answered.
         """
+        ...
+
+
+@runtime_checkable
+class HousedScorer(Scorer, Protocol):
+    """A scorer that keeps files."""
+
+    def work_in(self, directory: str | os.PathLike[str]) -> None:
+        """Keep them there, unless it was made with a place of its own."""
         ...
 
 
@@ -175,6 +193,7 @@ class RecordedScorer:
     Attributes:
         measured: how many results had to be measured so far.
         ahead: tells how far the whole run has come; None tells nothing of it.
+        shares: of the benchmarks that decide, see ``Score``.
     """
 
     scorer: Scorer
@@ -182,6 +201,7 @@ class RecordedScorer:
     observe: Observer = ignore
     measured: int = 0
     ahead: Outlook | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def score(
@@ -227,7 +247,7 @@ class RecordedScorer:
             if self.ahead is not None:
                 self.ahead.done(number, benchmark)
             results[benchmark.name] = found
-        return Score(results)
+        return Score(results, self.shares if self.shares.keys() == results.keys() else {})
 
     def begin(self, blend: Blend, benchmark: Benchmark, label: str, task: str) -> None:
         """Tell that a blend is asked a benchmark by other ways than ``score``."""

@@ -160,6 +160,11 @@ class Paired:
             found.append(Difference(gain, gain - reach, gain + reach, two, one))
         return found
 
+    def disagreement(self, p: int, q: int) -> float:
+        """The share of clusters of questions, 0–1, in which the two blends did not do alike."""
+        apart = np.abs(self._swapped(p, q)) > 1e-12
+        return float(apart.mean()) if len(apart) else 0.0
+
     def _swapped(self, p: int, q: int) -> Array:
         """Per cluster, what swapping the two blends' outcomes would turn around."""
         part: Array = self._x[:, p] - self._x[:, q]

@@ -82,7 +82,7 @@ class Trials:
             result = before[benchmark.name]
             plain = benchmark.name in self.by_sample and _is_mean(result)
             if plain and not self._recorded(candidate, benchmark):
-                races.append(_Race(benchmark, result))
+                races.append(_Race(benchmark, result, self.scorer.shares.get(benchmark.name)))
             else:
                 whole.append(benchmark)
         if not races:
@@ -91,7 +91,10 @@ class Trials:
         if whole:
             label = self.label(candidate)
             for name, result in self.scorer.score(candidate, whole, label).results.items():
-                known.append(result.value - before[name].value)
+                difference = result.value - before[name].value
+                if name in self.scorer.shares:
+                    difference *= self.scorer.shares[name] * len(self.benchmarks)
+                known.append(difference)
                 answered += result.samples
         for _ in range(LOOKS - 1):
             for race in races:
@@ -128,6 +131,7 @@ class Trials:
     def _key(self, candidate: Blend, soup: Blend) -> str:
         """The content key of a trial: all that decides when it ends."""
         parts = [candidate.digest, soup.digest, *(b.digest for b in self.benchmarks)]
+        parts += [share.hex() for share in self.scorer.shares.values()]
         parts += [self.confidence.hex(), float(self.min_gain).hex(), str(LOOKS)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -138,6 +142,7 @@ class _Race:
 
     benchmark: Benchmark
     before: Result
+    share: float | None
     slices: list[list[str]] = field(init=False)
     unseen: dict[str, float] = field(init=False)
     differences: list[float] = field(init=False, default_factory=list)
@@ -148,4 +153,4 @@ class _Race:
 
     @property
     def pairs(self) -> Pairs:
-        return Pairs(self.differences, list(self.unseen.values()))
+        return Pairs(self.differences, list(self.unseen.values()), self.share)

@@ -164,6 +164,21 @@ def test_a_file_that_shrinks_is_left_to_who_can_name_it(tmp_path: Path, missing:
         assert loop.merge(places, size - missing - 1, None) is not None
 
 
+@pytest.mark.parametrize("missing", [1, 100 * PAGE])
+def test_a_file_that_shrank_before_it_is_mapped_is_left_to_who_can_name_it(
+    tmp_path: Path, missing: int
+) -> None:
+    """What its header promised lies beyond the mapping: reading there would end the process."""
+    size = 200 * PAGE
+    (tmp_path / "row").write_bytes(bytes(2 * (size - missing)))
+    kernel.guard()
+    loop = kernel.Loop("BF16", "BF16", size)
+    with (tmp_path / "row").open("rb") as file:
+        mapped = kernel.Mapped(file.fileno())
+        assert loop.merge([(mapped, 0)], size, None) is None
+        assert loop.merge([(mapped, 0)], size - missing, None) is not None
+
+
 def test_a_signal_that_is_not_the_loops_is_whose_it_was(tmp_path: Path) -> None:
     """A SIGBUS while nothing is merged ends the process, as it would without us."""
     code = "from soup.blending import kernel; import os, signal; kernel.guard(); kernel.guard()\n"

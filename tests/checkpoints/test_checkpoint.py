@@ -221,3 +221,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str, message: str) -
     with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
+    """Where Python's own reader takes it, and what looks through it would not."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(0))
+    (path / "config.json").write_text('{"a": ' + "[" * 900 + "]" * 900 + "}")
+    with pytest.raises(CheckpointError, match="config.json: not JSON .nested more than 100 levels"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [[1] * 100_000, [2**62] * 4, [2**63, 0], [2**40] * 60 + [0]])
+def test_shapes_that_no_tensor_has_cost_no_time(tmp_path: Path, shape: list[int]) -> None:
+    """They are refused by their header, whatever their product would be."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(0))
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="header is damaged .tensor x: shape or offsets"):
+        open_checkpoint(path)

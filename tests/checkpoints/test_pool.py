@@ -84,7 +84,7 @@ def test_settings_that_shapes_do_not_show_are_a_warning(tmp_path: Path) -> None:
     config = {**CONFIG, "rope_theta": 10000, "_name_or_path": "elsewhere"}
     pool = Pool.open(*pair(tmp_path, random_tensors(1), config=config))
     assert len(pool.warnings) == 1
-    assert "differs from first's in rope_theta;" in pool.warnings[0]
+    assert "differs from first's: rope_theta 10000 (first: nothing);" in pool.warnings[0]
 
 
 def test_tokenizers_that_differ_do_not_blend(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_tokenizers_that_differ_do_not_blend(tmp_path: Path) -> None:
     same = make_checkpoint(tmp_path / "b", random_tensors(1), files=tokenizer({"y": 1, "x": 0}, 2))
     other = make_checkpoint(tmp_path / "c", random_tensors(2), files=tokenizer({"x": 1, "y": 0}))
     assert len(Pool.open(first, same).members) == 2
-    with pytest.raises(PoolError, match=r"tokenizer, token 'x' \(2 differ\): expected id 0"):
+    with pytest.raises(PoolError, match=r"expected 'x' in row 0, 'y' in row 1, found row 1, row 0"):
         Pool.open(first, other)
 
 

@@ -1,6 +1,7 @@
 """soup/checkpoints/ties.py: embeddings that some members store once and others twice."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +278,29 @@ def test_pairs_are_known_by_name_and_shape(
     path = make_checkpoint(tmp_path / "m", weights)
     assert len(pairs(open_checkpoint(path).tensors)) == expected
     assert inspect([path]).problems == ()
+
+
+def test_names_that_a_stranger_chose_cost_no_time(tmp_path: Path) -> None:
+    """Thousands of heads and embeddings are paired with nothing, at once."""
+    empty = torch.zeros(1, 1)
+    weights = {f"{k}.lm_head.weight": empty.clone() for k in range(3000)}
+    weights |= {f"{k}.embed_tokens.weight": empty.clone() for k in range(3000)}
+    paths = [make_checkpoint(tmp_path / "a", weights)]
+    paths.append(
+        make_checkpoint(tmp_path / "b", {f"{k}.wte.weight": empty.clone() for k in range(3)})
+    )
+    started = time.monotonic()
+    assert len(inspect(paths).problems) > 0
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("where", [{}, {"text_config": {}}])
+@pytest.mark.parametrize("said", [[1], {"a": 1}, "yes", 2, 0.5])
+def test_a_tie_that_is_neither_true_nor_false_is_an_error(
+    tmp_path: Path, where: dict[str, Any], said: Any
+) -> None:
+    """Named, with its file."""
+    part = {"tie_word_embeddings": said}
+    config = CONFIG | ({"text_config": part} if where else part)
+    with pytest.raises(CheckpointError, match="config.json: tie_word_embeddings is .*, expected"):
+        open_checkpoint(make_checkpoint(tmp_path / "m", tensors(0, EMBEDDING), config=config))

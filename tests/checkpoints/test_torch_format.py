@@ -229,7 +229,7 @@ def test_what_torch_puts_before_all_names_is_taken_off(
         out = write(Blend(pool.members, pool.reference), tmp_path / "out" / str(k)).path
         assert loaded(out).keys() == tensors.keys()
     some = {f"module.{name}" if k else name: t for k, (name, t) in enumerate(tensors.items())}
-    assert open_checkpoint(make(tmp_path / "some", some)).tensors.keys() == some.keys()
+    assert open_checkpoint(make(tmp_path / "some", some)).tensors.keys() == tensors.keys()
 
 
 def test_equal_tensors_have_one_digest_in_every_format(tmp_path: Path) -> None:

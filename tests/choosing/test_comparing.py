@@ -129,7 +129,7 @@ def test_without_outcomes_it_says_what_it_cannot_tell(pool: Pool, tmp_path: Path
     """As in journals of scorers that record none."""
     found = board(pool, tmp_path, FakeScorer(value=by_digest))
     reason = "x: no outcomes of single questions are recorded"
-    assert found.footer() == [f"which differences are noise cannot be told: {reason}"]
+    assert found.footer()[:1] == [f"which differences are noise cannot be told: {reason}"]
     assert found.to_dict()["members"][1]["difference"]["low"] is None
     assert found.soup is not None
     assert found.soup.corrected is None
@@ -140,8 +140,8 @@ def test_noise_is_marked_and_explained(pool: Pool, tmp_path: Path) -> None:
     """In the table, in Markdown, and in words below."""
     text = board(pool, tmp_path, FakeScorer(right=right, samples=SIZE)).to_markdown()
     row = next(line for line in text.splitlines() if line.startswith("| 4 | d"))
-    assert " ~ " not in row
-    assert " ~ |" in text
+    assert "~" not in row
+    assert r" \~ |" in text  # the escape shows as ~
     assert "chance alone makes such a difference" in text
     assert "on new questions expect" in text
     assert "on the hold-outs, by which nothing was chosen" in text

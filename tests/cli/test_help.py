@@ -26,7 +26,11 @@ def test_descriptions_have_room(tmp_path: Path, command: str) -> None:
     assert len(panels) == len(set(panels)) > 0
     for panel in re.split(r"^╭─ ", text, flags=re.M)[1:]:
         rows = [line for line in panel.splitlines() if line.startswith("│")]
-        starts = [match.end() for row in rows if (match := re.match(r"│ .*?(?:--|CKPT|DIR)", row))]
+        starts = [
+            match.end()
+            for row in rows
+            if (match := re.match(r"│ .*?(?:--|CKPT|DIR|NAME|\* +A\b)", row))
+        ]
         assert starts, panel
         # every description of a panel begins in one column: where those that go on are indented
         words = [re.search(r"\S", row[1:]) for row in rows]

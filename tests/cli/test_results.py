@@ -104,12 +104,12 @@ def test_a_pipe_is_not_folded(pool_paths: list[Path], tmp_path: Path) -> None:
 
 def test_a_dry_run_says_when_nobody_can_know(pool_paths: list[Path], tmp_path: Path) -> None:
     """Without a worker, where these benchmarks were never looked up."""
-    settings = Settings(("x",), out=tmp_path / "out", work=tmp_path / ".soup")
+    settings = Settings(("MMStar",), out=tmp_path / "out", work=tmp_path / ".soup")
     make("max", Pool.open(*pool_paths), FakeScorer(), settings)
     before = sorted(os.listdir(tmp_path / ".soup"))
     for path in pool_paths:
         (path / "tokenizer.json").write_text("{}")
-    done = run(tmp_path, "greedy", "ckpts/*", "--bench", "x", "--dry-run")
+    done = run(tmp_path, "greedy", "ckpts/*", "--bench", "MMStar", "--dry-run")
     assert "how many results are known, only a run can tell" in done.stdout, done.stderr
     assert "(4 recorded in .soup in all; those that fit are reused)" in done.stdout
     assert sorted(os.listdir(tmp_path / ".soup")) == before

@@ -191,3 +191,12 @@ def test_questions_are_ordered_by_what_they_hold(tmp_path: Path) -> None:
     messages = [message("long" * 9, "small"), message("x", "large"), message("y", "small")]
     messages.append(message("a question without an image"))
     assert by_length(messages) == [3, 2, 0, 1]
+
+
+def test_large_questions_share_smaller_batches_on_a_processor() -> None:
+    """There more of them leave its caches and are slower; small ones are not held back."""
+    limit = Limit.of(None, on_cpu=True)
+    assert limit.fits(2, 1441) and not limit.fits(3, 1441)
+    assert limit.fits(81, 100) and limit.fits(1, 9000)
+    assert Limit.of(None).fits(5, 1441)
+    assert Limit.of(6, on_cpu=True).fits(6, 1441)

@@ -65,3 +65,38 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
         write_whole(tmp_path / "file", half)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
     assert Kept(tmp_path / "file", "key").known == {0: "A"}
+
+
+def test_a_flipped_bit_never_changes_an_answer(tmp_path: Path) -> None:
+    """Wherever it is: the answer is as it was, or it is set aside and asked again."""
+    good, file = tmp_path / "good.answers", tmp_path / "file.answers"
+    kept = Kept(good, "key")
+    answers = {0: "A", 1: "17", 12: "B"}
+    for index, text in answers.items():
+        kept.add(index, text)
+    kept.close()
+    content = good.read_bytes()
+    for bit in range(0, 8 * len(content), 5):
+        spoilt = bytearray(content)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(spoilt)
+        found = Kept(file, "key")
+        assert found.known.items() <= answers.items()
+        if bit // 8 < len(content) - 1:  # else the last line is one that was cut short
+            assert found.damaged > 0
+            assert found.aside.is_file()
+        found.close()
+
+
+def test_damaged_answers_are_set_aside_once(tmp_path: Path) -> None:
+    """They can be looked at; the next start finds a whole file again."""
+    kept = Kept(tmp_path / "file", "key")
+    kept.add(0, "A")
+    kept.add(1, "B")
+    kept.close()
+    file = tmp_path / "file"
+    file.write_text(file.read_text().replace('"A"', '"C"'))
+    again = Kept(file, "key")
+    assert (again.known, again.damaged) == ({1: "B"}, 1)
+    assert '"C"' in again.aside.read_text()
+    assert (Kept(file, "key").known, Kept(file, "key").damaged) == ({1: "B"}, 0)

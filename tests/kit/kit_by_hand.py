@@ -10,6 +10,7 @@ prompts (images by the SHA-256 of their file), predictions, and seconds to infer
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -28,7 +29,7 @@ parser.add_argument("sets", nargs="+", help="CLASS:NAME, a class of vlmeval.data
 parser.add_argument("--tokens", type=int, default=4, help="longest answer")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--dtype", default="float32")
-parser.add_argument("--wrapper", help="of VLMEvalKit, on the CPU [a plain one]")
+parser.add_argument("--wrapper", help="of VLMEvalKit [a plain one]")
 parser.add_argument("--options", type=json.loads, default={}, help="of that wrapper, JSON")
 given = parser.parse_args()
 os.environ["LMUData"] = given.data
@@ -89,23 +90,23 @@ class NoCuda(TorchFunctionMode):
 
 
 def kits_own() -> Any:
-    """One of VLMEvalKit's wrappers, as it is but for the device and flash attention."""
+    """One of VLMEvalKit's wrappers, as it is but for the device, dtype and flash attention."""
     from vlmeval import vlm
     from vlmeval.vlm.qwen2_vl import model as qwen
 
     qwen.get_gpu_memory = lambda: [80]
     load = transformers.PreTrainedModel.from_pretrained.__func__
 
-    def on_cpu(cls: Any, path: str, **_: Any) -> Any:
-        return load(cls, path, dtype=getattr(torch, given.dtype))
+    def on_device(cls: Any, path: str, **_: Any) -> Any:
+        return load(cls, path, dtype=getattr(torch, given.dtype)).to(given.device)
 
-    transformers.PreTrainedModel.from_pretrained = classmethod(on_cpu)
+    transformers.PreTrainedModel.from_pretrained = classmethod(on_device)
     kind = getattr(vlm, given.wrapper)
 
     class Noted(kind):  # type: ignore[misc, valid-type]
         def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> Any:
             self.prompts.append([dict(item) for item in message])
-            with NoCuda():
+            with NoCuda() if given.device == "cpu" else contextlib.nullcontext():
                 return super().generate_inner(message, dataset)
 
     return Noted(model_path=given.model, max_new_tokens=given.tokens, **given.options)

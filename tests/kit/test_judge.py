@@ -263,8 +263,29 @@ def test_a_spell_of_errors_is_waited_for(tmp_path: Path) -> None:
     assert outcome.value == pytest.approx(SETS["MMVet"].value)
 
 
+def test_a_flipped_bit_never_changes_a_verdict(tmp_path: Path) -> None:
+    """Wherever it is: the verdict is as it was, or it is set aside and asked for again."""
+    good, file = tmp_path / "verdicts.jsonl", tmp_path / "damaged.jsonl"
+    for key, reply in (("a", "1.0"), ("b", "0.5")):
+        Verdicts(good).keep(key, MODEL, reply)
+    content = good.read_bytes()
+    for bit in range(0, 8 * len(content), 7):
+        spoilt = bytearray(content)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(spoilt)
+        found = Verdicts(file)
+        assert {found.get("a"), found.get("b")} - {None} <= {"1.0", "0.5"}
+        assert found.get("a") in ("1.0", None)
+        assert found.get("b") in ("0.5", None)
+        if bit // 8 < len(content) - 1:  # else the last line is one that was cut short
+            assert len(found) < 2, "a bit was not noticed"
+            assert "checksum" in found.note
+        file.unlink()
+    assert content.splitlines()[0][:10] in (tmp_path / "damaged.jsonl.damaged").read_bytes()
+
+
 def test_verdicts_survive_a_crash(tmp_path: Path) -> None:
-    """A line that was cut short is skipped, and does not spoil the next."""
+    """A line that was cut short is no verdict, and does not spoil the next."""
     file = tmp_path / "deep" / "verdicts.jsonl"
     Verdicts(file).keep("a", MODEL, "1.0")
     with file.open("a") as stream:
@@ -274,7 +295,9 @@ def test_verdicts_survive_a_crash(tmp_path: Path) -> None:
     verdicts.keep("c", MODEL, "Z\n")
     found = Verdicts(file)
     assert (len(found), found.get("a"), found.get("b"), found.get("c")) == (2, "1.0", None, "Z\n")
-    assert len(file.read_text().splitlines()) == 3
+    assert len(file.read_text().splitlines()) == 2
+    assert "1 verdicts have no right checksum" in found.note
+    assert Verdicts(file).note == ""
     assert json.loads(file.read_text().splitlines()[0])["judge"] == MODEL
 
 

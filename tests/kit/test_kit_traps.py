@@ -2,7 +2,7 @@
 
 1 stale predictions, 2 inherited partials, 3 remembered scores, 4 spent dataset objects, 5 old
 images, 6 partial sets, 7 failures scored 0, 8 side effects of importing, 9 the environment, 10 the
-vanished "None", 11 one at a time, 12 versions, 13 files that are code.
+vanished "None", 11 one at a time, 12 versions, 13 files that were code.
 """
 
 import json
@@ -30,6 +30,7 @@ from soup.evaluators.fake import FakeScorer
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.worker import Worker
 from tests.conftest import make_checkpoint, random_tensors
+from tests.kit.small_sets import SETS
 from tests.kit.test_vlmevalkit import CHOICE, SHORT, YES_NO, tsv
 
 vlmevalkit = pytest.importorskip("soup.evaluators.kit.vlmevalkit")
@@ -37,6 +38,7 @@ importing = pytest.importorskip("soup.evaluators.kit.importing")
 metrics = pytest.importorskip("soup.evaluators.kit.metrics")
 
 ROOT = Path(__file__).resolve().parents[2]
+HALLUSION = SETS["HallusionBench"].rows
 
 
 def dataset(path: Path, rows: list[dict[str, Any]], name: str = "set") -> Any:
@@ -347,21 +349,22 @@ def test_trap_10_an_option_that_reads_none_is_an_option(tmp_path: Path, word: st
     assert outcome.outcomes == {"0": 1.0, "1": 0.0, "2": 1.0}
 
 
-def test_trap_10_other_cells_are_read_as_vlmevalkit_reads_them(tmp_path: Path) -> None:
-    """Trap 10: no prompt but the one with the lost option changes, numbers and hints included."""
+def test_trap_10_hints_are_read_as_vlmevalkit_reads_them(tmp_path: Path) -> None:
+    """Trap 10: a hint "None" is none; options keep their words: 2 does not become 2.0."""
     rows: list[dict[str, Any]] = [
         {"hint": "None", "question": "q?", "A": 7, "B": "nan", "C": 1.5, "D": "", "answer": "A"},
         {"hint": "look", "question": "q?", "A": 8, "B": 2, "C": "", "D": "", "answer": "A"},
         {"hint": "", "question": "q?", "A": 9, "B": "", "C": "None", "D": "", "answer": "C"},
     ]
     path = tsv(tmp_path / "set.tsv", rows)
-    ours = [m[-1]["value"] for m in vlmevalkit.Dataset(str(path), tmp_path / "cache").messages()]
-    plain = importing.read_csv(path, sep="\t")
-    kit = importing.image_mcq.CustomMCQDataset.__new__(importing.image_mcq.CustomMCQDataset)
-    kit.meta_only, kit.img_root = False, str(tmp_path)
-    theirs = [kit.build_prompt(plain.iloc[k])[-1]["value"] for k in range(3)]
-    assert ours[:2] == theirs[:2]
-    assert ours[2] == theirs[2].replace("A. 9\n", "A. 9\nC. None\n")
+    one = vlmevalkit.Dataset(str(path), tmp_path / "cache")
+    texts = [message[-1]["value"].split("Please")[0] for message in one.messages()]
+    assert texts == [
+        "Question: q?\nOptions:\nA. 7\nB. nan\nC. 1.5\n",
+        "Hint: look\nQuestion: q?\nOptions:\nA. 8\nB. 2\n",
+        "Question: q?\nOptions:\nA. 9\nC. None\n",
+    ]
+    assert "1 options read 'nan', and are shown" in one.notes[0]
 
 
 def test_trap_10_answers_that_look_like_missing_values_stay_answers(tmp_path: Path) -> None:
@@ -464,7 +467,7 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
 
         def asked(request: dict[str, Any], *_: Any, key: str = key) -> dict[str, Any]:
             answer = ask(request)
-            for part in (answer, answer.get("settings", {})):
+            for part in (answer, answer.get("settings", {}), answer.get("model", {})):
                 if key in part:
                     part[key] = "another"
             return answer
@@ -474,12 +477,31 @@ def test_trap_12_versions_are_recorded_and_part_of_the_key(
     assert len(digests) == 4
 
 
-def test_trap_13_the_docs_say_that_a_benchmark_file_is_code(tmp_path: Path) -> None:
-    """Trap 13: VLMEvalKit runs what stands in a TSV (shown here), so one must trust the file."""
-    rows = [{**row, "index": k} for k, row in enumerate(CHOICE)]
+def test_trap_13_nothing_in_a_benchmark_file_is_run(tmp_path: Path) -> None:
+    """Trap 13: fields that VLMEvalKit gives to `eval` are read as values, in every kind of set."""
     ran = tmp_path / "ran"
-    rows[0]["index"] = f"open({str(ran)!r}, 'w').close()"
-    dataset(tmp_path, rows)
-    assert ran.exists(), "it no longer does: docs/scoring.md can say so"
-    text = " ".join((ROOT / "docs" / "scoring.md").read_text().split())
-    assert "A benchmark file is code: VLMEvalKit passes fields of it to `eval`." in text
+    code = f"[open({str(ran)!r}, 'w').close()]"
+    for name, rows in (
+        ("set", CHOICE), ("yes", YES_NO), ("short", SHORT), ("HallusionBench", HALLUSION),
+        ("TextVQA_x", SHORT),
+    ):  # fmt: skip
+        for column in ("index", "answer", "question", "image_path", "image"):
+            made = [dict(row) for row in rows]
+            made[0][column] = code
+            try:
+                one = dataset(tmp_path, made, name)
+                one.messages()
+                one.evaluate([code] * 4, tmp_path / "kept.tsv")
+            except (BenchmarkError, ScoringError):
+                pass
+            assert not ran.exists(), f"{name}, {column}"
+
+
+def test_trap_13_scores_of_mathvista_run_nothing(tmp_path: Path) -> None:
+    """Trap 13, where the metric itself evaluates fields: lists of choices and of skills."""
+    ran = tmp_path / "ran"
+    for module in (metrics.mathvista, metrics.image_vqa, importing.vqa_eval):
+        with pytest.raises(ValueError, match="not a value"):
+            module.eval(f"[open({str(ran)!r}, 'w').close()]")
+        assert module.eval("['a', 'b']") == ["a", "b"]
+    assert not ran.exists()

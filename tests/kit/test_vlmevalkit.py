@@ -77,8 +77,7 @@ OCR = [{"question": "q?", "answer": "7", "category": "Doc-oriented VQA"} for _ i
         (SHORT, {"question": ""}, "index 1 has no question"),
         (CHOICE, {"answer": ""}, "index 1 has no answer"),
         (YES_NO, {"answer": ""}, "index 1 has no answer"),
-        (SHORT, {"index": ""}, "data row 2 has no index"),
-        (SHORT, {"index": "0.5"}, "index '0.0' is read back from a TSV as 0.0; expected whole"),
+        (SHORT, {"index": ""}, "data row 2 .line 3. has no index"),
         (OCR, {"category": ""}, "index 1 has no category"),
         (OCR, {"category": "Pictures"}, "no category 'Pictures'; expected one of Regular Text"),
         (
@@ -86,7 +85,7 @@ OCR = [{"question": "q?", "answer": "7", "category": "Doc-oriented VQA"} for _ i
             {"answer": "C"},
             "index 1 is 'C'; expected one of its options, A, B",
         ),
-        (CHOICE, {"answer": "odd"}, "the answer of index 1 is 'odd'"),
+        (CHOICE, {"answer": "strange"}, "the answer of index 1 is 'strange'"),
         (CHOICE, {"B": ""}, "the answer of index 1 is 'B'; expected one of its options, A"),
         (SPLIT, {}, r"several splits \(a, b\), so no overall score; give one split per TSV"),
         ([{"question": "q?", "A": "x", "answer": "A"}] * 4, {}, "needs columns A and B at least"),
@@ -109,10 +108,13 @@ def test_a_row_that_would_not_count_is_named(
     ("content", "message"),
     [
         (b"index\timage\tquestion\tanswer\n0\tx\tq\xe9?\ta\n", "expected tab-separated UTF-8"),
-        (b"", "not a readable TSV .No columns"),
+        (b"", "no columns in it: the file is empty"),
         (b"index,image,question,answer\n", "no column 'index'"),
         (b"index\tquestion\tanswer\n0\tq?\ta\n", "no column 'image'"),
-        (b"index\timage\tquestion\tanswer\n0\tx\tq?\ta\n1\tx\tq?\ta\tb\tc\n", "in line 3, saw 6"),
+        (
+            b"index\timage\tquestion\tanswer\n0\tx\tq?\ta\n1\tx\tq?\ta\tb\tc\n",
+            "line 3 .'1'. has 6 cells",
+        ),
     ],
 )
 def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:

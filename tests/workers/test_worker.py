@@ -31,6 +31,17 @@ def pool(demo: Path) -> Pool:
     return Pool.open(str(demo / "ckpts" / "*"))
 
 
+def test_a_place_of_its_own_wins_over_the_settings(tmp_path: Path) -> None:
+    """Without one a scorer keeps its files where the run has its journal."""
+    own = VLMEvalKitScorer(work=tmp_path / "own")
+    own.work_in(tmp_path / "run")
+    assert own.log == tmp_path / "own" / "worker.log"
+    none = VLMEvalKitScorer()
+    assert none.log == Path(".soup").absolute() / "worker.log"
+    none.work_in(tmp_path / "run")
+    assert none.log == tmp_path / "run" / "worker.log"
+
+
 @pytest.mark.parametrize("method", ["linear", "ties", "dare"])
 def test_a_blend_survives_the_way_to_the_worker(
     pool_paths: list[Path], base_path: Path, method: str

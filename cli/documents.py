@@ -1,0 +1,64 @@
+"""What `check` and `--dry-run` found, as JSON for machines; see docs/json.md."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soup.cli.results import write_text
+
+if TYPE_CHECKING:
+    from soup import Report
+
+VERSION = 1
+
+
+def pool_found(report: "Report") -> dict[str, Any]:
+    """A pool: its members, and all that is wrong with it, each problem by itself."""
+    return {
+        "blendable": not report.problems,
+        "members": [
+            {
+                "name": member.name,
+                "path": str(member.path),
+                "kind": member.kind or "full",
+                "tensors": len(member.tensors),
+                "parameters": member.parameters,
+                "dtypes": list(member.dtypes),
+                "bytes": member.nbytes,
+                "files": len(member.shards),
+            }
+            for member in report.members
+        ],
+        "problems": [asdict(problem) for problem in report.problems],
+        "warnings": list(report.warnings),
+        "duplicates": [list(pair) for pair in report.duplicates],
+        "error": None,
+    }
+
+
+def failed(error: object) -> dict[str, Any]:
+    """A pool that could not be opened at all."""
+    return {
+        "blendable": False,
+        "members": [],
+        "problems": [],
+        "warnings": [],
+        "duplicates": [],
+        "error": str(error),
+    }
+
+
+def put(file: Path, command: str, content: Mapping[str, Any]) -> None:
+    """Write a document whole, or to standard output where ``file`` is ``-``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = json.dumps({"version": VERSION, "command": command, **content}, indent=2) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    write_text(file, text)

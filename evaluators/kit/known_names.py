@@ -1,0 +1,113 @@
+"""The names of VLMEvalKit's benchmarks, to complete and to correct by.
+
+Importing VLMEvalKit takes seconds. These are the names of one version of it; another may know more,
+so a name that is missing here is wrong only under that version. ``python -m
+tests.kit.test_known_names`` writes this module anew.
+"""
+
+VERSION = "0.0.20"
+"""Of ms-vlmeval."""
+
+_NAMES = """
+3DSRBench A-Bench_TEST A-Bench_VAL A-OKVQA A4Bench AesBench_TEST AesBench_VAL AI2D_MINI
+AI2D_TEST AI2D_TEST_NO_MASK AMBER APhO_2025 Asclepius atomic_dataset AyaVisionBench BLINK
+BLINK_circular BMMR BMMR_mini CCBench CCOCR CCOCR_DocParsing_DocPhotoChn
+CCOCR_DocParsing_DocPhotoEng CCOCR_DocParsing_DocScanChn CCOCR_DocParsing_DocScanEng
+CCOCR_DocParsing_FormulaHandwriting CCOCR_DocParsing_MolecularHandwriting
+CCOCR_DocParsing_TablePhotoChn CCOCR_DocParsing_TablePhotoEng CCOCR_DocParsing_TableScanChn
+CCOCR_DocParsing_TableScanEng CCOCR_Kie_ColdCell CCOCR_Kie_ColdSibr CCOCR_Kie_Cord
+CCOCR_Kie_EphoieScut CCOCR_Kie_Poie CCOCR_Kie_Sroie2019Word CCOCR_MultiLanOcr_Arabic
+CCOCR_MultiLanOcr_French CCOCR_MultiLanOcr_German CCOCR_MultiLanOcr_Italian
+CCOCR_MultiLanOcr_Japanese CCOCR_MultiLanOcr_Korean CCOCR_MultiLanOcr_Portuguese
+CCOCR_MultiLanOcr_Russian CCOCR_MultiLanOcr_Spanish CCOCR_MultiLanOcr_Vietnamese
+CCOCR_MultiSceneOcr_Cord CCOCR_MultiSceneOcr_Funsd CCOCR_MultiSceneOcr_Hieragent
+CCOCR_MultiSceneOcr_Iam CCOCR_MultiSceneOcr_Ic15 CCOCR_MultiSceneOcr_Inversetext
+CCOCR_MultiSceneOcr_Totaltext CCOCR_MultiSceneOcr_UgcLaion CCOCR_MultiSceneOcr_ZhDense
+CCOCR_MultiSceneOcr_ZhDoc CCOCR_MultiSceneOcr_ZhHandwriting CCOCR_MultiSceneOcr_ZhScene
+CCOCR_MultiSceneOcr_ZhVertical ChartBench ChartCap ChartMimic_v1_customized ChartMimic_v1_direct
+ChartMimic_v2_customized ChartMimic_v2_customized_1800 ChartMimic_v2_customized_600
+ChartMimic_v2_direct ChartMimic_v2_direct_1800 ChartMimic_v2_direct_600 ChartMuseum_dev
+ChartMuseum_test ChartQA_TEST ChartQAPro ChartQAPro_CoT ChartQAPro_PoT ChartX
+CharXiv_descriptive_val CharXiv_reasoning_val CMMMU_VAL CMMU_MCQ COCO_VAL CoreCognition
+CountBenchQA Creation_MMBench CRPE_EXIST CRPE_RELATION CV-Bench-2D CV-Bench-3D CVQA_EN CVQA_LOC
+DA-2K Design2Code Detailed_Difference DocVQA_TEST DocVQA_VAL DUDE DUDE_MINI DynaMath
+DynaMath_noprompt electro_dataset EmbSpatialBench EMMA EMMA_COT ERIQ ERQA EuPhO_2024 EuPhO_2025
+F_MA_2024 F_MA_2025 Flames FoxBench GMAI-MMBench_TEST GMAI-MMBench_VAL GOBench
+GQA_TestDev_Balanced GroundingME GSM8K-V HallusionBench HiPhO_ALL hle HRBench4K HRBench8K
+InfoVQA_TEST InfoVQA_VAL Instance_Comparison IPhO_2024 IPhO_2025 K-DTCBench LEGO LEGO_circular
+LENS-CN-QA LENS-CN-QA_MINI LiveMMBench_Creation LiveMMBench_Infographic LiveMMBench_Perception
+LiveMMBench_Reasoning LiveMMBench_Reasoning_circular LiveMMBench_Spatial LLaVABench
+LLaVABench_KO LogicVista M3oralBench M4Bench MaCBench MATBench MathCanvas-Bench MathVerse_MINI
+MathVerse_MINI_Text_Dominant MathVerse_MINI_Text_Lite MathVerse_MINI_Vision_Dominant
+MathVerse_MINI_Vision_Intensive MathVerse_MINI_Vision_Only MathVerse_MINI_Vision_Only_cot
+MathVision MathVision_MINI MathVista_MINI mechanics_dataset MedqbenchCaption
+MedqbenchCaption_dev MedqbenchCaption_test MedqbenchMCQ MedqbenchMCQ_dev MedqbenchMCQ_test
+MedqbenchPairedDescription_dev MedqbenchPairedDescription_test MedQDEGBench_good_dev
+MedQDEGBench_good_test MedQDEGBench_simulate_dev MedQDEGBench_simulate_test MedXpertQA_MM_test
+MIA-Bench MicroBench MicroVQA MindCubeBench_raw_qa MindCubeBench_tiny_raw_qa MLLMGuard_DS
+MM-HELIX MM-HELIX_lang MM-IFEval MM-Math MM_NIAH_TEST MM_NIAH_VAL MMAlignBench MMBench
+MMBench_CN MMBench_CN_V11 MMBench_dev_ar MMBench_DEV_CN MMBench_dev_cn MMBench_DEV_CN_V11
+MMBench_DEV_EN MMBench_dev_en MMBench_DEV_EN_V11 MMBench_DEV_KO MMBench_dev_pt MMBench_dev_ru
+MMBench_dev_tr MMBench_TEST_CN MMBench_TEST_CN_V11 MMBench_TEST_EN MMBench_TEST_EN_V11
+MMBench_V11 MMBench_V11_MINI MMCR MMDU MME MME-RealWorld MME-RealWorld-CN MME-RealWorld-Lite
+MME-Reasoning MME_CoT_TEST MMESCI_EN MMESCI_ES MMESCI_FR MMESCI_JA MMESCI_VisionOnly MMESCI_ZH
+MMGenBench-Domain MMGenBench-Test MMLongBench_DOC MMMB MMMB_ar MMMB_cn MMMB_en MMMB_pt MMMB_ru
+MMMB_tr MMMU_DEV_VAL MMMU_Pro_10c MMMU_Pro_10c_COT MMMU_Pro_V MMMU_Pro_V_COT MMMU_TEST
+MMOral_OPG_CLOSED MMOral_OPG_OPEN MMRarebench_Crossmodal MMRarebench_Diagnosis
+MMRarebench_Examination MMRarebench_Treatment MMReason_testmini MMSafetyBench
+MMSci_DEV_Captioning_image_only MMSci_DEV_Captioning_with_abs MMSci_DEV_MCQ MMSIBench_circular
+MMSIBench_wo_circular MMStar MMStar_KO MMStar_MINI MMStar_TR MMT-Bench_ALL MMT-Bench_ALL_MI
+MMT-Bench_VAL MMT-Bench_VAL_MI MMVet MMVet_Hard MMVMBench MMVP MOAT MSEarthMCQ MSSBench
+MTL_MMBench_DEV MTVQA_TEST MUIRBench NaturalBenchDataset NBPhO_2024 NBPhO_2025 npmm
+OceanOCRBench OCR_Reasoning OCRBench OCRBench_MINI OCRBench_v2 OCRBench_v2_MINI OCRVQA_TEST
+OCRVQA_TESTCORE olmOCRBench OlympiadBench OlympiadBench_CN OlympiadBench_EN Omni3DBench
+OmniDocBench OmniEarth-Bench OmniMedVQA OmniSpatialBench OmniSpatialBench_default
+OmniSpatialBench_manual_cot OmniSpatialBench_zeroshot_cot optics_dataset OST OSWorld_G
+PanMechanics_2024 PanMechanics_2025 PanPhO_2024 PanPhO_2025 PathMMU_TEST PathMMU_VAL
+PathVQA_TEST PathVQA_VAL Physics Physics_blankim PhyX_MC PhyX_mini_MC PhyX_mini_OE PhyX_OE
+PlotQA POPE PuzzleVQA Q-Bench1_TEST Q-Bench1_VAL QSpatial_plus QSpatial_scannet quantum_dataset
+R-Bench-Dis R-Bench-Ref RealWorldQA ReasonMap-Plus RefCOCO RefSpatial RefSpatial-Bench
+RefSpatial-Bench-Location RefSpatial-Bench-Placement RefSpatial-Bench-Unseen RefSpatial-Location
+RefSpatial-Placement RefSpatial-Unseen RefSpatial_Location RefSpatial_Placement
+RefSpatial_Unseen RefSpatial_wo_unseen RoboSpatialHome SArena SArena_MINI SCAM SciDocBench
+ScienceQA_TEST ScienceQA_VAL ScreenSpot ScreenSpot_Desktop ScreenSpot_Mobile ScreenSpot_Pro
+ScreenSpot_Pro_CAD ScreenSpot_Pro_Creative ScreenSpot_Pro_Development ScreenSpot_Pro_Office
+ScreenSpot_Pro_OS ScreenSpot_Pro_Scientific ScreenSpot_v2 ScreenSpot_v2_Desktop
+ScreenSpot_v2_Mobile ScreenSpot_v2_Web ScreenSpot_Web SEEDBench2 SEEDBench2_Plus SEEDBench_IMG
+SEEDBench_IMG_KO SeePhys SeePhys_vo SFE SFE-zh SGI-DeepResearch SGI-DryExperiment
+SGI-Experimental-Reasoning SGI-IdeaGeneration SGI-WetExperiment SimpleVQA SiteBenchImage SIUO
+SIUO_GEN SIUO_MCQ SLIDEVQA SLIDEVQA_MINI SparBench SparBench_tiny Spatial457 Spatial_Perception
+SpatialEval SpatialVizBench SpatialVizBench_CoT SPBench-MV SPBench-MV_CoT SPBench-SI
+SPBench-SI_CoT SSI_Bench StareBench StareBench_CoT State_Comparison State_Invariance
+StaticEmbodiedBench StaticEmbodiedBench_circular statistics_dataset TableVQABench TallyQA
+TaskMeAnything_v1_imageqa_random tdbench_cs_depth tdbench_cs_height tdbench_cs_integrity
+tdbench_cs_zoom tdbench_grounding_rot0 tdbench_grounding_rot180 tdbench_grounding_rot270
+tdbench_grounding_rot90 tdbench_rot0 tdbench_rot180 tdbench_rot270 tdbench_rot90 TextVQA_VAL
+TopViewRS TreeBench UniSVG VBGD VCR_EN_EASY_100 VCR_EN_EASY_500 VCR_EN_EASY_ALL VCR_EN_HARD_100
+VCR_EN_HARD_500 VCR_EN_HARD_ALL VCR_ZH_EASY_100 VCR_ZH_EASY_500 VCR_ZH_EASY_ALL VCR_ZH_HARD_100
+VCR_ZH_HARD_500 VCR_ZH_HARD_ALL VenusBench-GD VGRPBench ViewSpatialBench VisFactor VisFactor_CoT
+VisFactor_GE VisFactor_GE_CoT VisFactor_GH VisFactor_GH_CoT VisFactor_GN VisFactor_GN_CoT
+VisOnlyQA-VLMEvalKit VisualPuzzles VisuLogic VizWiz VL-RewardBench VLADBench VLM2Bench VLMBias
+VLMBlind vlms_are_biased_main VLRMBench VLRMBench_Foresight VLRMBench_MultiSolution VMCBench_DEV
+VMCBench_TEST VSR-zeroshot VStarBench VTCBench WeMath WeMath_COT WildDoc WildVision WorldMedQA-V
+WorldVQA XLRS-Bench-lite XSTest ZEROBench ZEROBench_sub
+"""
+
+_VIDEO = """
+AV-SpeakerBench CG-Bench_MCQ_Grounding CG-Bench_MCQ_Grounding_Mini CG-Bench_OpenEnded
+CG-Bench_OpenEnded_Mini CGAVCounting DREAM-1K DSRBench EgoExoBench_MCQ LongVideoBench MEGABench
+MLVU MLVU_MCQ MLVU_OpenEnded MMBench-Video MMSIVideoBench MovieChat1k MVBench MVBench_MP4
+MVTamperBench MVTamperBenchEnd MVTamperBenchStart MVU-Eval OMTGBench QBench_Video
+QBench_Video_MCQ QBench_Video_VQA SiteBenchVideo STI-Bench TempCompass TempCompass_Captioning
+TempCompass_MCQ TempCompass_YorN V2P-Bench VCR-Bench VDC Video-MME Video-MME-v2 Video-TT
+Video_Holmes Video_MMLU_CAP Video_MMLU_QA VideoMMMU VSI-Bench VSI-Bench-Debiased
+VsiSuperCount_10mins VsiSuperCount_120mins VsiSuperCount_30mins VsiSuperCount_60mins
+VsiSuperRecall_10mins VsiSuperRecall_120mins VsiSuperRecall_240mins VsiSuperRecall_30mins
+VsiSuperRecall_60mins WorldSense
+"""
+
+NAMES = tuple(_NAMES.split())
+"""Those of images and of text, in alphabetical order."""
+
+VIDEO = frozenset(_VIDEO.split())
+"""Those of videos, which are not scored here."""

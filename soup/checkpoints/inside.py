@@ -1,0 +1,143 @@
+"""LoRA factors inside a full checkpoint, as it is saved while PEFT is wrapped around the model.
+
+Averaged as they stand, the means of A and of B would be multiplied, which is another change. Here
+they are what an adapter's factors are: merged as they are read, where config.json says with which
+scale. InternVL's trainer (``use_llm_lora``, ``use_backbone_lora``) has rank r and alpha 2·r.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from soup.checkpoints.checkpoint import Checkpoint, file_states
+from soup.checkpoints.factors import Finder, Parts, lora_updates
+from soup.checkpoints.json_text import read_object
+from soup.checkpoints.tensors import TensorInfo
+from soup.checkpoints.updates import Update
+from soup.checkpoints.weights import ADAPTER
+from soup.errors import CheckpointError
+from soup.words import counted
+
+_FACTOR = re.compile(r"(.+)\.lora_(A|B|magnitude_vector)(?:\.([^.]+))?(?:\.weight)?")
+_EMBEDDING = re.compile(r"(.+)\.lora_embedding_(A|B)(?:\.([^.]+))?")
+
+SWITCHES: Mapping[str, str] = {
+    "use_llm_lora": "language_model",
+    "use_backbone_lora": "vision_model",
+}
+"""InternVL's keys of config.json that hold a rank, and the module that PEFT is wrapped around."""
+
+NESTED = ("lora_config", "peft_config")
+"""Keys of config.json under which trainers put what is in an adapter's settings."""
+
+
+def has_factors(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether any tensor is a factor of LoRA."""
+    return any(".lora_" in name for name in tensors)
+
+
+def merged(model: Checkpoint) -> Checkpoint:
+    """A full model whose LoRA factors are computed into the tensors that they change.
+
+    Raises:
+        CheckpointError: no rank and scale are known, the factors are of several adapters, or they
+            do not fit; a tensor is named.
+    """
+    modules, adapters = _sorted(model)
+    if len(adapters) > 1 or any(f"{name}_lora" in model.config for name in adapters):
+        raise CheckpointError(
+            f"{model.path}: holds LoRA factors of adapters that the model switches on by its input "
+            f"({', '.join(sorted(adapters))}): they cannot be merged, and averaged apart they "
+            "would be another change; not supported"
+        )
+    plain: dict[str, TensorInfo] = {}
+    for name, info in model.tensors.items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        bare = _bare(name)
+        if bare in plain:
+            raise CheckpointError(
+                f"{model.path}: {plain[bare].name} and {name} both stand for {bare}; one expected"
+            )
+        plain[bare] = info
+    renamed = {bare: replace(info, name=bare) for bare, info in plain.items()}
+    parent = replace(model, tensors=renamed)
+    updates: dict[str, Update] = {}
+    for settings, part in _by_settings(model, modules):
+        for update in lora_updates(model.path, Finder(parent), settings, part, {}):
+            updates[update.target.name] = update
+    changes: dict[str, Any] = {key: 0 for key in SWITCHES if model.config.get(key)}
+    changes |= {key: None for key in NESTED if model.config.get(key)}
+    files = tuple(f for f in (model.path / ADAPTER, model.path / "config.json") if f.is_file())
+    note = (
+        f"holds LoRA factors inside ({counted(len(modules), 'module')}); they are merged, and the "
+        "soup has none" + (f"; its config.json says {', '.join(changes)}: off" if changes else "")
+    )
+    return replace(
+        parent,
+        updates=updates,
+        config={**model.config, **changes},
+        rewritten=changes,
+        altered=True,
+        kind="LoRA merged",
+        notes=(*model.notes, note),
+        settings=files,
+        states=(*model.states, *file_states(files)),
+    )
+
+
+def _sorted(model: Checkpoint) -> tuple[dict[str, Parts], set[str]]:
+    """The factors by their modules, and the names of the adapters that they are of."""
+    modules: dict[str, Parts] = {}
+    adapters = set()
+    for name, info in model.tensors.items():
+        if ".lora_" not in name:
+            continue
+        embedding = _EMBEDDING.fullmatch(name)
+        found = embedding or _FACTOR.fullmatch(name)
+        if found is None:
+            raise CheckpointError(
+                f"{model.path}: tensor {name} is LoRA's, of a kind that is not supported; merge it "
+                "with the tool that trained it and blend the result"
+            )
+        module, role, adapter = found.groups()
+        adapters.add("default" if adapter in (None, "weight") else adapter)
+        parts = modules.setdefault(_bare(f"{module}.x").removesuffix(".x"), Parts())
+        parts.tensors[role if role in "AB" else "m"] = info
+        parts.embedding |= embedding is not None
+    return modules, adapters
+
+
+def _bare(name: str) -> str:
+    """A name without what PEFT puts into it."""
+    name = re.sub(r"(^|\.)base_model\.model\.", r"\1", name)
+    name = name.replace(".base_layer.", ".")
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name)
+
+
+def _by_settings(
+    model: Checkpoint, modules: Mapping[str, Parts]
+) -> list[tuple[dict[str, Any], dict[str, Parts]]]:
+    """Which settings hold for which modules."""
+    config, left = model.config, dict(modules)
+    found: list[tuple[dict[str, Any], dict[str, Parts]]] = []
+    for key, top in SWITCHES.items():
+        rank = config.get(key)
+        if type(rank) is int and rank > 0:
+            part = {name: left.pop(name) for name in list(left) if top in name.split(".")}
+            found.append(({"r": rank, "lora_alpha": 2 * rank}, part))
+    if not left:
+        return found
+    given = [config.get(key) for key in NESTED]
+    if (model.path / ADAPTER).is_file():
+        given.append(read_object(model.path / ADAPTER))
+    for settings in given:
+        if isinstance(settings, dict) and {"r", "lora_alpha"} <= settings.keys():
+            return [*found, (settings, left)]
+    name = next(iter(next(iter(left.values())).tensors.values())).name
+    raise CheckpointError(
+        f"{model.path}: tensor {name} is a LoRA factor inside a full model, and config.json says "
+        "no rank and scale to merge it with; averaged apart, factors would be another change: "
+        "merge it with the tool that trained it and blend the result"
+    )

@@ -1,0 +1,74 @@
+"""soup/checkpoints/hub.py: models in a hub's local cache, by id and as members."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.pool import Pool
+from soup.errors import CheckpointError
+from tests.conftest import make_adapter, make_checkpoint, random_tensors
+
+
+def snapshot(cache: Path, name: str, revision: str, seed: int = 0, main: bool = True) -> Path:
+    """A model in a cache, its files links to blobs as the hub's client makes them."""
+    root = cache / f"models--{name.replace('/', '--')}"
+    made = make_checkpoint(root / "snapshots" / revision, random_tensors(seed))
+    (root / "blobs").mkdir(exist_ok=True)
+    for file in list(made.iterdir()):
+        blob = root / "blobs" / f"{revision}-{file.name}"
+        file.rename(blob)
+        file.symlink_to(Path("../../blobs") / blob.name)
+    if main:
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / "main").write_text(revision)
+    return made
+
+
+def test_folders_of_a_cache_are_members_named_by_their_ids(tmp_path: Path) -> None:
+    """The folder, its snapshot, or the one of several that main refers to."""
+    first = snapshot(tmp_path, "org/one", "aaaa1111", 0)
+    snapshot(tmp_path, "org/two", "bbbb2222", 1, main=False)
+    pool = Pool.open(first, tmp_path / "models--org--two")
+    assert [member.name for member in pool.members] == ["org/one", "org/two"]
+    snapshot(tmp_path, "org/one", "cccc3333", 2)
+    root = tmp_path / "models--org--one"
+    assert open_checkpoint(root).path.name == "cccc3333"
+    pool = Pool.open(root, first)
+    assert [member.name for member in pool.members] == ["org/one@cccc3333", "org/one@aaaa1111"]
+
+
+def test_a_folder_with_several_snapshots_and_no_main_is_an_error(tmp_path: Path) -> None:
+    """Which one is meant has to be said."""
+    for revision in ("aaaa", "bbbb"):
+        snapshot(tmp_path, "org/one", revision, main=False)
+    with pytest.raises(CheckpointError, match="expected one snapshot, found aaaa, bbbb; name the"):
+        Pool.open(tmp_path / "models--org--one")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+def test_a_base_named_by_its_id_is_found_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Wherever the client's environment variables put it; without it, --base is advised."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    inner = {"HF_HUB_CACHE": ".", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}[variable]
+    factors = {
+        "layers.0.lora_A.weight": torch.ones(2, 4),
+        "layers.0.lora_B.weight": torch.ones(4, 2),
+    }
+    path = make_adapter(tmp_path / "lora", factors, base_model_name_or_path="org/base")
+    with pytest.raises(CheckpointError, match="nor in the hub's local cache; name .* --base"):
+        open_checkpoint(path)
+    made = snapshot(tmp_path / inner, "org/base", "abcd")
+    opened = open_checkpoint(path)
+    assert opened.home == made
+    assert opened.kind == "LoRA r=2 on org/base"
+    old = snapshot(tmp_path / inner, "org/base", "0123", main=False)
+    other = make_adapter(
+        tmp_path / "old", factors, base_model_name_or_path="org/base", revision="0123"
+    )
+    assert open_checkpoint(other).home == old

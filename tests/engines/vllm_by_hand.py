@@ -1,0 +1,112 @@
+"""Runs under the Python that has vLLM: the engine itself, looked at from inside; says JSON.
+
+    python vllm_by_hand.py MEMBERS.json QUESTIONS.tsv OUT.json
+
+MEMBERS.json lists pools: a name, the paths of members, and a base for adapters. For each pool every
+member is asked, then the first again, by vLLM; and each by transformers.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import soup.evaluators.kit.importing  # noqa: F401
+from soup.blending.blend import Blend
+from soup.checkpoints.pool import Pool
+from soup.errors import ScoringError
+from soup.evaluators.engines import vllm_swap
+from soup.evaluators.engines.choice import open_engine
+from soup.evaluators.kit.vlmevalkit import Dataset
+from soup.evaluators.models.wrapper import Options
+
+TOKENS = 4
+
+
+def asked(engine: Any, pool: Pool, members: list[int], data: Dataset) -> list[str]:
+    """Answers of an average, or of a member."""
+    blend = Blend(tuple(pool.members[k] for k in members), pool.reference, dtype="F32")
+    engine.load(blend, str(members), "load", lambda event: None)
+    messages = data.messages(engine.wrapper)
+    return list(engine.answer(data.name, data.kit_name, messages))
+
+
+def failure(engine: Any, pool: Pool, data: Dataset) -> str:
+    """The error of a swap that must not pass."""
+    try:
+        asked(engine, pool, [1], data)
+    except ScoringError as error:
+        return str(error)
+    return ""
+
+
+def withheld(engine: Any, pool: Pool, data: Dataset, name: str) -> str:
+    """Keep one tensor back, on its way to vLLM."""
+    whole = vllm_swap.tensors_of
+    vllm_swap.tensors_of = lambda *a, **k: ((n, t) for n, t in whole(*a, **k) if name not in n)
+    try:
+        return failure(engine, pool, data)
+    finally:
+        vllm_swap.tensors_of = whole
+
+
+def changed(engine: Any, pool: Pool, data: Dataset, name: str) -> str:
+    """After a swap, change one number that the engine holds, before it is looked at."""
+    look = vllm_swap.Ledger.entry
+    done: list[str] = []
+
+    def entry(self: Any, tensor: Any) -> Any:
+        if not done and tensor.numel() == 128 and self._entries.get(vllm_swap_place(tensor)):
+            done.append(name)
+            tensor.data[0] += 1
+        return look(self, tensor)
+
+    vllm_swap.Ledger.entry = entry
+    try:
+        return failure(engine, pool, data)
+    finally:
+        vllm_swap.Ledger.entry = look
+
+
+def vllm_swap_place(tensor: Any) -> int:
+    """Where a tensor lies."""
+    return int(tensor.untyped_storage().data_ptr())
+
+
+def remembering(engine: Any, pool: Pool, data: Dataset) -> str:
+    """Leave the caches as they are after a swap."""
+    asked(engine, pool, [0], data)
+    engine.forget = lambda: None
+    try:
+        return failure(engine, pool, data)
+    finally:
+        del engine.forget
+
+
+def main(pools: str, questions: str, out: str) -> None:
+    """All pools, one engine each."""
+    cache = Path(out).parent / "cache"
+    cache.mkdir(exist_ok=True)
+    data = Dataset(questions, cache)
+    found: dict[str, Any] = {}
+    for given in json.loads(Path(pools).read_text()):
+        pool = Pool.open(*given["members"], base=given.get("base"), dtype="F32")
+        orders = [[k] for k in range(len(pool.members))]
+        orders += [list(range(len(pool.members))), [0]]
+        options = Options(device="cpu", max_new_tokens=TOKENS, families=given["families"])
+        said: dict[str, Any] = {}
+        for name in ("vllm", "transformers"):
+            engine = open_engine(name, pool.reference, options, cache)
+            said[name] = [asked(engine, pool, order, data) for order in orders]
+            if name == "vllm" and given.get("faults"):
+                said["withheld"] = withheld(engine, pool, data, given["faults"])
+                said["changed"] = changed(engine, pool, data, given["faults"])
+                said["remembering"] = remembering(engine, pool, data)
+                said["after"] = asked(engine, pool, orders[0], data)
+            engine.close()
+        found[given["name"]] = said
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
