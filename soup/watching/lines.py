@@ -6,6 +6,7 @@ from soup.events import Evaluation, Work
 from soup.watching.tasks import Scene, Task
 
 DOT = " · "
+SOON = 0.1  # share of the answers up to which the speed of earlier ones is believed
 SHORTEST = 8  # characters that a name is shortened to at most
 
 
@@ -69,10 +70,14 @@ def _times(scene: Scene) -> list[str]:
 def _seconds(evaluation: Evaluation, scene: Scene) -> tuple[float, float | None] | None:
     """Seconds that are left of an evaluation, and of the whole run; None where nobody knows."""
     task = scene.task_of(evaluation)
-    speed = (task and task.rate) or (1 / evaluation.pace if evaluation.pace else scene.speed)
+    done = scene.answers.get(evaluation.task, 0)
+    earlier = 1 / evaluation.pace if evaluation.pace else scene.speed
+    speed = (task and task.rate) or earlier
+    if earlier and done < SOON * evaluation.samples:
+        speed = earlier  # the first answers are slow, and say little
     if not speed:
         return None
-    left = evaluation.samples - scene.answers.get(evaluation.task, 0)
+    left = evaluation.samples - done
 
     def needs(work: Work) -> float:
         return work.seconds + work.questions / speed

@@ -221,7 +221,7 @@ def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) ->
     table.write_text("index\timage\tquestion\tA\tB\tanswer\n0\tnone\tq?\tx\ty\tA\n")
     with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
         for _ in range(2):
-            with pytest.raises(BenchmarkError, match="image of index 0"):
+            with pytest.raises(BenchmarkError, match="index 0: its image, 'none'"):
                 scorer.benchmarks(pool.reference, [str(table)])
         assert scorer._process is not None
         os.kill(scorer._process.pid, 0)
