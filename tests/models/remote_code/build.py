@@ -18,7 +18,7 @@ from torchvision.transforms import v2 as transforms
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path.insert(0, str(HERE.parents[2]))
 from soup.evaluators.demo import LETTERS, TASKS, picture, write_benchmark  # noqa: E402
 
 SPECIAL = (
