@@ -95,9 +95,15 @@ def _build(root: Path, observe: Observer) -> None:
     try:
         temporary.chmod(0o755)
         build(temporary, lambda what, done, of: observe(Progress(what, done, of, "models")))
-        if root.exists():
-            root.rmdir()
-        temporary.rename(root)
+        try:
+            if root.exists():
+                root.rmdir()
+            temporary.rename(root)
+        except OSError as error:  # another command filled it meanwhile
+            raise OutputError(
+                f"{root}: cannot be written: {error.strerror}; choose another directory, or run "
+                "the command again to go on with what is there"
+            ) from error
     except ImportError as error:
         raise _missing(error) from error
     finally:
