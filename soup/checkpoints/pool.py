@@ -10,6 +10,7 @@ from soup import markup, words
 from soup.checkpoints import hub, shown, tokens
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.configs import described, differences
+from soup.checkpoints.differing import differing
 from soup.checkpoints.files import chat_template, require_companions
 from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
@@ -184,6 +185,7 @@ def inspect(
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
+        warnings += differing(reference, member)
     duplicates = tuple(same_files(members))
     return Report(
         members,
