@@ -21,6 +21,7 @@ from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
@@ -155,6 +156,7 @@ def _make(
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
         members = _without_duplicates(pool, observe)
+        compare_weights(pool, walk.journal, observe)
     walk.score_members()
 
     for decision in _decisions(kind, members, walk):
@@ -290,6 +292,21 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     for member in unknown:
         member.compute_digest(progress)
         journal.remember_digest(member)
+
+
+def compare_weights(pool: Pool, journal: Journal, observe: Observer) -> None:
+    """Record how far members lie apart, and from the base where there is one.
+
+    It takes one reading of the pool, once: distances of known members are not computed again.
+    """
+    sources = [*pool.members, *([pool.base] if pool.base else [])]
+    distinct = {source.digest: source for source in sources}
+    if len(distinct) < 2 or known_distances(journal, list(distinct)) is not None:
+        return
+    from soup.blending.apart import squared_distances
+
+    squares = squared_distances(list(distinct.values()), observe)
+    remember_distances(journal, list(distinct), squares)
 
 
 @dataclass
@@ -477,6 +494,7 @@ def _begin(
         **circumstances(asdict(settings), found),
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
+        base=pool.base.digest if pool.base else None,
         members=[
             {
                 "name": member.name,
@@ -493,7 +511,7 @@ def _begin(
         every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
         ahead = Ahead(every, journal)
         ahead.look_up([mix([member]).digest for member in pool.members])
-        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead)
+        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead, run=run)
         walk.last = every.soup
     return walk
 

@@ -36,6 +36,7 @@ class Journal:
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
         benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run.
+        others: records of other kinds, by kind, in order: distances, lines, nights.
         damaged: lines that could not be read.
     """
 
@@ -45,6 +46,7 @@ class Journal:
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    others: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -154,3 +156,5 @@ class Journal:
             self.runs[record["run"]] = [record]
         elif "run" in record:
             self.runs[record["run"]].append(record)
+        elif kind != "journal":
+            self.others.setdefault(kind, []).append(record)
