@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, line, looking, models, soups
+from soup.cli import config, demo, differing, line, looking, models, report, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -73,6 +73,7 @@ app.command()(looking.leaderboard)
 app.command()(differing.compare)
 app.command()(differing.answers)
 app.command()(line.line)
+app.command()(report.report)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

@@ -500,6 +500,7 @@ def _begin(
                 "name": member.name,
                 "path": str(member.path),
                 "digest": member.digest,
+                "bytes": member.nbytes,
                 "blend": mix([member]).digest,
             }
             for member in pool.members
