@@ -14,6 +14,7 @@ from soup import markup
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
 from soup.errors import UsageError
@@ -415,6 +416,7 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
     records = journal.last_run()
     if records is None:
         return None
+    require_intact(journal, records)
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
