@@ -15,7 +15,9 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.described import Described, compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
-from soup.checkpoints.problems import summary
+from soup.checkpoints.problems import summary, together
+from soup.checkpoints.soundness import problems as unsound
+from soup.checkpoints.soundness import remarks
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
@@ -271,13 +273,7 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
     else by reading it once.
     """
-    unknown = []
-    for member in members:
-        known = journal.digest_of(member)
-        if known is None:
-            unknown.append(member)
-        else:
-            member.remember_digest(known)
+    unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
     done = 0
 
@@ -307,6 +303,15 @@ def compare_weights(pool: Pool, journal: Journal, observe: Observer) -> None:
 
     squares = squared_distances(list(distinct.values()), observe)
     remember_distances(journal, list(distinct), squares)
+
+
+def _require_sound(members: Sequence[Checkpoint], observe: Observer) -> None:
+    """No member holds NaN, Inf or a file cut short: an error now, not after hours of scoring."""
+    if found := summary(unsound(members), others=len(members) - 1):
+        more = f" (and {len(found) - 1} more: `soup check` lists them)" if len(found) > 1 else ""
+        raise PoolError(f"{found[0]}{more}")
+    for line in together(remarks(members), [member.name for member in members]):
+        observe(Note(line, warning=True))
 
 
 @dataclass
@@ -478,7 +483,9 @@ def _begin(
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
-    identify([*pool.members, *([pool.base] if pool.base else [])], journal, observe)
+    everyone = [*pool.members, *([pool.base] if pool.base else [])]
+    identify(everyone, journal, observe)
+    _require_sound(everyone, observe)
     for first, second in same_content(pool.members):
         if command != "greedy":
             observe(Note(f"{second} holds the same weights as {first}", warning=True))

@@ -18,7 +18,7 @@ from soup.checkpoints.tensors import (
     TensorInfo,
     is_shape,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError
 
 
 def read_header(file: Path) -> list[TensorInfo]:
@@ -69,7 +69,7 @@ def read_header(file: Path) -> list[TensorInfo]:
 def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> TensorInfo:
     dtype = str(entry["dtype"])
     if dtype not in ITEMSIZES:
-        raise CheckpointError(
+        raise QuantisedError(
             f"{file}: tensor {name} is {dtype}, which cannot be averaged; "
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )
