@@ -15,6 +15,7 @@ ROOMS = [
     "soup.blending",
     "soup.choosing",
     "soup.run",
+    "soup.publishing",
     "soup.forecast",
     "soup.evaluators.models",
     "soup.evaluators.engines",
