@@ -112,6 +112,7 @@ def make(
     scorer: Scorer | None = None,
     settings: Settings = Settings(),
     observe: Observer | None = None,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -123,6 +124,8 @@ def make(
         settings: benchmarks, places, dtype.
         observe: told of progress; by default ``soup.watch()`` in a terminal and in a notebook, and
             nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
+        gate: asked, before the soup is written, where to write it rather than at ``out``, if at
+            all.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -140,7 +143,7 @@ def make(
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
     with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
-        return _make(kind, pool, scorer, settings, out, told, attempt)
+        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
 def _make(
@@ -151,6 +154,7 @@ def _make(
     out: Path,
     observe: Observer,
     attempt: Attempt,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
@@ -165,10 +169,14 @@ def _make(
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
+    target = out if gate is None else gate(walk.chosen(soup))
     walk.scored()
+    if target is None:
+        walk.record("soup", **_about(kind, soup), out="", digest="")
+        return walk.leaderboard()
     written = write(
         soup,
-        out,
+        target,
         kind=kind,
         facts=facts,
         overwrite=settings.overwrite,
@@ -177,17 +185,37 @@ def _make(
         observe=observe,
     )
     walk.remember_soup(written, soup)
-    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
-    walk.record(
-        "soup",
-        soup=kind,
-        blend=soup.digest,
-        members=weights,
-        merging=soup.merging,
-        out=str(written.path),
-        digest=written.digest,
-    )
+    walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)
     return walk.leaderboard()
+
+
+def _about(kind: str, soup: Blend) -> dict[str, Any]:
+    """A soup, for the journal."""
+    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
+    return {"soup": kind, "blend": soup.digest, "members": weights, "merging": soup.merging}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A soup that a run has chosen and scored, and not written: what a gate looks at.
+
+    Attributes:
+        run: the run's id in the journal.
+        soup: what was chosen.
+        scorer: of the run, for what the gate compares it with.
+        benchmarks: those that decide.
+        holdouts: the others.
+    """
+
+    run: str
+    soup: Blend
+    scorer: RecordedScorer
+    benchmarks: Sequence[Benchmark]
+    holdouts: Sequence[Benchmark]
+
+
+Gate = Callable[[Chosen], Path | None]
+"""Where a soup is to be written; None where it is not to be."""
 
 
 def describe(
@@ -423,6 +451,10 @@ class _Walk:
             "measured_with": [dict(s) for s in settings],
             **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
+
+    def chosen(self, soup: Blend) -> Chosen:
+        assert self.scorer is not None, "a gate compares scores"
+        return Chosen(self.run, soup, self.scorer, self.benchmarks, self.holdouts)
 
     def remember_soup(self, written: Written, soup: Blend) -> None:
         """The same run again need not read what it has written to know it."""

@@ -304,7 +304,7 @@ class Leaderboard:
         best = f"best {self.members[0].name}" if self.members else "no member"
         facts = [f"{len(self.members)} members", f"{best} {number(self.best)}"]
         if self.soup is not None:
-            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out}")
+            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out or 'no place'}")
         facts += [] if self.finished else ["not finished"]
         return f"<Leaderboard of {self.command}: {'; '.join(facts)}>"
 
@@ -459,7 +459,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
     alike = likeness_of(journal, ranked, start.get("base"), sure.differ)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
-    soups = [r | {"out": moved(r["out"])} for r in later if r["kind"] == "soup"]
+    soups = [r | {"out": r["out"] and moved(r["out"])} for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
         tuple(benchmarks),
