@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.choosing.records import VERSION, Records, Runs, decode, encode, head_of, version_of
+from soup.checkpoints.soundness import Soundness
+from soup.choosing.records import VERSION, Lists, Records, decode, encode, head_of, version_of
 from soup.errors import JournalError
 from soup.words import counted
 
 FILE = "journal.jsonl"
 ASIDE = "journal.damaged"
 """Where damaged lines are set aside, as they were found, beside the journal."""
+
+KEYED = frozenset(("result", "trial", "benchmark", "digest"))
+"""Kinds of which there is one record for each thing; all others are a run's, or nobody's."""
 
 ENDS = frozenset((b"soup", b"end", b"failed"))
 """What a run's last record is."""
@@ -54,6 +58,7 @@ class Journal:
         benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run. A run some of whose
             records were damaged is not among them.
+        others: records of other kinds, by kind, in order: distances, lines, nights.
         damaged: lines that are not as they were written; they are not used.
         lost: lines that were damaged at any time, those set aside earlier included.
         where: the numbers of the first damaged lines.
@@ -64,7 +69,8 @@ class Journal:
     results: Records = field(init=False, repr=False)
     trials: Records = field(init=False, repr=False)
     benchmarks: Records = field(init=False, repr=False)
-    runs: Runs = field(init=False, repr=False)
+    runs: Lists = field(init=False, repr=False)
+    others: Lists = field(init=False, repr=False)
     damaged: int = 0
     lost: int = 0
     where: list[int] = field(default_factory=list, repr=False)
@@ -77,7 +83,7 @@ class Journal:
     def __post_init__(self) -> None:
         self.results, self.trials = Records(self._parse), Records(self._parse)
         self.benchmarks, self._digests = Records(self._parse), Records(self._parse)
-        self.runs = Runs(self._parse)
+        self.runs, self.others = Lists(self._parse), Lists(self._parse)
 
     @classmethod
     def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> "Journal":
@@ -119,7 +125,7 @@ class Journal:
             JournalError: it could not be written; nothing was recorded.
         """
         record = {"kind": kind, **fields}
-        if (run := fields.get("run")) is not None:
+        if kind not in KEYED and (run := fields.get("run")):
             record["at"] = self.runs.count(run)  # that one is missing shows by the next ones
         line = encode(record)
         try:
@@ -171,14 +177,27 @@ class Journal:
 
     def digest_of(self, checkpoint: Checkpoint) -> str | None:
         """The content digest found earlier for exactly these files, unchanged since."""
+        record = self._digest_record(checkpoint)
+        return None if record is None else record["digest"]
+
+    def recall(self, checkpoint: Checkpoint) -> bool:
+        """Tell a checkpoint its digest and its soundness, where both were found earlier."""
+        record = self._digest_record(checkpoint)
+        if record is None or not isinstance(record.get("values"), dict):
+            return False
+        checkpoint.remember_digest(record["digest"], Soundness.of_json(record["values"]))
+        return True
+
+    def _digest_record(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         files = checkpoint.files_key
         record = self._digests.get(_files_hash(files))
-        return record["digest"] if record is not None and record["files"] == files else None
+        return record if record is not None and record["files"] == files else None
 
     def remember_digest(self, checkpoint: Checkpoint) -> None:
         """Record a checkpoint's content digest for its files as they are now."""
         files = checkpoint.files_key
-        self.append("digest", of=_files_hash(files), files=files, digest=checkpoint.digest)
+        digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
+        self.append("digest", of=_files_hash(files), files=files, digest=digest, values=values)
 
     def rewrite(self, keep: Callable[[bytes], bytes | None]) -> None:
         """Write the file anew, whole or not at all, while nobody else writes to it.
@@ -272,19 +291,23 @@ class Journal:
             self.benchmarks.put(name, line)
         elif kind == b"digest":
             self._digests.put(name, line)
+        elif kind != b"journal":
+            self.others.put(kind.decode(), line)
 
     def _take(self, record: dict[str, Any]) -> None:
         """Know a record that has just been written, as one that is read."""
         kind = record["kind"]
-        if "run" in record:
-            self.runs.put(record["run"], record)
-            self._order.setdefault(record["run"])
-        elif kind in ("result", "trial"):
+        if kind in ("result", "trial"):
             (self.results if kind == "result" else self.trials)[record["key"]] = record
         elif kind == "digest":
             self._digests[record["of"]] = record
         elif kind == "benchmark":
             self.benchmarks[record["digest"]] = record
+        elif record.get("run"):
+            self.runs.put(record["run"], record)
+            self._order.setdefault(record["run"])
+        else:
+            self.others.put(kind, record)
         if kind == "result" and self._timed is not None:
             self._time(record)
 

@@ -4,8 +4,8 @@ A line is ``{"crc":"1b2c3d4e","kind":"result","key":…}``. The checksum is the 
 behind the comma that follows it, to the end of the line, as eight hexadecimal digits. It finds
 every flipped bit, two of them, and all damage of up to 32 bits in a row; of any other damage it
 misses one case in four thousand million. ``kind`` comes next, then what the record is found by:
-``run``, ``key``, ``digest`` or
-``of``. So a journal is indexed without parsing what nobody asks for.
+``key``,
+``of``, ``run`` or ``digest``. So a journal is indexed without parsing what nobody asks for.
 """
 
 import json
@@ -19,12 +19,12 @@ VERSION = 2
 
 HEAD = re.compile(
     rb'\{"crc":"([0-9a-f]{8})","kind":"([a-z][a-z_-]*)"'
-    rb'(?:,"(run|key|digest|of)":"([^"\\]*)")?(?:,"at":([0-9]+))?'
+    rb'(?:,"(key|of|run|digest)":"([^"\\]*)")?(?:,"at":([0-9]+))?'
 )
 SUMMED = len('{"crc":"00000000",')
 """Bytes before those that the checksum is of."""
 
-FIRST = ("kind", "run", "at", "key", "of", "digest")
+FIRST = ("kind", "key", "of", "run", "at", "digest")
 """Fields that come first, in this order."""
 
 TYPES: Mapping[str, tuple[type, ...]] = {
@@ -143,35 +143,35 @@ class Records(MutableMapping[str, dict[str, Any]]):
         return f"<{len(self)} records>"
 
 
-class Runs(Mapping[str, list[dict[str, Any]]]):
-    """By run its records in order, parsed when they are first asked for."""
+class Lists(Mapping[str, list[dict[str, Any]]]):
+    """Records by a name that several share, in order, parsed when they are first asked for."""
 
     def __init__(self, parse: Callable[[bytes], dict[str, Any]]) -> None:
         """``parse`` makes a record of a whole line."""
         self._parse = parse
         self._lines: dict[str, list[bytes | dict[str, Any]]] = {}
 
-    def put(self, run: str, record: bytes | dict[str, Any]) -> None:
+    def put(self, name: str, record: bytes | dict[str, Any]) -> None:
         """Take one more record, or its line."""
-        self._lines.setdefault(run, []).append(record)
+        self._lines.setdefault(name, []).append(record)
 
-    def count(self, run: str) -> int:
-        """How many records a run has."""
-        return len(self._lines.get(run, ()))
+    def count(self, name: str) -> int:
+        """How many records have this name."""
+        return len(self._lines.get(name, ()))
 
-    def drop(self, run: str) -> None:
-        """Forget a run."""
-        self._lines.pop(run, None)
+    def drop(self, name: str) -> None:
+        """Forget those of a name."""
+        self._lines.pop(name, None)
 
-    def __getitem__(self, run: str) -> list[dict[str, Any]]:
-        lines = self._lines[run]
+    def __getitem__(self, name: str) -> list[dict[str, Any]]:
+        lines = self._lines[name]
         for k, line in enumerate(lines):
             if isinstance(line, bytes):
                 lines[k] = self._parse(line)
         return lines  # type: ignore[return-value]  # all are parsed by now
 
-    def __contains__(self, run: object) -> bool:
-        return run in self._lines
+    def __contains__(self, name: object) -> bool:
+        return name in self._lines
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._lines))
@@ -180,4 +180,4 @@ class Runs(Mapping[str, list[dict[str, Any]]]):
         return len(self._lines)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs>"
+        return f"<records of {len(self)} names>"

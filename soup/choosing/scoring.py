@@ -194,6 +194,7 @@ class RecordedScorer:
         measured: how many results had to be measured so far.
         ahead: tells how far the whole run has come; None tells nothing of it.
         shares: of the benchmarks that decide, see ``Score``.
+        run: whose results these are; empty where it is none.
     """
 
     scorer: Scorer
@@ -202,6 +203,7 @@ class RecordedScorer:
     measured: int = 0
     ahead: Outlook | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def score(
@@ -241,6 +243,7 @@ class RecordedScorer:
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
+                    run=self.run,
                     result=_to_json(found, benchmark),
                 )
                 self.measured += 1

@@ -1,5 +1,6 @@
 """soup/choosing/journal.py: what was done outlives crashes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "work"
 
 
+def _numbers(document: str) -> dict[str, object]:
+    found = json.loads(document)
+    return {key: value for key, value in found.items() if key not in ("why", "likeness")}
+
+
 def _right(blend: Blend, benchmark: str, sample: int) -> float:
     return zlib.crc32(f"{blend.digest} {benchmark} {sample}".encode()) % 3 / 2
 
@@ -168,7 +174,10 @@ def test_a_flipped_bit_never_changes_a_number_that_is_shown(run: Path, tmp_path:
             except JournalError as error:
                 said = str(error)
                 refused += 1
-            assert said == expected or re.search("(are|was|were) damaged|no run is rec", said)
+            if said != expected and said.startswith("{"):  # how alike members are is left out
+                assert _numbers(said) == _numbers(expected)
+            elif said != expected:
+                assert re.search("(are|was|were) damaged|no run is recorded", said)
             Journal.open(work)
     assert 0 < refused < 2 * len(places)
 
