@@ -16,6 +16,7 @@ ROOMS = [
     "soup.choosing",
     "soup.run",
     "soup.line",
+    "soup.publishing",
     "soup.forecast",
     "soup.evaluators.models",
     "soup.evaluators.engines",

@@ -14,6 +14,7 @@ from soup import markup
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import Likeness, likeness_of
 from soup.choosing.lines import Line, recorded_lines
@@ -304,7 +305,7 @@ class Leaderboard:
         best = f"best {self.members[0].name}" if self.members else "no member"
         facts = [f"{len(self.members)} members", f"{best} {number(self.best)}"]
         if self.soup is not None:
-            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out}")
+            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out or 'no place'}")
         facts += [] if self.finished else ["not finished"]
         return f"<Leaderboard of {self.command}: {'; '.join(facts)}>"
 
@@ -427,7 +428,12 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
 
 
 def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leaderboard:
-    """One run as far as it came, given its records, its start first."""
+    """One run as far as it came, given its records, its start first.
+
+    Raises:
+        JournalError: records of it were damaged.
+    """
+    require_intact(journal, records)
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
@@ -459,7 +465,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
     alike = likeness_of(journal, ranked, start.get("base"), sure.differ)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
-    soups = [r | {"out": moved(r["out"])} for r in later if r["kind"] == "soup"]
+    soups = [r | {"out": r["out"] and moved(r["out"])} for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
         tuple(benchmarks),
