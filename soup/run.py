@@ -30,6 +30,7 @@ from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import JournalError, PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress, ignore
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -142,7 +143,11 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        stated(shown, settings.work, kind) as told,
+        failures_recorded(kind, asdict(settings)) as attempt,
+    ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
@@ -289,7 +294,11 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        stated(shown, settings.work, "score") as told,
+        failures_recorded("score", asdict(settings)) as attempt,
+    ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
         walk.score_members()
         walk.scored()
@@ -533,6 +542,7 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
