@@ -80,14 +80,23 @@ def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterat
         raise
 
 
-def open_pool(kind: str, ckpts: Sequence[str], settings: Settings, base: Path | None) -> soup.Pool:
+def open_pool(
+    kind: str,
+    ckpts: Sequence[str],
+    settings: Settings,
+    base: Path | None,
+    reference: str | None = None,
+    processor: Path | None = None,
+) -> soup.Pool:
     """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
 
     Raises:
         SoupError: see ``Pool.open``.
     """
     try:
-        return soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
+        return soup.Pool.open(
+            *ckpts, dtype=settings.dtype, base=base, reference=reference, processor=processor
+        )
     except UsageError:
         raise
     except SoupError as error:

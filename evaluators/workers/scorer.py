@@ -10,7 +10,6 @@ from typing import Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions_digest
 from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark, Part, Result, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
@@ -208,12 +207,11 @@ class VLMEvalKitScorer:
     ) -> list[Benchmark]:
         """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
-        common = model | {"companions": companions_digest(reference.home)}
         found = []
         names = distinct_names([request["source"] for request in asking])
         for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
-            settings = answer["settings"] | common
+            settings = answer["settings"] | model
             digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
             self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
@@ -257,7 +255,7 @@ class VLMEvalKitScorer:
 
     def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
         """What the worker needs to know to work on a result."""
-        key = result_key(blend.digest, benchmark.digest)
+        key = result_key(blend.key, benchmark.digest)
         return {
             "blend": encode_blend(blend),
             "benchmark": self._sources[benchmark.digest],

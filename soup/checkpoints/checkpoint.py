@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints import names
+from soup.checkpoints.companions import Companions, brought, gather
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
@@ -94,6 +95,10 @@ class Checkpoint:
             were mended, or LoRA factors inside it are merged.
         rewritten: keys of config.json that do not hold of its tensors, and what does (None:
             nothing; the key goes).
+        supplied: by kind (a key of ``companions.KINDS``), the directory whose files stand in for
+            those that it lacks, see ``supplying``.
+        undecided: why none stands in for what it lacks, where several could; else empty.
+        left_out: names of stored tensors that ``tensors`` lacks, see ``buffers``.
     """
 
     path: Path
@@ -112,11 +117,32 @@ class Checkpoint:
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     altered: bool = field(default=False, repr=False)
     rewritten: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    supplied: tuple[tuple[str, Path], ...] = field(default=(), repr=False)
+    undecided: str = field(default="", repr=False)
+    left_out: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def home(self) -> Path:
         """The directory whose config, tokenizer and processor make a model of the tensors."""
         return self.path if self.base is None else self.base.path
+
+    @cached_property
+    def companions(self) -> Companions:
+        """The files that it is asked with: those of ``home``; of the kinds that an adapter brings
+        the adapter's, and of those that it lacks others'.
+        """
+        own = {} if self.base is None else brought(self.path)
+        return gather(self.home, own | dict(self.supplied), self._home_rewritten)
+
+    @property
+    def _home_rewritten(self) -> Mapping[str, Any]:
+        return self.rewritten if self.base is None else self.base.rewritten
+
+    @property
+    def tokenizer_home(self) -> Path:
+        """The directory that its tokenizer is read from."""
+        own = {} if self.base is None else brought(self.path)
+        return (own | dict(self.supplied)).get("tokenizer", self.home)
 
     @property
     def by_itself(self) -> bool:

@@ -43,7 +43,7 @@ class Significant:
             ScoringError: there are no outcomes of single questions to test.
         """
         digests = {benchmark.name: benchmark.digest for benchmark in self.benchmarks}
-        paired = pair(self.journal, digests, [trial.digest, soup.digest], self.weights)
+        paired = pair(self.journal, digests, [trial.key, soup.key], self.weights)
         (found,) = paired.differences([(0, 1)])
         if found.above is None:
             raise ScoringError(

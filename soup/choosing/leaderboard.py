@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from soup import markup
+from soup.choosing.companionship import Companionship
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
@@ -59,6 +60,9 @@ class Row:
 
     difference: Difference | None = None
     """To the best single member."""
+
+    companions: str = ""
+    """Digest of the companion files that it was scored with."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,9 @@ class Leaderboard:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of the mean, by benchmark; empty where all count alike."""
 
+    companions: Companionship = field(default_factory=Companionship)
+    """With whose companion files was scored."""
+
     @property
     def best(self) -> float | None:
         """The mean of the best single member."""
@@ -197,6 +204,7 @@ class Leaderboard:
             "settings": dict(self.about.settings),
             "why": self.why,
             "shares": dict(self.shares),
+            "companions": asdict(self.companions),
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -210,6 +218,7 @@ class Leaderboard:
                     "unjudged": dict(row.unjudged),
                     "mean": row.mean,
                     "difference": _json(row.difference),
+                    "companions": row.companions,
                 }
                 for row in self.members
             ],
@@ -329,6 +338,8 @@ class Leaderboard:
         if self.shares:
             parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
             lines = [f"the mean counts {', '.join(parts)}"]
+        if self.benchmarks or self.holdouts:
+            lines += self.companions.lines
         return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
@@ -436,9 +447,10 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
                 _mean(scores, benchmarks, shares),
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
+                member.get("companions", ""),
             )
         )
-    rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
+    rows.sort(key=_place)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
     soups = [r | {"out": moved(r["out"])} for r in later if r["kind"] == "soup"]
@@ -456,7 +468,13 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         ),
         why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
         shares=shares,
+        companions=Companionship(**start.get("companions", {})),
     )
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    """Best first; of equal means in the order of ``recipes.settled``."""
+    return float("inf") if row.mean is None else -row.mean, row.digest, row.name
 
 
 def _moved(path: str, was: str | None, now: str) -> str:
