@@ -32,12 +32,10 @@ class Source:
     Attributes:
         name: for people.
         path: the directory.
-        own: whether it is a member, rather than named to supply.
     """
 
     name: str
     path: Path
-    own: bool = False
 
     @cached_property
     def files(self) -> Companions:
@@ -57,7 +55,8 @@ def supply(
     """
     named = [] if processor is None else [Source(str(processor), processor)]
     named += [] if base is None else [Source(f"the base {base.name}", base.home)]
-    others = [Source(member.name, member.home, own=True) for member in members]
+    by_name = sorted(members, key=lambda member: member.name)  # whoever was named first
+    others = [Source(member.name, member.home) for member in by_name]
     found: list[Checkpoint] = []
     said: dict[str, list[str]] = {}
     for member in members:
@@ -65,7 +64,11 @@ def supply(
         found.append(dressed)
         for line in lines:
             said.setdefault(line, []).append(member.name)
-    return found, [f"{_listed(names)}: {line}" for line, names in said.items()]
+    lines = [f"{_listed(names)}: {line}" for line, names in said.items()]
+    used = {place for member in found for _, place in member.supplied}
+    if processor is not None and processor not in used:
+        lines.append(f"--processor {processor}: not used: no member lacks what it has")
+    return found, lines
 
 
 def lacking(member: Checkpoint) -> list[str]:
