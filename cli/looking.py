@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def check(
     pool: PoolOptions,
     digest: Annotated[
-        bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
+        bool,
+        typer.Option(
+            "--digest", help="Read all bytes: finds members that are equal, NaN, Inf and zeros."
+        ),
     ] = False,
     model: Annotated[
         bool,
@@ -55,6 +58,7 @@ def check(
         if model:
             report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+        report = looked_into(report)
     except SoupError as error:
         if json is not None and not isinstance(error, UsageError):
             documents.put(json, "check", documents.failed(error))
@@ -96,6 +100,21 @@ def compared(report: "Report", work: Path) -> "Report":
     return replace(report, problems=problems, warnings=(*report.warnings, *notes))
 
 
+def looked_into(report: "Report") -> "Report":
+    """The report with what is wrong with the values of members that have been digested."""
+    from soup.checkpoints.problems import together
+    from soup.checkpoints.soundness import problems, remarks
+
+    members = [*report.members, *([report.base] if report.base else [])]
+    known = [member for member in members if member.soundness is not None]
+    warnings = together(remarks(known), [member.name for member in members])
+    return replace(
+        report,
+        problems=(*report.problems, *problems(known)),
+        warnings=(*report.warnings, *warnings),
+    )
+
+
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:
     from soup.checkpoints.pool import same_content
 
@@ -105,12 +124,6 @@ def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[st
         from soup.run import identify
 
         with Watch(console.err) as watch:
-            identify(report.members, journal, watch)
+            identify([*report.members, *([report.base] if report.base else [])], journal, watch)
         return same_content(report.members)
-    known = []
-    for member in report.members:
-        digest = journal.digest_of(member)
-        if digest is not None:
-            member.remember_digest(digest)
-            known.append(member)
-    return same_content(known)
+    return same_content([member for member in report.members if journal.recall(member)])

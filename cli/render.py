@@ -56,6 +56,7 @@ def _compared(name: str, one: Compared) -> list[str]:
 def check(report: Report, console: Console) -> None:
     """Print members and whether they can be blended, with every reason why not."""
     table = _plain_table()
+    table.show_edge = False  # an empty line above and one below
     table.add_column("member", overflow="fold", max_width=NAME_WIDTH)
     for head in ("tensors", "parameters", "dtype", "size", "files"):
         table.add_column(head, justify="right")

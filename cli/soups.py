@@ -157,7 +157,9 @@ def plan(
     from soup.cli.plan import show_plan
 
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging), scorer)
+    show_plan(
+        "greedy", pool, settings_of(pool, benchmarks, run, merging=merging, scoring=scoring), scorer
+    )
 
 
 @grouped

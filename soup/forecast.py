@@ -10,7 +10,7 @@ from soup.choosing.journal import Journal
 from soup.choosing.recipes import greedy
 from soup.choosing.scoring import Benchmark, mean_of, recorded, result_key
 from soup.events import Work
-from soup.run import Settings, everyone, mix_of
+from soup.run import Settings, mix_of, of_all
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def forecast(
             if len(unknown.blend.members) > 1:  # of this trial some results may be known
                 ahead.look_up([unknown.blend.key], number + 1)
     elif kind in ("average", "blend") and not unread:
-        soup = everyone(kind, pool, settings)
+        soup = of_all(kind, pool, settings)
     if soup is not None and every.soup is not None:
         ahead.look_up([soup.key], every.soup)
     missing, results = ahead.count()

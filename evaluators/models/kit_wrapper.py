@@ -204,7 +204,8 @@ class KitWrapper:
         self._alone = len(given) == 1 and given[0] is model
         self._own = getattr(model, "generation_config", None)
         self._use(model)
-        for name, value in (("device", device), ("dtype", dtype)):
+        home = CPU if device.type == "meta" else device  # of tensors that the wrapper makes
+        for name, value in (("device", home), ("dtype", dtype)):
             if hasattr(self._kit, name):
                 setattr(self._kit, name, value)
         return self._model  # type: ignore[no-any-return]

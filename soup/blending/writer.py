@@ -172,6 +172,7 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "version": 1,
         "kind": kind,
         "blend": blend.digest,
+        "key": blend.key,
         "companions": blend.companions.files_digest,
         "companions_of": (blend.files_of or blend.reference).name,
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.soundness import Soundness
 from soup.errors import JournalError
 
 FILE = "journal.jsonl"
@@ -36,6 +37,7 @@ class Journal:
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
         benchmarks: what is known of each benchmark's questions, by its digest.
         runs: by run id, its records in order; the last one is the last run.
+        others: records of other kinds, by kind, in order: distances, lines, nights.
         damaged: lines that could not be read.
     """
 
@@ -45,8 +47,10 @@ class Journal:
     trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    others: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     damaged: int = 0
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
+    _values: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> "Journal":
@@ -120,9 +124,19 @@ class Journal:
         """The content digest found earlier for exactly these files, unchanged since."""
         return self._digests.get(json.dumps(checkpoint.files_key))
 
+    def recall(self, checkpoint: Checkpoint) -> bool:
+        """Tell a checkpoint its digest and its soundness, where both were found earlier."""
+        digest = self.digest_of(checkpoint)
+        values = self._values.get(json.dumps(checkpoint.files_key))
+        if digest is None or values is None:
+            return False
+        checkpoint.remember_digest(digest, Soundness.of_json(values))
+        return True
+
     def remember_digest(self, checkpoint: Checkpoint) -> None:
         """Record a checkpoint's content digest for its files as they are now."""
-        self.append("digest", files=checkpoint.files_key, digest=checkpoint.digest)
+        digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
+        self.append("digest", files=checkpoint.files_key, digest=digest, values=values)
 
     def _read(self, line: bytes) -> None:
         if not line.strip():
@@ -150,7 +164,11 @@ class Journal:
             self.benchmarks[record["digest"]] = record
         elif kind == "digest":
             self._digests[json.dumps(record["files"])] = record["digest"]
+            if isinstance(record.get("values"), dict):
+                self._values[json.dumps(record["files"])] = record["values"]
         elif kind == "run":
             self.runs[record["run"]] = [record]
         elif "run" in record:
             self.runs[record["run"]].append(record)
+        elif kind != "journal":
+            self.others.setdefault(kind, []).append(record)

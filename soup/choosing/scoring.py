@@ -195,6 +195,7 @@ class RecordedScorer:
         measured: how many results had to be measured so far.
         ahead: tells how far the whole run has come; None tells nothing of it.
         shares: of the benchmarks that decide, see ``Score``.
+        run: whose results these are; empty where it is none.
     """
 
     scorer: Scorer
@@ -203,6 +204,7 @@ class RecordedScorer:
     measured: int = 0
     ahead: Outlook | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def score(
@@ -244,6 +246,7 @@ class RecordedScorer:
                     seconds=took.seconds(),
                     answered=took.answered,
                     companions=blend.companions.digest,
+                    run=self.run,
                     result=_to_json(found, benchmark),
                 )
                 self.measured += 1

@@ -18,9 +18,7 @@ WHOLE = {**PROCESSOR, **TOKENIZER, "chat_template.jinja": "{{ messages }}"}
 CODED = {**SEES, "auto_map": {"AutoModel": "modeling_own.Own"}}
 
 
-def members(
-    tmp_path: Path, *files: dict[str, str], config: dict[str, object] = SEES
-) -> list[Path]:
+def members(tmp_path: Path, *files: dict[str, str], config: dict[str, object] = SEES) -> list[Path]:
     """Checkpoints a, b, c with these files beside their weights."""
     return [
         make_checkpoint(tmp_path / name, random_tensors(k), config=config, files=found)
@@ -64,8 +62,8 @@ def test_members_that_have_it_must_agree(tmp_path: Path) -> None:
     same = {**WHOLE, "preprocessor_config.json": '{ "size": 8, "processor_class": "P" }'}
     (paths[2] / "preprocessor_config.json").write_text(same["preprocessor_config.json"])
     assert not inspect(paths).problems
+    (paths[2] / "preprocessor_config.json").write_text('{"size": 9}')
     with pytest.raises(PoolError, match="a has no processor"):
-        (paths[2] / "preprocessor_config.json").write_text('{"size": 9}')
         Pool.open(*paths)
 
 
@@ -88,7 +86,7 @@ def test_a_directory_that_nobody_needs_is_told(tmp_path: Path) -> None:
     spare = make_checkpoint(tmp_path / "spare", random_tensors(7), files=WHOLE)
     (warning,) = inspect(paths, processor=spare).warnings
     assert warning.startswith(f"--processor {spare}: not used")
-    with pytest.raises(UsageError, match="--processor .*: no such directory"):
+    with pytest.raises(UsageError, match="found nothing there"):
         inspect(paths, processor=tmp_path / "nowhere")
 
 
@@ -103,7 +101,9 @@ def test_a_soup_that_would_not_load_is_told(tmp_path: Path) -> None:
 def test_an_adapter_brings_its_own_and_lacks_nothing_of_its_base(tmp_path: Path) -> None:
     """Its tokenizer and template, where its directory has them, are what it is asked with."""
     base = make_checkpoint(tmp_path / "base", random_tensors(0), config=SEES, files=WHOLE)
-    factors = {f"layers.0.lora_{half}.weight": random_tensors(1)["layers.0.weight"] for half in "AB"}
+    factors = {
+        f"layers.0.lora_{half}.weight": random_tensors(1)["layers.0.weight"] for half in "AB"
+    }
     paths = [
         make_adapter(tmp_path / "plain", factors, base),
         make_adapter(tmp_path / "own", factors, base, files={"chat_template.jinja": "other"}),
