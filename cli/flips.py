@@ -32,7 +32,7 @@ def show_comparison(
         SoupError: no such blends, no benchmark in common, or a file cannot be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     names = find_blend(journal, first), find_blend(journal, second)
     found = side_by_side(journal, *names, bench)
     flipped = {
@@ -67,7 +67,7 @@ def show_answers(
             be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     blend = find_blend(journal, name)
     known = common_benchmarks(journal, [blend.blend])
     asked = bench or list(known)
@@ -75,7 +75,8 @@ def show_answers(
         raise UsageError(f"--bench {', '.join(asked)}: expected one of {', '.join(known)}")
     digest = known[asked[0]]
     result = recorded(journal, result_key(blend.blend, digest))
-    assert result is not None
+    if result is None:
+        raise JournalError(f"{journal.path}: the result of {name} on {asked[0]} is damaged")
     kept = kept_answers(work, blend.blend, digest, result.settings)
     rows = [
         {**answer.to_dict(), "right": result.outcomes.get(index)}

@@ -489,9 +489,8 @@ def _begin(
     attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
-    if journal.damaged:
-        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
-        observe(Note(text + ", cut short by a crash", warning=True))
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
     scale = 1.0 if settings.weights is None else sum(settings.weights)
@@ -593,13 +592,17 @@ def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:
     return [member for member in pool.members if member.name not in repeated]
 
 
-def show(work: str | os.PathLike[str] = ".soup") -> Leaderboard:
-    """The last run's leaderboard again.
+def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> Leaderboard:
+    """The last run's leaderboard again; ``observe`` is told of a damaged journal.
 
     Raises:
-        JournalError: no run is recorded in ``work``.
+        JournalError: no run is recorded in ``work``, or what is left of it would tell another
+            story.
     """
-    found = last_leaderboard(Journal.open(work, create=False))
+    journal = Journal.open(work, create=False)
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
+    found = last_leaderboard(journal)
     if found is None:
         raise JournalError(
             f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "

@@ -14,6 +14,7 @@ from soup import markup
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import Likeness, likeness_of
 from soup.choosing.lines import Line, recorded_lines
@@ -427,7 +428,12 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
 
 
 def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leaderboard:
-    """One run as far as it came, given its records, its start first."""
+    """One run as far as it came, given its records, its start first.
+
+    Raises:
+        JournalError: records of it were damaged.
+    """
+    require_intact(journal, records)
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]

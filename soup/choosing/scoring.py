@@ -298,9 +298,21 @@ def result_key(blend_digest: str, benchmark_digest: str) -> str:
 
 
 def recorded(journal: Journal, key: str) -> Result | None:
-    """The result that the journal holds under a key."""
+    """The result that the journal holds under a key; one that cannot be is as good as none."""
     record = journal.results.get(key)
-    return None if record is None else Result(**record["result"])
+    if record is None:
+        return None
+    try:
+        found = Result(**record["result"])
+        counts = (found.samples, found.unjudged)
+        whole = all(type(n) is int and n >= 0 for n in counts) and 0 <= found.unparsed <= 1
+        whole = whole and isinstance(found.outcomes, dict) and isinstance(found.settings, dict)
+    except (TypeError, ScoringError):
+        whole = False
+    if not whole:
+        del journal.results[key]
+        return None
+    return found
 
 
 def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
