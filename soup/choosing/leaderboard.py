@@ -16,7 +16,7 @@ from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
-from soup.errors import UsageError
+from soup.errors import JournalError, UsageError
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -552,3 +552,18 @@ def _mean(
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def show(work: str | os.PathLike[str] = ".soup") -> Leaderboard:
+    """The last run's leaderboard again.
+
+    Raises:
+        JournalError: no run is recorded in ``work``.
+    """
+    found = last_leaderboard(Journal.open(work, create=False))
+    if found is None:
+        raise JournalError(
+            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
+            "makes one, or name another place with --work"
+        )
+    return found
