@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.markup import escape
 
 from soup.choosing.journal import Journal
@@ -16,7 +17,8 @@ from soup.cli import console, render
 from soup.cli.options import ShowOptions
 from soup.cli.results import require_places, write_documents
 from soup.errors import JournalError, UsageError
-from soup.evaluators.kit.answers import Answer, kept_answers
+from soup.evaluators.kit.answers import Answer, kept_answers, prune_answers
+from soup.words import counted
 
 WIDTH = 200  # characters of a question or an answer that are shown
 
@@ -30,7 +32,7 @@ def show_comparison(
         SoupError: no such blends, no benchmark in common, or a file cannot be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     names = find_blend(journal, first), find_blend(journal, second)
     found = side_by_side(journal, *names, bench)
     flipped = {
@@ -65,7 +67,7 @@ def show_answers(
             be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     blend = find_blend(journal, name)
     known = common_benchmarks(journal, [blend.blend])
     asked = bench or list(known)
@@ -73,7 +75,8 @@ def show_answers(
         raise UsageError(f"--bench {', '.join(asked)}: expected one of {', '.join(known)}")
     digest = known[asked[0]]
     result = recorded(journal, result_key(blend.blend, digest))
-    assert result is not None
+    if result is None:
+        raise JournalError(f"{journal.path}: the result of {name} on {asked[0]} is damaged")
     kept = kept_answers(work, blend.blend, digest, result.settings)
     rows = [
         {**answer.to_dict(), "right": result.outcomes.get(index)}
@@ -96,6 +99,23 @@ def show_answers(
         console.out.print(said, soft_wrap=True)
     if len(rows) < count:
         console.out.print(f"[dim]{len(rows)} of {count} shown; --limit 0 shows all[/]")
+
+
+def prune_kept(work: Path, runs: int, display: ShowOptions) -> None:
+    """What ``soup answers --prune`` does and says.
+
+    Raises:
+        SoupError: the journal cannot be read, or a file not be deleted.
+    """
+    require_places(display)
+    found = prune_answers(work, runs)
+    document = {"version": 1, "runs": runs, "deleted": found.files, "bytes": found.nbytes}
+    text = f"deleted the answers of {counted(found.files, 'result')} ({decimal(found.nbytes)})"
+    if runs:
+        text += f"; {'those of the newest run' if runs == 1 else f'those of {runs} runs'} are kept"
+    as_json = json.dumps(document, indent=2) + "\n"
+    if not write_documents(display, lambda: as_json, lambda: f"{text}\n") and not display.quiet:
+        console.out.print(text, soft_wrap=True, highlight=False)
 
 
 def _flipped(

@@ -86,7 +86,7 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     """
     from soup.cli.results import show
 
-    show(soup.show(work), display)
+    show(soup.show(work, console.tell), display)
 
 
 def compared(report: "Report", work: Path) -> "Report":
@@ -122,7 +122,7 @@ def looked_into(report: "Report") -> "Report":
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:
     from soup.checkpoints.pool import same_content
 
-    journal = soup.Journal.open(work, create=read)
+    journal = console.journal(work, create=read)
     if read:
         from soup.cli.progress import Watch
         from soup.run import identify

@@ -58,7 +58,7 @@ def write_documents(
             sys.stdout.write(text())
             to_stdout = True
         elif is_step_summary(file):
-            _append_text(file, text() + "\n")
+            append_text(file, text() + "\n")
         else:
             write_text(file, text())
     return to_stdout
@@ -134,7 +134,12 @@ def require_places(display: ShowOptions) -> None:
             raise OutputError(f"{file}: cannot be written: {file.parent}: {found}")
 
 
-def _append_text(file: Path, text: str) -> None:
+def append_text(file: Path, text: str) -> None:
+    """Add to a file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
             opened.write(text)

@@ -24,6 +24,7 @@ from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.leaderboard import show as show  # known from here, too
+from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
@@ -112,6 +113,7 @@ def make(
     scorer: Scorer | None = None,
     settings: Settings = Settings(),
     observe: Observer | None = None,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -123,6 +125,8 @@ def make(
         settings: benchmarks, places, dtype.
         observe: told of progress; by default ``soup.watch()`` in a terminal and in a notebook, and
             nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
+        gate: asked, before the soup is written, where to write it rather than at ``out``, if at
+            all.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -140,7 +144,7 @@ def make(
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
     with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
-        return _make(kind, pool, scorer, settings, out, told, attempt)
+        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
 def _make(
@@ -151,6 +155,7 @@ def _make(
     out: Path,
     observe: Observer,
     attempt: Attempt,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
@@ -158,16 +163,21 @@ def _make(
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
         members = _without_duplicates(pool, observe)
+        compare_weights(pool, walk.journal, observe)
     walk.score_members()
 
     for decision in _decisions(kind, members, walk):
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
+    target = out if gate is None else gate(walk.chosen(soup))
     walk.scored()
+    if target is None:
+        walk.record("soup", **_about(kind, soup), out="", digest="")
+        return walk.leaderboard()
     written = write(
         soup,
-        out,
+        target,
         kind=kind,
         facts=facts,
         overwrite=settings.overwrite,
@@ -176,17 +186,37 @@ def _make(
         observe=observe,
     )
     walk.remember_soup(written, soup)
-    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
-    walk.record(
-        "soup",
-        soup=kind,
-        blend=soup.digest,
-        members=weights,
-        merging=soup.merging,
-        out=str(written.path),
-        digest=written.digest,
-    )
+    walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)
     return walk.leaderboard()
+
+
+def _about(kind: str, soup: Blend) -> dict[str, Any]:
+    """A soup, for the journal."""
+    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
+    return {"soup": kind, "blend": soup.digest, "members": weights, "merging": soup.merging}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A soup that a run has chosen and scored, and not written: what a gate looks at.
+
+    Attributes:
+        run: the run's id in the journal.
+        soup: what was chosen.
+        scorer: of the run, for what the gate compares it with.
+        benchmarks: those that decide.
+        holdouts: the others.
+    """
+
+    run: str
+    soup: Blend
+    scorer: RecordedScorer
+    benchmarks: Sequence[Benchmark]
+    holdouts: Sequence[Benchmark]
+
+
+Gate = Callable[[Chosen], Path | None]
+"""Where a soup is to be written; None where it is not to be."""
 
 
 def _require_described(
@@ -276,6 +306,21 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     for member in unknown:
         member.compute_digest(progress)
         journal.remember_digest(member)
+
+
+def compare_weights(pool: Pool, journal: Journal, observe: Observer) -> None:
+    """Record how far members lie apart, and from the base where there is one.
+
+    It takes one reading of the pool, once: distances of known members are not computed again.
+    """
+    sources = [*pool.members, *([pool.base] if pool.base else [])]
+    distinct = {source.digest: source for source in sources}
+    if len(distinct) < 2 or known_distances(journal, list(distinct)) is not None:
+        return
+    from soup.blending.apart import squared_distances
+
+    squares = squared_distances(list(distinct.values()), observe)
+    remember_distances(journal, list(distinct), squares)
 
 
 def _require_sound(members: Sequence[Checkpoint], observe: Observer) -> None:
@@ -397,6 +442,10 @@ class _Walk:
             **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
 
+    def chosen(self, soup: Blend) -> Chosen:
+        assert self.scorer is not None, "a gate compares scores"
+        return Chosen(self.run, soup, self.scorer, self.benchmarks, self.holdouts)
+
     def remember_soup(self, written: Written, soup: Blend) -> None:
         """The same run again need not read what it has written to know it."""
         there = open_checkpoint(written.path, base=soup.reference.base)
@@ -430,9 +479,8 @@ def _begin(
     attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
-    if journal.damaged:
-        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
-        observe(Note(text + ", cut short by a crash", warning=True))
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
     scale = 1.0 if settings.weights is None else sum(settings.weights)
@@ -474,6 +522,7 @@ def _begin(
         **circumstances(asdict(settings), found),
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
+        base=pool.base.digest if pool.base else None,
         members=[
             {
                 "name": member.name,
@@ -490,7 +539,7 @@ def _begin(
         every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
         ahead = Ahead(every, journal)
         ahead.look_up([mix([member]).digest for member in pool.members])
-        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead)
+        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead, run=run)
         walk.last = every.soup
     return walk
 

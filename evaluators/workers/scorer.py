@@ -17,6 +17,7 @@ from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.early import require_sources
+from soup.evaluators.kit.finished import table_of
 from soup.evaluators.kit.judge import endpoint
 from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
@@ -262,7 +263,7 @@ class VLMEvalKitScorer:
             "blend": encode_blend(blend),
             "benchmark": self._sources[benchmark.digest],
             "key": key,
-            "keep": str(self._work / "predictions" / f"{key[:16]}.tsv"),
+            "keep": str(table_of(self._work, key)),
             "task": task,
         }
 

@@ -27,7 +27,7 @@ from soup.checkpoints.weights import (
     read_weights,
     unread_note,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnfinishedError
 from soup.words import counted
 
 UNTIE = (
@@ -148,7 +148,7 @@ class Checkpoint:
             self.states, file_states((*self.shards, *self.settings)), strict=True
         ):
             if before[:3] != now[:3]:  # not the inode, which some network file systems renew
-                raise CheckpointError(
+                raise UnfinishedError(
                     f"{before[0]}: was changed while it was read; is it still being written? "
                     "run the command again when it is complete"
                 )

@@ -194,6 +194,7 @@ class RecordedScorer:
         measured: how many results had to be measured so far.
         ahead: tells how far the whole run has come; None tells nothing of it.
         shares: of the benchmarks that decide, see ``Score``.
+        run: whose results these are; empty where it is none.
     """
 
     scorer: Scorer
@@ -202,6 +203,7 @@ class RecordedScorer:
     measured: int = 0
     ahead: Outlook | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def score(
@@ -241,6 +243,7 @@ class RecordedScorer:
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
+                    run=self.run,
                     result=_to_json(found, benchmark),
                 )
                 self.measured += 1
@@ -295,9 +298,21 @@ def result_key(blend_digest: str, benchmark_digest: str) -> str:
 
 
 def recorded(journal: Journal, key: str) -> Result | None:
-    """The result that the journal holds under a key."""
+    """The result that the journal holds under a key; one that cannot be is as good as none."""
     record = journal.results.get(key)
-    return None if record is None else Result(**record["result"])
+    if record is None:
+        return None
+    try:
+        found = Result(**record["result"])
+        counts = (found.samples, found.unjudged)
+        whole = all(type(n) is int and n >= 0 for n in counts) and 0 <= found.unparsed <= 1
+        whole = whole and isinstance(found.outcomes, dict) and isinstance(found.settings, dict)
+    except (TypeError, ScoringError):
+        whole = False
+    if not whole:
+        del journal.results[key]
+        return None
+    return found
 
 
 def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
