@@ -19,7 +19,8 @@ from soup.choosing.journal import Journal
 from soup.choosing.likeness import Likeness, likeness_of
 from soup.choosing.lines import Line, recorded_lines
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
-from soup.errors import UsageError
+from soup.errors import JournalError, UsageError
+from soup.events import Note, Observer, ignore
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -584,3 +585,22 @@ def _mean(
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> Leaderboard:
+    """The last run's leaderboard again; ``observe`` is told of a damaged journal.
+
+    Raises:
+        JournalError: no run is recorded in ``work``, or what is left of it would tell another
+            story.
+    """
+    journal = Journal.open(work, create=False)
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
+    found = last_leaderboard(journal)
+    if found is None:
+        raise JournalError(
+            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
+            "makes one, or name another place with --work"
+        )
+    return found
