@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, looking, models, soups
+from soup.cli import config, demo, differing, looking, models, rescoring, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -72,6 +72,7 @@ app.command()(looking.check)
 app.command()(looking.leaderboard)
 app.command()(differing.compare)
 app.command()(differing.answers)
+app.command()(rescoring.rescore)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
