@@ -244,7 +244,7 @@ class RecordedScorer:
                     seconds=took.seconds(),
                     answered=took.answered,
                     run=self.run,
-                    result=_to_json(found, benchmark),
+                    result=result_to_json(found, benchmark.settings),
                 )
                 self.measured += 1
             if self.ahead is not None:
@@ -292,6 +292,11 @@ class _Took:
         return round(time.monotonic() - self._began, 6)
 
 
+def benchmark_digest(settings: Mapping[str, Any]) -> str:
+    """The digest of a benchmark that is measured so; see ``Benchmark``."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
+
+
 def result_key(blend_digest: str, benchmark_digest: str) -> str:
     """The content key of a result: no model's name, no path."""
     return hashlib.sha256(f"{blend_digest} {benchmark_digest}".encode()).hexdigest()
@@ -315,8 +320,9 @@ def recorded(journal: Journal, key: str) -> Result | None:
     return found
 
 
-def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
+def result_to_json(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as the journal keeps it; ``recorded`` is the other way."""
     return asdict(result) | {
         "outcomes": json.loads(json.dumps(dict(result.outcomes))),
-        "settings": dict(benchmark.settings),
+        "settings": dict(settings),
     }
