@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, line, looking, models, nightly, soups
+from soup.cli import (
+    config,
+    demo,
+    differing,
+    line,
+    looking,
+    models,
+    nightly,
+    report,
+    rescoring,
+    soups,
+)
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -75,6 +86,8 @@ app.command()(looking.leaderboard)
 app.command()(differing.compare)
 app.command()(differing.answers)
 app.command()(line.line)
+app.command()(report.report)
+app.command()(rescoring.rescore)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

@@ -50,7 +50,7 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import documents, render
+    from soup.cli import render
 
     dtype = dtype_of(pool.dtype)
     try:
@@ -61,10 +61,14 @@ def check(
         report = looked_into(report)
     except SoupError as error:
         if json is not None and not isinstance(error, UsageError):
+            from soup.cli import documents
+
             documents.put(json, "check", documents.failed(error))
         raise
     report = replace(report, duplicates=tuple(sorted(known)))
     if json is not None:
+        from soup.cli import documents
+
         documents.put(json, "check", documents.pool_found(report))
     if str(json) != "-":
         render.check(report, console.out)
@@ -82,13 +86,13 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     """
     from soup.cli.results import show
 
-    show(soup.show(work), display)
+    show(soup.show(work, console.tell), display)
 
 
 def compared(report: "Report", work: Path) -> "Report":
     """The report with what transformers says of the reference, which the others are like."""
+    from soup.checkpoints.described import describe
     from soup.cli.progress import Watch
-    from soup.run import describe
 
     if report.problems:
         return report  # these come first
@@ -118,7 +122,7 @@ def looked_into(report: "Report") -> "Report":
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:
     from soup.checkpoints.pool import same_content
 
-    journal = soup.Journal.open(work, create=read)
+    journal = console.journal(work, create=read)
     if read:
         from soup.cli.progress import Watch
         from soup.run import identify

@@ -12,7 +12,7 @@ from soup.blending.methods import METHODS, find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.described import Described, compare
+from soup.checkpoints.described import describe
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
 from soup.checkpoints.problems import summary, together
@@ -23,6 +23,7 @@ from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.leaderboard import show as show  # known from here, too
 from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import (
     Accept,
@@ -38,8 +39,8 @@ from soup.choosing.recipes import (
 from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
-from soup.errors import JournalError, PoolError, UsageError
-from soup.events import Evaluation, Note, Observer, Progress, ignore
+from soup.errors import PoolError, UsageError
+from soup.events import Evaluation, Note, Observer, Progress
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -227,17 +228,6 @@ class Chosen:
 
 Gate = Callable[[Chosen], Path | None]
 """Where a soup is to be written; None where it is not to be."""
-
-
-def describe(
-    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
-) -> Described:
-    """Compare a pool's names and shapes with the model that config.json describes.
-
-    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
-    """
-    text = "asking transformers what the model of config.json needs; this takes seconds, once"
-    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
 
 
 def _require_described(
@@ -500,9 +490,8 @@ def _begin(
     attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
-    if journal.damaged:
-        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
-        observe(Note(text + ", cut short by a crash", warning=True))
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
     scale = 1.0 if settings.weights is None else sum(settings.weights)
@@ -558,6 +547,7 @@ def _begin(
                 "digest": member.digest,
                 "blend": mix([member]).key,
                 "companions": mix([member]).companions.digest,
+                "bytes": member.nbytes,
             }
             for member in pool.members
         ],
@@ -635,18 +625,3 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.attempt(),
         walk.accept(len({member.digest for member in members})),
     )
-
-
-def show(work: str | os.PathLike[str] = ".soup") -> Leaderboard:
-    """The last run's leaderboard again.
-
-    Raises:
-        JournalError: no run is recorded in ``work``.
-    """
-    found = last_leaderboard(Journal.open(work, create=False))
-    if found is None:
-        raise JournalError(
-            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
-            "makes one, or name another place with --work"
-        )
-    return found

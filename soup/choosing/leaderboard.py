@@ -15,11 +15,13 @@ from soup.choosing.companionship import Companionship
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import Likeness, likeness_of
 from soup.choosing.lines import Line, recorded_lines
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
-from soup.errors import UsageError
+from soup.errors import JournalError, UsageError
+from soup.events import Note, Observer, ignore
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -438,7 +440,12 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
 
 
 def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leaderboard:
-    """One run as far as it came, given its records, its start first."""
+    """One run as far as it came, given its records, its start first.
+
+    Raises:
+        JournalError: records of it were damaged.
+    """
+    require_intact(journal, records)
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
@@ -596,3 +603,22 @@ def _mean(
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> Leaderboard:
+    """The last run's leaderboard again; ``observe`` is told of a damaged journal.
+
+    Raises:
+        JournalError: no run is recorded in ``work``, or what is left of it would tell another
+            story.
+    """
+    journal = Journal.open(work, create=False)
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
+    found = last_leaderboard(journal)
+    if found is None:
+        raise JournalError(
+            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
+            "makes one, or name another place with --work"
+        )
+    return found

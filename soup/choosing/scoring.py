@@ -247,7 +247,7 @@ class RecordedScorer:
                     answered=took.answered,
                     companions=blend.companions.digest,
                     run=self.run,
-                    result=_to_json(found, benchmark),
+                    result=result_to_json(found, benchmark.settings),
                 )
                 self.measured += 1
             if self.ahead is not None:
@@ -300,14 +300,32 @@ def result_key(blend_key: str, benchmark_digest: str) -> str:
     return hashlib.sha256(f"{blend_key} {benchmark_digest}".encode()).hexdigest()
 
 
+def benchmark_digest(settings: Mapping[str, Any]) -> str:
+    """The digest of a benchmark that is measured so; see ``Benchmark``."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
+
+
 def recorded(journal: Journal, key: str) -> Result | None:
-    """The result that the journal holds under a key."""
+    """The result that the journal holds under a key; one that cannot be is as good as none."""
     record = journal.results.get(key)
-    return None if record is None else Result(**record["result"])
+    if record is None:
+        return None
+    try:
+        found = Result(**record["result"])
+        counts = (found.samples, found.unjudged)
+        whole = all(type(n) is int and n >= 0 for n in counts) and 0 <= found.unparsed <= 1
+        whole = whole and isinstance(found.outcomes, dict) and isinstance(found.settings, dict)
+    except (TypeError, ScoringError):
+        whole = False
+    if not whole:
+        del journal.results[key]
+        return None
+    return found
 
 
-def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
+def result_to_json(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as the journal keeps it; ``recorded`` is the other way."""
     return asdict(result) | {
         "outcomes": json.loads(json.dumps(dict(result.outcomes))),
-        "settings": dict(benchmark.settings),
+        "settings": dict(settings),
     }

@@ -140,20 +140,19 @@ class _Night:
                 tries -= 1
                 if not self.plan.skip_bad or not tries:
                     raise
-                again = self.sift(Journal.open(self.settings.work), thorough=True)
+                again = self.sift(Journal.open(self.settings.work))
                 if set(again.ready) == set(sifted.ready) and not sifted.changed():
                     raise  # it is not a member that failed
                 self.tell_of(again, told)
                 sifted = again
         return self.too_few(sifted)
 
-    def sift(self, journal: Journal, thorough: bool = False) -> Sifted:
+    def sift(self, journal: Journal) -> Sifted:
         return sift(
             self.paths,
             journal,
             settle=self.plan.settle,
             skip_bad=self.plan.skip_bad,
-            thorough=thorough,
             opening=self.plan.opening,
             observe=self.observe,
         )

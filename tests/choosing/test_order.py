@@ -115,7 +115,9 @@ def test_each_member_is_scored_with_its_own_files(templates: list[Path], tmp_pat
         board = make("average", pool, scorer, given)
         assert {row.name: row.mean for row in board.members} == {"good": 80.0, "bad": 20.0}
         assert board.soup is not None and board.soup.mean == (80.0, 20.0)[k]
-        said = f"each member is scored with its own, a soup of several with those of {order[0].name}"
+        said = (
+            f"each member is scored with its own, a soup of several with those of {order[0].name}"
+        )
         assert any(said in line for line in board.footer())
         assert said in board.to_markdown()
         document = json.loads(board.to_json())
