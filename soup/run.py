@@ -22,7 +22,14 @@ from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.scoring import (
+    Benchmark,
+    Expected,
+    HousedScorer,
+    PartialScorer,
+    RecordedScorer,
+    Scorer,
+)
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import JournalError, PoolError, UsageError
@@ -316,11 +323,14 @@ class _Walk:
     def score_members(self) -> None:
         if self.scorer is None:
             return
-        count = len(self.pool.members)
-        for k, member in enumerate(self.pool.members, 1):
-            blend = self.mix([member])
-            label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        count, every = len(self.pool.members), self.benchmarks + self.holdouts
+        members = [
+            Expected(self.mix([member]), every, f"{member.name} ({k} of {count})")
+            for k, member in enumerate(self.pool.members, 1)
+        ]
+        self.scorer.expect(members)
+        for k, one in enumerate(members, 1):
+            self.scorer.score(one.blend, every, one.label, k)
         self.weigh()
 
     def weigh(self) -> None:

@@ -17,6 +17,14 @@ that died, so the same must come of it:
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
                 are kept for a later ``measure``
 
+Where several workers share the work (``fleet``), they keep nothing. Who asks puts together what
+they say:
+    answer      blend, benchmark (source), positions, task → {"answers", "loading", "answering"}:
+                texts, and the seconds that both took
+    evaluate    benchmark (source), answers (to all, in order), keep, task → a Result's fields
+    positions   benchmark (source), samples → {"positions"}: of the questions behind them
+    right       benchmark (source), positions, answers → {"outcomes"}: of these alone
+
 A change of any of these is a new number in ``PROTOCOL``.
 """
 
@@ -25,7 +33,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 5
+PROTOCOL = 7
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:

@@ -139,6 +139,7 @@ class _Group:
 class _Worker:
     holds: str | None = None
     at: Slice | None = None
+    swaps: bool = False
     since: float = 0.0
     deadline: float = 0.0
 
@@ -157,6 +158,9 @@ class Queue:
         self._speeds: dict[str, tuple[float, float]] = {}
         self._loads: deque[float] = deque(maxlen=RECENT)
         self._loaded: set[int] = set()
+
+    def __contains__(self, worker: int) -> bool:
+        return worker in self._workers
 
     # --- what is wanted ----------------------------------------------------------------------
 
@@ -246,6 +250,7 @@ class Queue:
         if found.is_metric:
             found.job.evaluation = "runs"
         else:
+            me.swaps = me.holds != found.job.blend
             self._hold(me, found.job.blend)
             found.job.running += 1
         return found
@@ -326,7 +331,7 @@ class Queue:
         Args:
             worker: which.
             now: the time.
-            loading: seconds of it in which it loaded the blend; 0 where it held it before.
+            loading: seconds of it in which it loaded the blend.
             answering: seconds of it in which it answered; None is the rest.
         """
         me = self._workers[worker]
@@ -335,7 +340,7 @@ class Queue:
         if found.is_metric:
             found.job.evaluation = "done"
             return found
-        if loading > 0:
+        if me.swaps:
             if worker in self._loaded:
                 self._loads.append(loading)
             self._loaded.add(worker)
@@ -401,7 +406,7 @@ class Queue:
     def at(self, worker: int) -> Slice | None:
         """What a worker is at."""
         found = self._workers.get(worker)
-        return found and found.at
+        return found.at if found is not None else None
 
     def is_wanted(self, job: Job) -> bool:
         """Whether a job has not been dropped."""

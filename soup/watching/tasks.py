@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from soup.events import Evaluation, Progress
+from soup.events import Crew, Evaluation, Progress, Took
 
 LATE = 1.0  # seconds in which an ended task's events are taken for late ones
 WINDOW = 60.0  # seconds over which a speed is the mean
@@ -85,11 +85,16 @@ class Tasks:
         self._evaluations: dict[str, Evaluation] = {}
         self._answers: dict[str, int] = {}
         self._speed: float | None = None
+        self._crew: Crew | None = None
 
-    def take(self, event: Progress | Evaluation) -> None:
+    def take(self, event: Progress | Evaluation | Crew | Took) -> None:
         """Learn of one event."""
         with self._lock:
-            if isinstance(event, Progress):
+            if isinstance(event, Took):
+                return
+            if isinstance(event, Crew):
+                self._crew = event
+            elif isinstance(event, Progress):
                 self._progress(event, self._clock())
             elif event.benchmark:
                 self._evaluations[event.who] = event
