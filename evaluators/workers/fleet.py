@@ -186,9 +186,9 @@ class Fleet:
             for work in works:
                 if work.key in self._errors:
                     continue
-                job = self._asked_of(work).job
-                job.likelihood = work.likelihood
-                jobs.append(job)
+                asked = self._asked_of(work)
+                self._rate(asked, work)
+                jobs.append(asked.job)
             for job in self._queue.expect(jobs):
                 self._drop(job)
             self._start()
@@ -203,10 +203,8 @@ class Fleet:
             self._observe = observe
             self._raise_error(work)
             asked = self._asked_of(work)
-            if not asked.job.certain:
-                self.saved += asked.fresh
-            asked.work = replace(work, likelihood=1.0)
             self._queue.want(asked.job)
+            self._rate(asked, replace(work, likelihood=1.0))
         self._wait(asked, lambda: asked.result is not None)
         assert asked.result is not None
         observe(Progress(asked.task, work.samples, work.samples, "samples"))
@@ -225,12 +223,11 @@ class Fleet:
             self._raise_error(work)
             whole = self._asked_of(work)
             missing = [position for position in positions if position not in whole.answers]
-            if not whole.job.certain:
-                self.saved += min(len(positions) - len(missing), whole.fresh)
+            self._rate(whole, replace(work, likelihood=1.0))
             self._queue.drop(whole.job.key)
             del self._asked[whole.job]
             part = Job(work.key, work.holds, work.asks, missing, metric=False)
-            asked = self._asked[part] = replace(whole, job=part, work=work)
+            asked = self._asked[part] = replace(whole, job=part)
             self._queue.want(part)
         self._wait(asked, lambda: part.answered)
         texts = [asked.answers[position] for position in positions]
@@ -285,6 +282,13 @@ class Fleet:
         job = Job(work.key, work.holds, work.asks, missing, work.likelihood, eager=not work.judged)
         asked = self._asked[job] = _Asked(work, job, answers)
         return asked
+
+    def _rate(self, asked: _Asked, work: Work) -> None:
+        """A work is as likely to be wanted as is said now."""
+        if work.likelihood >= 1 and asked.work.likelihood < 1:
+            self.saved += asked.fresh
+        asked.work = work
+        asked.job.likelihood = work.likelihood
 
     def _raise_error(self, work: Work) -> None:
         if work.key in self._errors:
