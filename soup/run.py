@@ -21,7 +21,17 @@ from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
-from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
+from soup.choosing.recipes import (
+    Accept,
+    Decision,
+    Expect,
+    Mix,
+    Trial,
+    as_given,
+    average,
+    greedy,
+    maximum,
+)
 from soup.choosing.scoring import (
     Benchmark,
     Expected,
@@ -318,6 +328,7 @@ class _Walk:
     def scored(self) -> None:
         """Tell that nothing more is asked."""
         if self.scorer is not None:
+            self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
@@ -366,6 +377,19 @@ class _Walk:
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
         )
+
+    def expect(self) -> Expect | None:
+        """Tells a scorer that can work ahead which trials may follow."""
+        scorer = self.scorer
+        if scorer is None or not scorer.foresees:
+            return None
+
+        def tell(trials: Sequence[tuple[Blend, float]]) -> None:
+            # A trial that may be stopped early is asked bit by bit.
+            ahead = trials if self.settings.confident is None else trials[1:]
+            scorer.expect([Expected(b, self.benchmarks, _label(b), p) for b, p in ahead])
+
+        return tell
 
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
@@ -534,6 +558,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.settings.min_gain,
         walk.attempt(),
         walk.accept(len(members)),
+        walk.expect(),
     )
 
 

@@ -128,7 +128,7 @@ class _Seat:
     number: int
     hand: Hand | None = None
     thread: threading.Thread | None = None
-    worked: bool = False
+    learned: bool = False
     hung: bool = False
     live: int = 0  # questions of its slice that are answered
     errand: _Errand | None = None
@@ -169,12 +169,14 @@ class Fleet:
         self._errands: deque[_Errand] = deque()
         self._errors: dict[str, SoupError] = {}
         self._begun: set[str] = set()
+        self._measured: set[str] = set()
         self._failure: BaseException | None = None
         self._closed = False
         self._observe: Observer = ignore
         self._wanted: _Asked | None = None
         self._notes: set[str] = set()
         self._told = 0.0
+        self._summed = False
 
     # --- what is wanted ----------------------------------------------------------------------
 
@@ -191,7 +193,13 @@ class Fleet:
                 jobs.append(asked.job)
             for job in self._queue.expect(jobs):
                 self._drop(job)
-            self._start()
+            made = self.saved + self.dropped
+            if jobs:
+                self._start()
+            elif made and not self._summed:
+                self._summed = True
+                text = f"{self.count} workers: {self.saved:,} of {made:,} answers that were made "
+                observe(Note(f"{text}before they were asked for were wanted"))
 
     def measure(self, work: Work, observe: Observer) -> dict[str, Any]:
         """A work's result, as a worker's ``evaluate`` gives it; waits for it.
@@ -202,6 +210,7 @@ class Fleet:
         with self._changed:
             self._observe = observe
             self._raise_error(work)
+            self._measured.add(work.key)
             asked = self._asked_of(work)
             self._queue.want(asked.job)
             self._rate(asked, replace(work, likelihood=1.0))
@@ -427,7 +436,6 @@ class Fleet:
         seconds: float,
     ) -> None:
         with self._changed:
-            seat.worked = True
             if found is None or asked is None:
                 assert seat.errand is not None
                 seat.errand.answer = answer
@@ -443,8 +451,10 @@ class Fleet:
                         asked.close()
                     else:
                         asked.keep(found.positions, answer["answers"])
-                elif found.positions and not found.job.certain:
+                elif not found.job.certain:  # it was dropped meanwhile
                     self.dropped += len(found.positions)
+                    if found.is_metric and found.job.key not in self._measured:
+                        Path(asked.work.request["keep"]).unlink(missing_ok=True)
             self._changed.notify_all()
         self._tell_whole()
 
@@ -452,27 +462,41 @@ class Fleet:
 
     def _fill(self, seat: _Seat) -> bool:
         """Start the process of a seat; False where there will be none."""
-        with self._changed:
-            if self._closed:
-                return False
-            seat.hand = self.spawn(seat.number)
-        try:
-            self.teach(seat.hand)
-        except (Died, SoupError) as error:
-            seat.hand.close()
+        deaths = 0
+        while True:
             with self._changed:
                 if self._closed:
                     return False
+                seat.hand = self.spawn(seat.number)
+            try:
+                self.teach(seat.hand)
+            except (Died, SoupError) as error:
+                seat.hand.close()
                 seat.hand = None
-                others = [s for s in self._seats if s is not seat and s.number in self._queue]
-                if isinstance(error, Died):
-                    error = self._ended(f"{seat.name} {error.how} (when it began)", seat, error)
-                if not seat.worked or not others:
-                    raise error from None
-                self._queue.retire(seat.number)
-            self._observe(Note(f"{seat.name} does not come back, the others go on: {error}", True))
-            return False
-        return True
+                deaths += 1
+                if self._closed or not self._begins_again(seat, error, deaths):
+                    return False
+            else:
+                seat.learned = True
+                return True
+
+    def _begins_again(self, seat: _Seat, error: Died | SoupError, deaths: int) -> bool:
+        """Whether to start a worker once more that has ended before it could do anything."""
+        others = [s for s in self._seats if s is not seat and s.learned and s.number in self._queue]
+        if isinstance(error, Died):
+            text = f"{seat.name} {error.how} (when it began)"
+            # One that never spoke would end in the same way again, unless others do speak.
+            if deaths < self.rules.deaths and (error.greeted or others):
+                text += f"; it is started again (death {deaths} of {self.rules.deaths})"
+                self._observe(Note(text, warning=True))
+                return True
+            error = self._ended(text, seat, error)
+        with self._changed:
+            if not seat.learned or not others:
+                raise error from None
+            self._queue.retire(seat.number)
+        self._observe(Note(f"{seat.name} does not come back, the others go on: {error}", True))
+        return False
 
     def _died(self, seat: _Seat, found: Slice | None, end: Died) -> None:
         """A worker has ended at something: it is done again, by whoever is free."""

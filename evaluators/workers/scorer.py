@@ -277,7 +277,7 @@ class VLMEvalKitScorer:
 
     def expect(self, wanted: Sequence[Wanted], observe: Observer = ignore) -> None:
         """See ``soup.choosing.scoring.ForesightedScorer``; one worker alone does nothing ahead."""
-        if len(self._places) > 1:
+        if len(self._places) > 1 and (wanted or self._fleet is not None):
             self._together().expect([self._shared(one) for one in wanted], observe)
 
     @property

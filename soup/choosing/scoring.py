@@ -251,6 +251,8 @@ class RecordedScorer:
     ahead: Outlook | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
+    _expected: Sequence[Expected] = field(default=(), repr=False)
+    _announced: frozenset[str] = field(default=frozenset(), repr=False)
 
     def score(
         self,
@@ -273,6 +275,8 @@ class RecordedScorer:
         """
         number = self._number(blend, number)
         results: dict[str, Result] = {}
+        if len(benchmarks) > 1 and self.foresees and blend.digest not in self._announced:
+            self.expect([Expected(blend, benchmarks, label), *self._expected])
         for benchmark in benchmarks:
             key = result_key(blend.digest, benchmark.digest)
             found = recorded(self.journal, key)
@@ -297,10 +301,18 @@ class RecordedScorer:
             results[benchmark.name] = found
         return Score(results, self.shares if self.shares.keys() == results.keys() else {})
 
-    def expect(self, blends: Sequence["Expected"]) -> None:
+    @property
+    def foresees(self) -> bool:
+        """Whether it helps to tell what will be scored."""
+        return isinstance(self.scorer, ForesightedScorer) and self.scorer.at_once > 1
+
+    def expect(self, blends: Sequence[Expected]) -> None:
         """Let the scorer begin with what will be scored, or may be; see ``ForesightedScorer``."""
-        if not isinstance(self.scorer, ForesightedScorer) or self.scorer.at_once < 2:
+        if not self.foresees:
             return
+        assert isinstance(self.scorer, ForesightedScorer)
+        self._expected = blends
+        self._announced = frozenset(one.blend.digest for one in blends)
         wanted = [
             Wanted(one.blend, benchmark, f"{one.label} on {benchmark.name}", one.likelihood)
             for one in blends

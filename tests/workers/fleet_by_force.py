@@ -41,7 +41,7 @@ class Force:
         pid: int = seat.hand.pid  # type: ignore[attr-defined]
         self.pids.add(pid)
         known = fleet._queue.load_time > 0 and seat.number in fleet._queue._loaded
-        if seat.worked and (known or self.left[0] == signal.SIGKILL):
+        if seat.learned and (known or self.left[0] == signal.SIGKILL):
             os.kill(pid, self.left.pop(0))
 
 

@@ -186,7 +186,7 @@ def test_what_was_made_ahead_is_used_or_goes(tmp_path: Path) -> None:
     fleet = world.fleet(2)
     fleet.expect([work(tmp_path, "a"), *(work(tmp_path, x, 0.5) for x in "bc")], ignore)
     fleet.measure(work(tmp_path, "a"), ignore)
-    while {"b", "c"} - {blend for _, blend, _ in world.asked} or fleet._queue.busy:
+    while fleet._queue.has_work() or fleet._queue.busy:
         time.sleep(0.005)
     events: list[Event] = []
     fleet.expect([work(tmp_path, "b")], events.append)
@@ -260,6 +260,33 @@ def test_a_seat_that_stays_empty_is_left_to_the_others(tmp_path: Path) -> None:
     texts = [event.text for event in notes if isinstance(event, Note)]
     assert texts[0].startswith("worker 1 lost its device (index 3: CUDA error")
     assert texts[1] == ("worker 1 does not come back, the others go on: torch cannot compute there")
+
+
+def test_one_that_ends_when_it_begins_is_started_again(tmp_path: Path) -> None:
+    """Three times at most; where it never spoke, and nobody else did, at once it is an error."""
+    world = World()
+    died: list[Hand] = []
+
+    def teach(hand: Hand) -> None:
+        if len(died) < 2:
+            died.append(hand)
+            raise Died("was killed", "", True)
+
+    fleet = Fleet(1, world.spawn, teach, lambda k: Path(f"log-{k}"), SMALL)
+    notes: list[Event] = []
+    fleet.measure(work(tmp_path, "a"), notes.append)
+    fleet.close()
+    texts = [event.text for event in notes if isinstance(event, Note)]
+    begun = "worker 1 was killed (when it began); it is started again"
+    assert texts == [f"{begun} (death {k} of 3)" for k in (1, 2)]
+
+    def never(hand: Hand) -> None:
+        raise Died("ended with exit code 1", "    No module", False)
+
+    fleet = Fleet(2, world.spawn, never, lambda k: Path(f"log-{k}"), SMALL)
+    with pytest.raises(ScoringError, match=r"exit code 1 \(when it began\); (?s:.*)No module"):
+        fleet.measure(work(tmp_path, "b"), ignore)
+    fleet.close()
 
 
 PARENT = """
