@@ -196,10 +196,12 @@ class Fleet:
             made = self.saved + self.dropped
             if jobs:
                 self._start()
-            elif made and not self._summed:
+                return
+            self._observe = ignore  # what is still at work comes to nothing
+            if made and not self._summed:
                 self._summed = True
-                text = f"{self.count} workers: {self.saved:,} of {made:,} answers that were made "
-                observe(Note(f"{text}before they were asked for were wanted"))
+                text = f"{self.count} workers: of {made:,} answers that were made on a guess, "
+                observe(Note(f"{text}{self.saved:,} were wanted"))
 
     def measure(self, work: Work, observe: Observer) -> dict[str, Any]:
         """A work's result, as a worker's ``evaluate`` gives it; waits for it.

@@ -153,6 +153,7 @@ class Queue:
         self._jobs: dict[str, Job] = {}
         self._groups: dict[str, _Group] = {}
         self._open: dict[str, _Group] = {}
+        self._certain = 0
         self._holders: dict[str, int] = {}
         self._metrics: list[Job] = []
         self._speeds: dict[str, tuple[float, float]] = {}
@@ -206,9 +207,9 @@ class Queue:
         group.jobs.remove(job)
         if not group.jobs:
             del self._groups[group.blend]
-        if not group.pending:
-            self._open.pop(group.blend, None)
         self._weigh(group)
+        if group.blend in self._open and not group.pending:
+            self._reopen()
 
     def _regroup(self) -> None:
         groups: dict[str, list[Job]] = {}
@@ -219,10 +220,15 @@ class Queue:
             key=lambda group: -group.likelihood
         )  # stable: the order given, where it is equal
         self._groups = {group.blend: group for group in found}
-        self._open = {group.blend: group for group in found if group.pending}
-        for group in self._open.values():
+        for group in found:
             self._weigh(group)
+        self._reopen()
         self._metrics = [job for job in self._jobs.values() if self._awaits_metric(job)]
+
+    def _reopen(self) -> None:
+        """Find the groups of which something is left to be taken."""
+        self._open = {group.blend: group for group in self._groups.values() if group.pending}
+        self._certain = sum(group.likelihood >= 1 for group in self._open.values())
 
     @staticmethod
     def _awaits_metric(job: Job) -> bool:
@@ -268,9 +274,9 @@ class Queue:
             return None
         job = next(job for job in group.jobs if job.pending)
         found = job.again.pop(0) if job.again else self._cut(job, group, me)
-        if not group.pending:
-            del self._open[group.blend]
         self._weigh(group)
+        if not group.pending:
+            self._reopen()
         return found
 
     def _choose(self, me: _Worker, certain: bool) -> _Group | None:
@@ -294,7 +300,9 @@ class Queue:
     def _cut(self, job: Job, group: _Group, me: _Worker) -> Slice:
         """A new slice of a job, for a worker that will hold its blend."""
         left = len(job.positions) - job.taken
-        sharing = max(group.holders + (me.holds != group.blend), 1)
+        # Those who hold it, and those who will have nothing else to do: all, should a guess be right.
+        others = len(self._workers) // max(self._certain if job.certain else 1, 1)
+        sharing = max(group.holders + (me.holds != group.blend), others, 1)
         pace = self.pace(job.benchmark)
         if pace is None:
             count = min(left // (2 * sharing), 4 * self._rules.fewest)
@@ -377,7 +385,7 @@ class Queue:
         group = self._groups.get(job.blend)
         if group is not None and self._jobs.get(job.key) is job:
             self._weigh(group)
-            self._open = {g.blend: g for g in self._groups.values() if g.pending}
+            self._reopen()
         return found
 
     def fail(self, worker: int) -> Slice | None:

@@ -119,7 +119,9 @@ def test_decisions_are_those_of_one_worker(pool: Pool, tmp_path: Path, seed: int
             fleet.close()
             assert fleet.saved + fleet.dropped > 0
             texts = [event.text for event in notes if isinstance(event, Note)]
-            assert texts[-1].startswith(f"{workers} workers: {fleet.saved} of ")
+            guessed = fleet.saved + fleet.dropped
+            start = f"{workers} workers: of {guessed} answers that were made on a guess, "
+            assert f"{start}{fleet.saved} were wanted" in texts
             assert {path.suffix for path in place.glob("*.*")} == {".tsv", ".answers"}
             assert len(list(place.glob("*.tsv"))) == len(one.calls), "what was dropped is gone"
     assert boards[0].path == boards[1].path == boards[2].path
