@@ -300,7 +300,7 @@ class Queue:
     def _cut(self, job: Job, group: _Group, me: _Worker) -> Slice:
         """A new slice of a job, for a worker that will hold its blend."""
         left = len(job.positions) - job.taken
-        # Those who hold it, and those who will have nothing else to do: all, should a guess be right.
+        # Those who hold it, and those who will have nothing else to do; for a guess, all of them.
         others = len(self._workers) // max(self._certain if job.certain else 1, 1)
         sharing = max(group.holders + (me.holds != group.blend), others, 1)
         pace = self.pace(job.benchmark)
