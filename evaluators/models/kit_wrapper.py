@@ -167,7 +167,8 @@ class KitWrapper:
             each.finish(self._kit)
         self._device, self._dtype = device, dtype
         self._use(self._kit.model)
-        for name, value in (("device", device), ("dtype", dtype)):
+        home = CPU if device.type == "meta" else device  # of tensors that the wrapper makes
+        for name, value in (("device", home), ("dtype", dtype)):
             if hasattr(self._kit, name):
                 setattr(self._kit, name, value)
         return self._model  # type: ignore[no-any-return]

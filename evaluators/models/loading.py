@@ -70,7 +70,8 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
         try:
             if device.type == "meta":
                 config = kwargs.get("config") or cls.config_class.from_pretrained(path)
-                model, info = blank(cls, config, reference.path, dtype), None
+                attention = kwargs.get("attn_implementation")
+                model, info = blank(cls, config, reference.path, dtype, attention), None
             elif not reference.by_itself:
                 config = kwargs.pop("config", None) or cls.config_class.from_pretrained(path)
                 model, info = from_files(cls, config, reference, dtype, **kwargs)
@@ -105,10 +106,13 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
                 delattr(model, name)
 
 
-def blank(kind: Any, config: Any, path: Path, dtype: torch.dtype) -> Any:
+def blank(
+    kind: Any, config: Any, path: Path, dtype: torch.dtype, attention: str | None = None
+) -> Any:
     """A model of class ``kind`` without weights, which knows its config and how it generates."""
+    given = {DTYPE: dtype} | ({"attn_implementation": attention} if attention else {})
     with torch.device("meta"):
-        model = kind._from_config(config, **{DTYPE: dtype})
+        model = kind._from_config(config, **given)
     return _generating(model, path)
 
 
@@ -193,7 +197,10 @@ def from_files(
     """
     config = copy.deepcopy(config)
     for key, value in reference.rewritten.items():
-        setattr(config, key, value)
+        if key == "quantization_config":
+            vars(config).pop(key, None)  # None would be a method that nobody knows
+        else:
+            setattr(config, key, value)
     state = collect(Blend((reference,), reference), "read", ignore)
     model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
     return _generating(model, reference.path), info

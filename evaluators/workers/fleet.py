@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from soup.errors import ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
+from soup.evaluators.kit.finished import packed
 from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.queue import Job, Queue, Rules, Slice
 from soup.events import Crew, Event, Note, Observer, Progress, Took, ignore
@@ -69,6 +70,12 @@ class Work:
         return str(self.request["key"])
 
 
+def _remove_table(work: Work) -> None:
+    table = Path(work.request["keep"])
+    for file in (table, packed(table)):
+        file.unlink(missing_ok=True)
+
+
 @dataclass(eq=False)
 class _Asked:
     """What has come of a work so far."""
@@ -108,7 +115,7 @@ class _Asked:
         self.close()
         self.file.unlink(missing_ok=True)
         if self.result is not None:
-            Path(self.work.request["keep"]).unlink(missing_ok=True)
+            _remove_table(self.work)
 
 
 @dataclass(eq=False)
@@ -204,7 +211,7 @@ class Fleet:
                 observe(Note(f"{text}{self.saved:,} were wanted"))
 
     def measure(self, work: Work, observe: Observer) -> dict[str, Any]:
-        """A work's result, as a worker's ``evaluate`` gives it; waits for it.
+        """A work's result, as a worker's ``score`` gives it; waits for it.
 
         Raises:
             SoupError: it cannot be had; everything else is kept.
@@ -424,7 +431,7 @@ class Fleet:
         if found.is_metric:
             answers = [asked.answers[position] for position in range(asked.work.samples)]
             names = ("benchmark", "keep", "task")
-            return {"do": "evaluate", "answers": answers} | {name: request[name] for name in names}
+            return {"do": "score", "answers": answers} | {name: request[name] for name in names}
         names = ("blend", "benchmark", "task")
         positions = list(found.positions)
         return {"do": "answer", "positions": positions} | {name: request[name] for name in names}
@@ -456,7 +463,7 @@ class Fleet:
                 elif not found.job.certain:  # it was dropped meanwhile
                     self.dropped += len(found.positions)
                     if found.is_metric and found.job.key not in self._measured:
-                        Path(asked.work.request["keep"]).unlink(missing_ok=True)
+                        _remove_table(asked.work)
             self._changed.notify_all()
         self._tell_whole()
 

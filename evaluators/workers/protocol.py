@@ -16,12 +16,14 @@ that died, so the same must come of it:
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
                 are kept for a later ``measure``
+    kit         cache, judge → {}: instead of ``open`` where no model is to be asked
+    evaluate    benchmark (source), answers (a table that is kept), keep, task → a Result's fields
 
 Where several workers share the work (``fleet``), they keep nothing. Who asks puts together what
 they say:
     answer      blend, benchmark (source), positions, task → {"answers", "loading", "answering"}:
                 texts, and the seconds that both took
-    evaluate    benchmark (source), answers (to all, in order), keep, task → a Result's fields
+    score       benchmark (source), answers (to all, in order), keep, task → a Result's fields
     positions   benchmark (source), samples → {"positions"}: of the questions behind them
     right       benchmark (source), positions, answers → {"outcomes"}: of these alone
 

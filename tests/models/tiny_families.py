@@ -13,16 +13,24 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # Large enough for answers to depend on image and question, with weights that were never trained.
 SPREAD = 0.25
+HEAD = 8  # a serving engine has loops for 32 and 64, on a processor
 WORDS = """Question Options Please select the correct answer from the options above yes or no
 What is in the image Answer with a letter single word phrase short concise Hint Choices even odd
 the quick brown fox jumps over a lazy dog while seven wizards mix exotic jade liquor"""
 
 
-def write(family: str, directory: Path, seed: int = 0) -> Path:
-    """A complete model directory of one of the ``MAKERS``; the seed decides its weights."""
+def write(family: str, directory: Path, seed: int = 0, head: int = HEAD) -> Path:
+    """A complete model directory of one of the ``MAKERS``.
+
+    Args:
+        family: which.
+        directory: where.
+        seed: decides the weights.
+        head: width of a head of the language model, a multiple of 8.
+    """
     bars: Any = transformers.utils.logging
     bars.disable_progress_bar()
-    model, processor = MAKERS[family](seed)
+    model, processor = MAKERS[family](seed, head)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
@@ -73,12 +81,12 @@ def seeded(kind: Any, config: Any, seed: int, made: Any) -> Any:
     return model.eval()
 
 
-def text(made: Any, **more: Any) -> dict[str, Any]:
-    """Sizes of a small language model for a tokenizer."""
+def text(made: Any, head: int = HEAD, **more: Any) -> dict[str, Any]:
+    """Sizes of a small language model for a tokenizer, with four heads."""
     ends = {"bos_token_id": None, "eos_token_id": made.eos_token_id}
     return {
         "vocab_size": len(made),
-        "hidden_size": 32,
+        "hidden_size": 4 * head,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -115,28 +123,39 @@ def _qwen_tokens() -> tuple[Any, dict[str, int]]:
     return made, ids
 
 
-def _qwen2_vl(seed: int) -> tuple[Any, Any]:
+def _sections(head: int, *shares: int) -> list[int]:
+    """How much of a head turns with time, height and width; the shares sum to 4."""
+    return [share * head // 8 for share in shares]
+
+
+def _qwen2_vl(seed: int, head: int) -> tuple[Any, Any]:
     made, ids = _qwen_tokens()
     config = transformers.Qwen2VLConfig(
         text_config=text(
-            made, rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]}, rope_theta=1e4
+            made,
+            head,
+            rope_scaling={"type": "mrope", "mrope_section": _sections(head, 1, 1, 2)},
+            rope_theta=1e4,
         ),
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 4 * head, "num_heads": 2},
         **ids,
     )
     model = seeded(transformers.Qwen2VLForConditionalGeneration, config, seed, made)
     return model, _qwen_processor(transformers.Qwen2VLProcessor, made)
 
 
-def _qwen2_5_vl(seed: int) -> tuple[Any, Any]:
+def _qwen2_5_vl(seed: int, head: int) -> tuple[Any, Any]:
     made, ids = _qwen_tokens()
     config = transformers.Qwen2_5_VLConfig(
         text_config=text(
-            made, rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]}, rope_theta=1e4
+            made,
+            head,
+            rope_scaling={"type": "mrope", "mrope_section": _sections(head, 1, 1, 2)},
+            rope_theta=1e4,
         ),
         vision_config={
             "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
-            "out_hidden_size": 32, "fullatt_block_indexes": [1],
+            "out_hidden_size": 4 * head, "fullatt_block_indexes": [1],
         },
         **ids,
     )  # fmt: skip
@@ -153,18 +172,24 @@ def _qwen_processor(kind: Any, made: Any) -> Any:
     )
 
 
-def _qwen3_vl(seed: int) -> tuple[Any, Any]:
+def _qwen3_vl(seed: int, head: int) -> tuple[Any, Any]:
     made, ids = _qwen_tokens()
     config = transformers.Qwen3VLConfig(
         text_config=text(
             made,
-            head_dim=8,
-            rope_scaling={"rope_type": "default", "mrope_section": [2, 1, 1]},
+            head,
+            head_dim=head,
+            rope_scaling={
+                "rope_type": "default",
+                "mrope_interleaved": True,  # as the published ones say; transformers does not ask
+                "mrope_section": _sections(head, 2, 1, 1),
+            },
             rope_theta=1e4,
         ),
         vision_config={
             "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
-            "out_hidden_size": 32, "deepstack_visual_indexes": [0], "num_position_embeddings": 64,
+            "out_hidden_size": 4 * head, "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 64,
         },
         **ids,
     )  # fmt: skip
@@ -181,7 +206,7 @@ def _qwen3_vl(seed: int) -> tuple[Any, Any]:
 # --- InternVL ------------------------------------------------------------------------------
 
 
-def _internvl(seed: int, **language: Any) -> tuple[Any, Any]:
+def _internvl(seed: int, head: int, **language: Any) -> tuple[Any, Any]:
     named = {
         "start_image_token": "<img>", "end_image_token": "</img>",
         "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>",
@@ -191,7 +216,7 @@ def _internvl(seed: int, **language: Any) -> tuple[Any, Any]:
     )
     # The wrapper cuts images into tiles of 448 pixels; large patches keep them few.
     config = transformers.InternVLConfig(
-        text_config={"model_type": "qwen2", **text(made), **language},
+        text_config={"model_type": "qwen2", **text(made, head), **language},
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
             "num_attention_heads": 2, "image_size": 448, "patch_size": 112,
@@ -211,21 +236,21 @@ def _internvl(seed: int, **language: Any) -> tuple[Any, Any]:
     return model, processor
 
 
-def _internvl_moe(seed: int) -> tuple[Any, Any]:
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
-    return _internvl(seed, model_type="qwen3_moe", **sizes)
+def _internvl_moe(seed: int, head: int) -> tuple[Any, Any]:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return _internvl(seed, head, head_dim=head, model_type="qwen3_moe", **sizes)
 
 
 # --- LLaVA-OneVision -----------------------------------------------------------------------
 
 
-def _llava_onevision(seed: int) -> tuple[Any, Any]:
+def _llava_onevision(seed: int, head: int) -> tuple[Any, Any]:
     made = tokenizer(
         ["<|im_start|>", "<image>", "<video>"], eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
     pinpoints = [[28, 28], [28, 56], [56, 28]]
     config = transformers.LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **text(made)},
+        text_config={"model_type": "qwen2", **text(made, head)},
         vision_config={
             "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
@@ -257,20 +282,20 @@ SMOL_SPECIALS = [
 ]  # fmt: skip
 
 
-def _smolvlm(seed: int) -> tuple[Any, Any]:
-    return _smol(seed, "Idefics3")
+def _smolvlm(seed: int, head: int) -> tuple[Any, Any]:
+    return _smol(seed, head, "Idefics3")
 
 
-def _smolvlm2(seed: int) -> tuple[Any, Any]:
-    return _smol(seed, "SmolVLM")
+def _smolvlm2(seed: int, head: int) -> tuple[Any, Any]:
+    return _smol(seed, head, "SmolVLM")
 
 
-def _smol(seed: int, kind: str) -> tuple[Any, Any]:
+def _smol(seed: int, head: int, kind: str) -> tuple[Any, Any]:
     made = tokenizer(
         SMOL_SPECIALS, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<pad>"
     )
     config = getattr(transformers, f"{kind}Config")(
-        text_config={"model_type": "llama", **text(made)},
+        text_config={"model_type": "llama", **text(made, head)},
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
@@ -292,7 +317,7 @@ def _smol(seed: int, kind: str) -> tuple[Any, Any]:
     return model, processor
 
 
-MAKERS: dict[str, Callable[[int], tuple[Any, Any]]] = {
+MAKERS: dict[str, Callable[[int, int], tuple[Any, Any]]] = {
     "qwen2-vl": _qwen2_vl,
     "qwen2.5-vl": _qwen2_5_vl,
     "qwen3-vl": _qwen3_vl,
@@ -302,4 +327,4 @@ MAKERS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "smolvlm": _smolvlm,
     "smolvlm2": _smolvlm2,
 }
-"""Model and processor of a family, for a seed."""
+"""Model and processor of a family, for a seed and the width of a head."""

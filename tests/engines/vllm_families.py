@@ -1,0 +1,100 @@
+"""Runs under the Python that has vLLM: families by both engines, on tiny random checkpoints.
+
+    python vllm_families.py DIR OUT.json [FAMILY...]
+
+Of each family two members are asked, their average, and the first again, in float32, with one and
+with two pictures, by transformers and by vLLM. OUT.json has by family the answers, or why not.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import numpy as np
+from PIL import Image
+
+import soup.evaluators.kit.importing  # noqa: F401
+from soup.blending.blend import Blend
+from soup.checkpoints.pool import Pool
+from soup.errors import SoupError
+from soup.evaluators.engines.choice import open_engine
+from soup.evaluators.models.wrapper import Message, Options
+from tests.models import tiny_families
+
+DATASET = "MMStar"
+HEAD = 32  # a width that vLLM has loops for on a processor
+TOKENS = 8
+SMALL = {
+    "qwen2-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
+    "qwen2.5-vl": {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
+    "qwen3-vl": {"min_pixels": 64 * 64, "max_pixels": 128 * 128},
+}
+"""Options that keep pictures as small as these models."""
+TEXTS = (
+    "What is in the image?",
+    "Question: Is the lazy dog even or odd?\nOptions:\nA. yes\nB. no\n",
+    "Answer with a single word",
+)
+
+
+def questions(directory: Path) -> list[Message]:
+    """Of unequal length, with pictures of unequal shape; the last one with two."""
+    noise = np.random.default_rng(0)
+    paths = []
+    for k, (width, height) in enumerate([(48, 48), (90, 40), (40, 80)]):
+        pixels = noise.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        paths.append(str(directory / f"{k}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    asked: list[list[dict[str, str]]] = [
+        [{"type": "image", "value": path}, {"type": "text", "value": question}]
+        for path, question in zip(paths, TEXTS, strict=True)
+    ]
+    two = {"type": "image", "value": paths[0]}
+    return [*asked, [*asked[1], two, *asked[0]]]
+
+
+def asked(engine: Any, pool: Pool, members: list[int], messages: list[Message]) -> list[str]:
+    """Answers of a member, or of an average."""
+    blend = Blend(tuple(pool.members[k] for k in members), pool.reference, dtype="F32")
+    engine.load(blend, str(members), "load", lambda event: None)
+    return list(engine.answer("questions", DATASET, messages))
+
+
+def tried(family: str, place: Path, messages: list[Message]) -> dict[str, Any]:
+    """Both engines' answers; in place of vLLM's the reason where there are none."""
+    members = [tiny_families.write(family, place / f"m{s}", s, HEAD) for s in (1, 2)]
+    pool = Pool.open(*map(str, members), dtype="F32")
+    options = Options(device="cpu", max_new_tokens=TOKENS, families=SMALL)
+    found: dict[str, Any] = {}
+    for name in ("transformers", "vllm"):
+        engine = None
+        try:
+            engine = open_engine(name, pool.reference, options, place)
+            found[name] = [asked(engine, pool, k, messages) for k in ([0], [1], [0, 1], [0])]
+        except SoupError as error:
+            traceback.print_exc()
+            found["why"] = str(error)
+        finally:
+            if engine is not None:
+                engine.close()
+    return found
+
+
+def main(directory: str, out: str, *families: str) -> None:
+    """All families that the tests can make, or those named."""
+    place = Path(directory)
+    messages = questions(place)
+    found = {}
+    for family in families or tiny_families.MAKERS:
+        (place / family).mkdir()
+        found[family] = tried(family, place / family, messages)
+        Path(out).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
