@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, line, looking, models, nightly, soups
+from soup.cli import config, demo, differing, journal, line, looking, models, nightly, soups
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -70,6 +70,7 @@ app.command()(soups.score)
 app.command()(soups.plan)
 app.command()(nightly.nightly)
 app.command()(nightly.rollback)
+app.command()(journal.journal)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
 app.command()(differing.compare)
