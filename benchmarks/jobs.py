@@ -3,7 +3,6 @@
 python jobs.py JOB ARGUMENTS    JSON in, a line of JSON out
 """
 
-import csv
 import json
 import shutil
 import statistics
@@ -57,16 +56,17 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
             parts = [timed(scorer, blend, benchmark) for benchmark in benchmarks]
             found["passes"].append({name: sum(p[name] for p in parts) for name in parts[0]})
         found["passes"][0]["load"] += looked_up
-    kept = Path(given["work"]) / "predictions"
-    keys = {one.name: result_key(first.digest, one.digest)[:16] for one in benchmarks}
-    found["answers"] = {name: predictions(kept / f"{key}.tsv") for name, key in keys.items()}
+    keys = {one.name: result_key(first.digest, one.digest) for one in benchmarks}
+    work = Path(given["work"])
+    found["answers"] = {name: predictions(work, key) for name, key in keys.items()}
     return found
 
 
-def predictions(file: Path) -> dict[str, str]:
-    """By index, from the TSV that a scorer keeps."""
-    with file.open(newline="") as lines:
-        return {row["index"]: row["prediction"] for row in csv.DictReader(lines, delimiter="\t")}
+def predictions(work: Path, key: str) -> dict[str, str]:
+    """By index, from the table that a scorer keeps."""
+    from soup.evaluators.kit.finished import rows_of, table_of
+
+    return {row["index"]: row["prediction"] for row in rows_of(table_of(work, key))}
 
 
 def timed(scorer: Any, blend: Any, benchmark: Any) -> dict[str, float]:

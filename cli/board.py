@@ -228,7 +228,7 @@ def _summary(board: Leaderboard, soup: SoupRow) -> str:
     text = f"[bold green]{soup.kind} soup[/]: {share}"
     if soup.mean is not None and board.best is not None:
         text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"
-    return f"{text}, written to {escape(soup.out)}"
+    return f"{text}, written to {escape(soup.out)}" if soup.out else f"{text}, not written"
 
 
 def _table(gap: int = 1) -> Table:

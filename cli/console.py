@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from soup import Journal
+    from soup.events import Event
+
     out: Console
     err: Console
 
@@ -26,3 +29,25 @@ def __getattr__(name: str) -> Any:
     has_width = stream.isatty() or "COLUMNS" in os.environ
     made = Console(stderr=name == "err", width=None if has_width else WIDE)
     return globals().setdefault(name, made)
+
+
+def tell(event: "Event") -> None:
+    """Show one event of a command that has no progress."""
+    from soup.cli.progress import Watch
+
+    Watch(sys.modules[__name__].err)(event)
+
+
+def journal(work: "str | os.PathLike[str]", create: bool = False) -> "Journal":
+    """The journal in a directory; what is damaged in it is said.
+
+    Raises:
+        JournalError: it cannot be used.
+    """
+    from soup.choosing.journal import Journal
+    from soup.events import Note
+
+    found = Journal.open(work, create=create)
+    if (damage := found.words()) is not None:
+        tell(Note(damage, warning=True))
+    return found

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from soup.cli.options import WORK, ShowOptions, Work, grouped
+from soup.errors import UsageError
 from soup.evaluators.kit.suites import distinct_names
 
 
@@ -39,14 +40,16 @@ def compare(
     """
     from soup.cli.flips import show_comparison
 
-    show_comparison(work, first, second, _asked(context, bench), flips, display)
+    show_comparison(work, first, second, asked(context, bench), flips, display)
 
 
 @grouped
 def answers(
     context: typer.Context,
     display: ShowOptions,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A member, soup or trial.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A member, soup or trial.")
+    ] = None,
     bench: Annotated[
         list[str] | None, typer.Option("--bench", metavar="NAME", help="On which benchmark.")
     ] = None,
@@ -56,18 +59,38 @@ def answers(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 is all.")
     ] = 20,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete kept answers instead; no score is lost.")
+    ] = False,
+    runs: Annotated[
+        int,
+        typer.Option(
+            "--runs", metavar="N", min=0, help="With --prune: the newest N runs keep theirs."
+        ),
+    ] = 1,
     work: Work = WORK,
 ) -> None:
     """Show what a scored blend answered.
 
+    Answers are kept, compressed, for every result. [bold]--prune[/] deletes those of older runs.
+
     Example: soup answers greedy --bench MMStar --wrong
+
+    Example: soup answers --prune --runs 5
     """
-    from soup.cli.flips import show_answers
+    from soup.cli.flips import prune_kept, show_answers
 
-    show_answers(work, name, _asked(context, bench), wrong, limit, display)
+    if prune and name is not None:
+        raise UsageError(f"{name}: --prune deletes answers of whole runs; leave the name out")
+    if prune:
+        prune_kept(work, runs, display)
+        return
+    if name is None:
+        raise UsageError("whose answers? Name a member, soup or trial, e.g. soup answers greedy")
+    show_answers(work, name, asked(context, bench), wrong, limit, display)
 
 
-def _asked(context: typer.Context, bench: Sequence[str] | None) -> list[str]:
+def asked(context: typer.Context, bench: Sequence[str] | None) -> list[str]:
     """Benchmarks named on the command line; those of soup.toml are what runs are chosen by."""
     source = context.get_parameter_source("bench")
     if source is None or source.name != "COMMANDLINE":

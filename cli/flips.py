@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.markup import escape
 
 from soup.choosing.journal import Journal
@@ -16,7 +17,8 @@ from soup.cli import console, render
 from soup.cli.options import ShowOptions
 from soup.cli.results import require_places, write_documents
 from soup.errors import JournalError, UsageError
-from soup.evaluators.kit.answers import Answer, kept_answers
+from soup.evaluators.kit.answers import Answer, kept_answers, prune_answers
+from soup.words import counted
 
 WIDTH = 200  # characters of a question or an answer that are shown
 
@@ -30,7 +32,7 @@ def show_comparison(
         SoupError: no such blends, no benchmark in common, or a file cannot be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     names = find_blend(journal, first), find_blend(journal, second)
     found = side_by_side(journal, *names, bench)
     flipped = {
@@ -65,7 +67,7 @@ def show_answers(
             be written.
     """
     require_places(display)
-    journal = Journal.open(work, create=False)
+    journal = console.journal(work)
     blend = find_blend(journal, name)
     known = common_benchmarks(journal, [blend.blend])
     asked = bench or list(known)
@@ -73,7 +75,8 @@ def show_answers(
         raise UsageError(f"--bench {', '.join(asked)}: expected one of {', '.join(known)}")
     digest = known[asked[0]]
     result = recorded(journal, result_key(blend.blend, digest))
-    assert result is not None
+    if result is None:
+        raise JournalError(f"{journal.path}: the result of {name} on {asked[0]} is damaged")
     kept = kept_answers(work, blend.blend, digest, result.settings)
     rows = [
         {**answer.to_dict(), "right": result.outcomes.get(index)}
@@ -90,12 +93,29 @@ def show_answers(
     if write_documents(display, lambda: as_json, lambda: "\n".join(lines) + "\n") or display.quiet:
         return
     for row in rows:
-        _say(f"{asked[0]} {row['index']}", row)
+        say(f"{asked[0]} {row['index']}", row)
         mark = "–" if row["right"] is None else f"{row['right']:g}"
-        said = f"  said: {escape(_short(row['said']))}  [dim](right: {mark})[/]"
+        said = f"  said: {escape(short(row['said']))}  [dim](right: {mark})[/]"
         console.out.print(said, soft_wrap=True)
     if len(rows) < count:
         console.out.print(f"[dim]{len(rows)} of {count} shown; --limit 0 shows all[/]")
+
+
+def prune_kept(work: Path, runs: int, display: ShowOptions) -> None:
+    """What ``soup answers --prune`` does and says.
+
+    Raises:
+        SoupError: the journal cannot be read, or a file not be deleted.
+    """
+    require_places(display)
+    found = prune_answers(work, runs)
+    document = {"version": 1, "runs": runs, "deleted": found.files, "bytes": found.nbytes}
+    text = f"deleted the answers of {counted(found.files, 'result')} ({decimal(found.nbytes)})"
+    if runs:
+        text += f"; {'those of the newest run' if runs == 1 else f'those of {runs} runs'} are kept"
+    as_json = json.dumps(document, indent=2) + "\n"
+    if not write_documents(display, lambda: as_json, lambda: f"{text}\n") and not display.quiet:
+        console.out.print(text, soft_wrap=True, highlight=False)
 
 
 def _flipped(
@@ -148,26 +168,28 @@ def _compare_markdown(found: SideBySide, flips: dict[str, list[dict[str, Any]]])
 
 
 def _print_flip(name: str, row: dict[str, Any], found: SideBySide) -> None:
-    _say(f"{name} {row['index']}", row)
+    say(f"{name} {row['index']}", row)
     for side, label in (("first", found.first), ("second", found.second)):
         mark = "[green]✓[/]" if row["winner"] == side else "[red]✗[/]"
-        said = "(not kept)" if row[side] is None else _short(row[side])
+        said = "(not kept)" if row[side] is None else short(row[side])
         console.out.print(f"  {mark} {escape(label)}: {escape(said)}", soft_wrap=True)
 
 
-def _say(head: str, row: dict[str, Any]) -> None:
+def say(head: str, row: dict[str, Any]) -> None:
+    """Print a question, what is expected and where its image is."""
     options = "".join(f" {letter}. {text}" for letter, text in row.get("options", {}).items())
-    text = f"[bold]{escape(head)}[/] {escape(_short(row.get('question', '') + options))}"
+    text = f"[bold]{escape(head)}[/] {escape(short(row.get('question', '') + options))}"
     console.out.print(f"\n{text}", soft_wrap=True)
     more = f" [dim]{escape(row['image'])}[/]" if row.get("image") else ""
-    expected = escape(_short(row.get("expected", "?")))
+    expected = escape(short(row.get("expected", "?")))
     console.out.print(f"  expected: {expected}{more}", soft_wrap=True)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """In one line, of ``WIDTH`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else _short(str(value)).replace("|", "\\|")
+    return "" if value is None else short(str(value)).replace("|", "\\|")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def check(
     pool: PoolOptions,
     digest: Annotated[
-        bool, typer.Option("--digest", help="Read all bytes, to find members that are equal.")
+        bool,
+        typer.Option(
+            "--digest", help="Read all bytes: finds members that are equal, NaN, Inf and zeros."
+        ),
     ] = False,
     model: Annotated[
         bool,
@@ -47,7 +50,7 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import documents, render
+    from soup.cli import render
 
     dtype = dtype_of(pool.dtype)
     try:
@@ -55,12 +58,17 @@ def check(
         if model:
             report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}
+        report = looked_into(report)
     except SoupError as error:
         if json is not None and not isinstance(error, UsageError):
+            from soup.cli import documents
+
             documents.put(json, "check", documents.failed(error))
         raise
     report = replace(report, duplicates=tuple(sorted(known)))
     if json is not None:
+        from soup.cli import documents
+
         documents.put(json, "check", documents.pool_found(report))
     if str(json) != "-":
         render.check(report, console.out)
@@ -78,13 +86,13 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
     """
     from soup.cli.results import show
 
-    show(soup.show(work), display)
+    show(soup.show(work, console.tell), display)
 
 
 def compared(report: "Report", work: Path) -> "Report":
     """The report with what transformers says of the first member, which the others are like."""
+    from soup.checkpoints.described import describe
     from soup.cli.progress import Watch
-    from soup.run import describe
 
     if report.problems:
         return report  # these come first
@@ -96,21 +104,30 @@ def compared(report: "Report", work: Path) -> "Report":
     return replace(report, problems=problems, warnings=(*report.warnings, *notes))
 
 
+def looked_into(report: "Report") -> "Report":
+    """The report with what is wrong with the values of members that have been digested."""
+    from soup.checkpoints.problems import together
+    from soup.checkpoints.soundness import problems, remarks
+
+    members = [*report.members, *([report.base] if report.base else [])]
+    known = [member for member in members if member.soundness is not None]
+    warnings = together(remarks(known), [member.name for member in members])
+    return replace(
+        report,
+        problems=(*report.problems, *problems(known)),
+        warnings=(*report.warnings, *warnings),
+    )
+
+
 def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[str, str]]:
     from soup.checkpoints.pool import same_content
 
-    journal = soup.Journal.open(work, create=read)
+    journal = console.journal(work, create=read)
     if read:
         from soup.cli.progress import Watch
         from soup.run import identify
 
         with Watch(console.err) as watch:
-            identify(report.members, journal, watch)
+            identify([*report.members, *([report.base] if report.base else [])], journal, watch)
         return same_content(report.members)
-    known = []
-    for member in report.members:
-        digest = journal.digest_of(member)
-        if digest is not None:
-            member.remember_digest(digest)
-            known.append(member)
-    return same_content(known)
+    return same_content([member for member in report.members if journal.recall(member)])

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import soup
-from soup.choosing.attempts import circumstances, in_words, record_failure
 from soup.choosing.journal import FILE, now
 from soup.choosing.leaderboard import About, Leaderboard
 from soup.cli import board as boards
 from soup.cli import console
 from soup.cli.options import LookOptions, ShowOptions
 from soup.errors import OutputError, SoupError, UsageError
-from soup.run import Settings
+
+if TYPE_CHECKING:
+    from soup.run import Settings
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -56,7 +58,7 @@ def write_documents(
             sys.stdout.write(text())
             to_stdout = True
         elif is_step_summary(file):
-            _append_text(file, text() + "\n")
+            append_text(file, text() + "\n")
         else:
             write_text(file, text())
     return to_stdout
@@ -69,7 +71,7 @@ def is_step_summary(file: Path) -> bool:
 
 
 @contextmanager
-def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterator[None]:
+def failure_shown(kind: str, settings: "Settings", display: ShowOptions) -> Iterator[None]:
     """Where a run fails, its documents say so, instead of holding yesterday's result."""
     try:
         yield
@@ -80,7 +82,9 @@ def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterat
         raise
 
 
-def open_pool(kind: str, ckpts: Sequence[str], settings: Settings, base: Path | None) -> soup.Pool:
+def open_pool(
+    kind: str, ckpts: Sequence[str], settings: "Settings", base: Path | None
+) -> "soup.Pool":
     """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
 
     Raises:
@@ -92,12 +96,16 @@ def open_pool(kind: str, ckpts: Sequence[str], settings: Settings, base: Path | 
         raise
     except SoupError as error:
         if (Path(settings.work) / FILE).exists():  # a first run has nothing to be mistaken for
+            from soup.choosing.attempts import record_failure
+
             record_failure(kind, asdict(settings), error)
         raise
 
 
-def _failed(kind: str, settings: Settings, error: BaseException) -> Leaderboard:
+def _failed(kind: str, settings: "Settings", error: BaseException) -> Leaderboard:
     """What is to be said of a run that has just failed."""
+    from soup.choosing.attempts import circumstances, in_words
+
     with contextlib.suppress(SoupError):
         found = soup.show(settings.work)
         if found.error == in_words(error) and not isinstance(error, UsageError):
@@ -126,7 +134,12 @@ def require_places(display: ShowOptions) -> None:
             raise OutputError(f"{file}: cannot be written: {file.parent}: {found}")
 
 
-def _append_text(file: Path, text: str) -> None:
+def append_text(file: Path, text: str) -> None:
+    """Add to a file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         with file.open("a", encoding="utf-8", errors="backslashreplace") as opened:
             opened.write(text)

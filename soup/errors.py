@@ -3,7 +3,8 @@
     SoupError                one clear line for the terminal; exit code 1
     ├── UsageError           the command itself cannot be understood; exit code 2
     ├── CheckpointError      one model directory cannot be read
-    │   └── QuantisedError   its weights are packed integers, which cannot be averaged
+    │   ├── QuantisedError   its weights are packed integers, which cannot be averaged
+    │   └── UnfinishedError  it is not complete: perhaps it is still being written
     ├── PoolError            the checkpoints cannot be blended with each other
     ├── BlendError           a tensor's values cannot be blended (NaN, overflow, unequal integers)
     ├── OutputError          the result cannot be written where it was asked for
@@ -52,6 +53,10 @@ class QuantisedError(CheckpointError):
     """A model's weights are packed integers, which cannot be averaged."""
 
 
+class UnfinishedError(CheckpointError):
+    """A model directory is not complete: perhaps it is still being written."""
+
+
 class PoolError(SoupError):
     """The checkpoints cannot be blended with each other."""
 
@@ -83,6 +88,7 @@ BY_NAME: dict[str, type[SoupError]] = {
         UsageError,
         CheckpointError,
         QuantisedError,
+        UnfinishedError,
         PoolError,
         BlendError,
         OutputError,

@@ -12,21 +12,25 @@ from soup.blending.methods import find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.described import Described, compare
+from soup.checkpoints.described import describe
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, same_content
-from soup.checkpoints.problems import summary
+from soup.checkpoints.problems import summary, together
+from soup.checkpoints.soundness import problems as unsound
+from soup.checkpoints.soundness import remarks
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances, failures_recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.leaderboard import show as show  # known from here, too
+from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
 from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
-from soup.errors import JournalError, PoolError, UsageError
-from soup.events import Evaluation, Note, Observer, Progress, ignore
+from soup.errors import PoolError, UsageError
+from soup.events import Evaluation, Note, Observer, Progress
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -109,6 +113,7 @@ def make(
     scorer: Scorer | None = None,
     settings: Settings = Settings(),
     observe: Observer | None = None,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -120,6 +125,8 @@ def make(
         settings: benchmarks, places, dtype.
         observe: told of progress; by default ``soup.watch()`` in a terminal and in a notebook, and
             nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
+        gate: asked, before the soup is written, where to write it rather than at ``out``, if at
+            all.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -137,7 +144,7 @@ def make(
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
     with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
-        return _make(kind, pool, scorer, settings, out, told, attempt)
+        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
 def _make(
@@ -148,6 +155,7 @@ def _make(
     out: Path,
     observe: Observer,
     attempt: Attempt,
+    gate: "Gate | None" = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
@@ -155,16 +163,21 @@ def _make(
     members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
         members = _without_duplicates(pool, observe)
+        compare_weights(pool, walk.journal, observe)
     walk.score_members()
 
     for decision in _decisions(kind, members, walk):
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
+    target = out if gate is None else gate(walk.chosen(soup))
     walk.scored()
+    if target is None:
+        walk.record("soup", **_about(kind, soup), out="", digest="")
+        return walk.leaderboard()
     written = write(
         soup,
-        out,
+        target,
         kind=kind,
         facts=facts,
         overwrite=settings.overwrite,
@@ -173,28 +186,37 @@ def _make(
         observe=observe,
     )
     walk.remember_soup(written, soup)
-    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
-    walk.record(
-        "soup",
-        soup=kind,
-        blend=soup.digest,
-        members=weights,
-        merging=soup.merging,
-        out=str(written.path),
-        digest=written.digest,
-    )
+    walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)
     return walk.leaderboard()
 
 
-def describe(
-    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
-) -> Described:
-    """Compare a pool's names and shapes with the model that config.json describes.
+def _about(kind: str, soup: Blend) -> dict[str, Any]:
+    """A soup, for the journal."""
+    weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
+    return {"soup": kind, "blend": soup.digest, "members": weights, "merging": soup.merging}
 
-    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
+
+@dataclass(frozen=True)
+class Chosen:
+    """A soup that a run has chosen and scored, and not written: what a gate looks at.
+
+    Attributes:
+        run: the run's id in the journal.
+        soup: what was chosen.
+        scorer: of the run, for what the gate compares it with.
+        benchmarks: those that decide.
+        holdouts: the others.
     """
-    text = "asking transformers what the model of config.json needs; this takes seconds, once"
-    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+
+    run: str
+    soup: Blend
+    scorer: RecordedScorer
+    benchmarks: Sequence[Benchmark]
+    holdouts: Sequence[Benchmark]
+
+
+Gate = Callable[[Chosen], Path | None]
+"""Where a soup is to be written; None where it is not to be."""
 
 
 def _require_described(
@@ -269,13 +291,7 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
     else by reading it once.
     """
-    unknown = []
-    for member in members:
-        known = journal.digest_of(member)
-        if known is None:
-            unknown.append(member)
-        else:
-            member.remember_digest(known)
+    unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
     done = 0
 
@@ -290,6 +306,30 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
     for member in unknown:
         member.compute_digest(progress)
         journal.remember_digest(member)
+
+
+def compare_weights(pool: Pool, journal: Journal, observe: Observer) -> None:
+    """Record how far members lie apart, and from the base where there is one.
+
+    It takes one reading of the pool, once: distances of known members are not computed again.
+    """
+    sources = [*pool.members, *([pool.base] if pool.base else [])]
+    distinct = {source.digest: source for source in sources}
+    if len(distinct) < 2 or known_distances(journal, list(distinct)) is not None:
+        return
+    from soup.blending.apart import squared_distances
+
+    squares = squared_distances(list(distinct.values()), observe)
+    remember_distances(journal, list(distinct), squares)
+
+
+def _require_sound(members: Sequence[Checkpoint], observe: Observer) -> None:
+    """No member holds NaN, Inf or a file cut short: an error now, not after hours of scoring."""
+    if found := summary(unsound(members), others=len(members) - 1):
+        more = f" (and {len(found) - 1} more: `soup check` lists them)" if len(found) > 1 else ""
+        raise PoolError(f"{found[0]}{more}")
+    for line in together(remarks(members), [member.name for member in members]):
+        observe(Note(line, warning=True))
 
 
 @dataclass
@@ -402,6 +442,10 @@ class _Walk:
             **({"shares": dict(self.scorer.shares)} if self.scorer.shares else {}),
         }
 
+    def chosen(self, soup: Blend) -> Chosen:
+        assert self.scorer is not None, "a gate compares scores"
+        return Chosen(self.run, soup, self.scorer, self.benchmarks, self.holdouts)
+
     def remember_soup(self, written: Written, soup: Blend) -> None:
         """The same run again need not read what it has written to know it."""
         there = open_checkpoint(written.path, base=soup.reference.base)
@@ -435,9 +479,8 @@ def _begin(
     attempt: Attempt,
 ) -> _Walk:
     journal = Journal.open(settings.work)
-    if journal.damaged:
-        text = f"{journal.path}: skipped {counted(journal.damaged, 'damaged line')}"
-        observe(Note(text + ", cut short by a crash", warning=True))
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
     for warning in pool.warnings:
         observe(Note(warning, warning=True))
     scale = 1.0 if settings.weights is None else sum(settings.weights)
@@ -461,7 +504,9 @@ def _begin(
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
-    identify([*pool.members, *([pool.base] if pool.base else [])], journal, observe)
+    everyone = [*pool.members, *([pool.base] if pool.base else [])]
+    identify(everyone, journal, observe)
+    _require_sound(everyone, observe)
     for first, second in same_content(pool.members):
         if command != "greedy":
             observe(Note(f"{second} holds the same weights as {first}", warning=True))
@@ -477,11 +522,13 @@ def _begin(
         **circumstances(asdict(settings), found),
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
+        base=pool.base.digest if pool.base else None,
         members=[
             {
                 "name": member.name,
                 "path": str(member.path),
                 "digest": member.digest,
+                "bytes": member.nbytes,
                 "blend": mix([member]).digest,
             }
             for member in pool.members
@@ -493,7 +540,7 @@ def _begin(
         every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
         ahead = Ahead(every, journal)
         ahead.look_up([mix([member]).digest for member in pool.members])
-        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead)
+        walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead, run=run)
         walk.last = every.soup
     return walk
 
@@ -534,18 +581,3 @@ def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:
         text = f"{second} holds the same weights as {first}; greedy leaves it out"
         observe(Note(text, warning=True))
     return [member for member in pool.members if member.name not in repeated]
-
-
-def show(work: str | os.PathLike[str] = ".soup") -> Leaderboard:
-    """The last run's leaderboard again.
-
-    Raises:
-        JournalError: no run is recorded in ``work``.
-    """
-    found = last_leaderboard(Journal.open(work, create=False))
-    if found is None:
-        raise JournalError(
-            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
-            "makes one, or name another place with --work"
-        )
-    return found

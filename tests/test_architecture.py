@@ -15,12 +15,15 @@ ROOMS = [
     "soup.blending",
     "soup.choosing",
     "soup.run",
+    "soup.line",
+    "soup.publishing",
     "soup.forecast",
     "soup.evaluators.models",
     "soup.evaluators.engines",
     "soup.evaluators.kit",
     "soup.evaluators.workers",
     "soup.evaluators",  # the public face, the fake and the demo
+    "soup.reporting",
     "soup.cli",
 ]
 """Every room may import those before it, and none after it."""

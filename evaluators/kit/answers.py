@@ -1,17 +1,16 @@
 """Answers that are kept beside results: what was asked, what was said. Read without pandas."""
 
-import csv
-import gzip
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from soup.choosing.journal import Journal
+from soup.choosing.naming import keys_of_runs
 from soup.choosing.scoring import result_key
-from soup.errors import JournalError
-
-FIELD = 1 << 24  # characters of the longest field that is read
+from soup.evaluators.kit.finished import Pruned, prune, rows_of, table_of
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,30 @@ def kept_answers(
         settings: the result's, which say where its images are.
 
     Raises:
-        JournalError: they are not there any more.
+        JournalError: they are not there any more, or damaged.
     """
-    key = result_key(blend, benchmark)[:16]
-    file = work / "predictions" / f"{key}.tsv"
-    packed = file.with_name(f"{file.name}.gz")
     images = work / "cache" / "images" / str(settings.get("data", ""))[:32]
-    csv.field_size_limit(FIELD)
-    try:
-        with gzip.open(packed, "rt", newline="") if packed.exists() else file.open(newline="") as f:
-            rows = list(csv.DictReader(f, delimiter="\t"))
-    except OSError as error:
-        raise JournalError(
-            f"{file}: the answers are not there ({error.strerror}); they were pruned, or scored in "
-            "another --work"
-        ) from error
+    rows = rows_of(table_of(work, result_key(blend, benchmark)))
     return {row["index"]: _answer(row, images) for row in rows}
+
+
+def prune_answers(work: Path, runs: int) -> Pruned:
+    """Delete the answers of all results but those of the newest runs; no result is lost.
+
+    Args:
+        work: the directory of journal and caches.
+        runs: how many runs keep theirs. What was answered since the newest of them began stays,
+            too, whether or not it is recorded yet; with 0 nothing stays.
+
+    Raises:
+        JournalError: the journal cannot be read, or a file not be deleted.
+    """
+    journal = Journal.open(work, create=False)
+    newest = journal.last_run()
+    since = None
+    if newest is not None and runs:
+        since = datetime.fromisoformat(newest[0]["time"]).timestamp()
+    return prune(work, keys_of_runs(journal, runs), since)
 
 
 def _answer(row: Mapping[str, str], images: Path) -> Answer:

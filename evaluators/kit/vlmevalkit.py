@@ -18,6 +18,7 @@ from typing import Any
 
 from soup.errors import BenchmarkError, ScoringError, SoupError
 from soup.evaluators.kit.apart import outcomes_apart
+from soup.evaluators.kit.finished import keep_table, packed
 from soup.evaluators.kit.headlines import headline_rule, outcomes
 from soup.evaluators.kit.importing import (
     INFER_FAIL_MSG,
@@ -36,7 +37,7 @@ from soup.evaluators.kit.suites import benchmark_name
 from soup.evaluators.kit.tables import find_dataset, is_circular
 from soup.evaluators.models.placeholders import without_marks, without_placeholders
 from soup.evaluators.models.wrapper import Message, Wrapper
-from soup.evaluators.writing import write_whole, writing
+from soup.evaluators.writing import writing
 
 ASKS_A_JUDGE = (
     image_mcq.ImageMCQDataset,
@@ -209,7 +210,7 @@ class Dataset:
 
         Args:
             answers: one per question, in the order of ``messages``.
-            keep: where to keep the predictions, as TSV.
+            keep: where to keep the predictions: a TSV, compressed, see ``finished.py``.
 
         Raises:
             ScoringError: an answer is missing, the metric gave no number, or the judge is gone.
@@ -294,14 +295,13 @@ class Dataset:
                 if keep is not None or not outcomes(Path(fresh)):
                     raise ScoringError(
                         f"{self.name}: VLMEvalKit's evaluate failed ({type(error).__name__}: "
-                        f"{error})" + (f"; predictions are in {keep}" if keep else "")
+                        f"{error})" + (f"; predictions are in {packed(keep)}" if keep else "")
                     ) from error
                 report = None
             finally:
                 if keep is not None:
                     files = [self._images.names(index) for index in frame["index"]]
-                    kept = frame.assign(image_files=files)
-                    write_whole(keep, lambda path: kept.to_csv(path, **AS_TSV))
+                    keep_table(keep, frame.assign(image_files=files).to_csv(None, **AS_TSV))
             right = outcomes(Path(fresh))
             if not right and isinstance(self.kit, image_vqa.OCRBench):
                 right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])

@@ -197,7 +197,10 @@ def from_files(
     """
     config = copy.deepcopy(config)
     for key, value in reference.rewritten.items():
-        setattr(config, key, value)
+        if key == "quantization_config":
+            vars(config).pop(key, None)  # None would be a method that nobody knows
+        else:
+            setattr(config, key, value)
     state = collect(Blend((reference,), reference), "read", ignore)
     model, info = with_info(partial(from_state, kind, config, state, dtype, **more))
     return _generating(model, reference.path), info

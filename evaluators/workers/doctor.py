@@ -1,7 +1,6 @@
 """What stands between a checkpoint and its scores: looked for, with the commands that mend it."""
 
 import base64
-import csv
 import json
 import re
 import shlex
@@ -16,7 +15,9 @@ from typing import Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.choosing.scoring import result_key
 from soup.errors import ScoringError
+from soup.evaluators.kit.finished import rows_of, table_of
 from soup.evaluators.models.families import GENERIC, Family, family_of, has_tokenizer
 from soup.evaluators.workers.environment import (
     ANY,
@@ -307,12 +308,9 @@ def ask_once(
     # It names the answer's place, and nothing is recorded: no need to read all bytes for it.
     checkpoint.remember_digest("0" * 64)
     (benchmark,) = scorer.benchmarks(checkpoint, [str(file)])
-    for old in (work / "predictions").glob("*.tsv"):
-        old.unlink()
-    scorer.measure(Blend((checkpoint,), checkpoint), benchmark, "ask one question", observe)
-    (kept,) = (work / "predictions").glob("*.tsv")
-    with kept.open(newline="") as stream:
-        (answered,) = csv.DictReader(stream, delimiter="\t")
+    blend = Blend((checkpoint,), checkpoint)
+    scorer.measure(blend, benchmark, "ask one question", observe)
+    (answered,) = rows_of(table_of(work, result_key(blend.digest, benchmark.digest)))
     options = ", ".join(f"{letter} {colour}" for letter, colour in COLOURS.items())
     return Trial(f"{QUESTION} ({options})", answered["prediction"], time.monotonic() - started)
 

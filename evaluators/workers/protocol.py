@@ -16,6 +16,8 @@ that died, so the same must come of it:
     measure     blend, benchmark (source), key, keep, task → a Result's fields
     outcomes    blend, benchmark (source), samples, key, keep, task → a Part's fields; their answers
                 are kept for a later ``measure``
+    kit         cache, judge → {}: instead of ``open`` where no model is to be asked
+    evaluate    benchmark (source), answers (a table that is kept), keep, task → a Result's fields
 
 A change of any of these is a new number in ``PROTOCOL``.
 """
@@ -25,7 +27,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:

@@ -57,6 +57,8 @@ class Worker:
             "benchmark": self.benchmark,
             "measure": self.measure,
             "outcomes": self.outcomes,
+            "kit": self.kit,
+            "evaluate": self.evaluate,
         }
         return action[request.pop("do")](**request)
 
@@ -75,13 +77,9 @@ class Worker:
 
         # isort: split
         from soup.evaluators.engines.choice import open_engine
-        from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
-        self._cache = Path(cache)
-        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
-        if self._judge and self._judge.verdicts.note:
-            self._observe(Note(self._judge.verdicts.note, warning=True))
+        self.kit(cache, judge)
         self._refer_to(*reference)
         if self._engine is not None:
             self._engine.close()
@@ -89,6 +87,16 @@ class Worker:
             engine, self._reference, Options(**options), self._cache, vllm, self._observe
         )
         return {"model": dict(self._engine.settings), "files": kit.files()}
+
+    def kit(self, cache: str, judge: dict[str, str] | None = None) -> dict[str, Any]:
+        """Be ready to evaluate answers; it takes no model."""
+        from soup.evaluators.kit.judge import Judge
+
+        self._cache = Path(cache)
+        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
+        if self._judge and self._judge.verdicts.note:
+            self._observe(Note(self._judge.verdicts.note, warning=True))
+        return {}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
@@ -126,12 +134,32 @@ class Worker:
         started = time.perf_counter()
         answers = self._answer(benchmark, range(len(dataset)), kept, task)
         seconds = time.perf_counter() - started
-        outcome = dataset.evaluate(answers, Path(keep))
+        found = self._evaluated(dataset, answers, Path(keep), task)
+        kept.close()
+        return {**found, "seconds": seconds}
+
+    def evaluate(self, benchmark: str, answers: str, keep: str, task: str) -> dict[str, Any]:
+        """Score answers that a result was made of before, and keep them in ``keep``, too."""
+        from soup.evaluators.kit.finished import rows_of
+
+        dataset = self._datasets[benchmark]
+        said = {row["index"]: row["prediction"] for row in rows_of(Path(answers))}
+        indices = [dataset.index_of(position) for position in range(len(dataset))]
+        missing = [index for index in indices if index not in said]
+        if missing:
+            raise ScoringError(
+                f"{task}: {len(missing)} of {len(indices)} questions have no kept answer, the "
+                f"first of index {missing[0]}: the benchmark is not what was asked"
+            )
+        return self._evaluated(dataset, [said[index] for index in indices], Path(keep), task)
+
+    def _evaluated(self, dataset: Any, answers: list[str], keep: Path, task: str) -> dict[str, Any]:
+        """A Result's fields."""
+        outcome = dataset.evaluate(answers, keep)
         if outcome.unjudged:
             text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
             text += "the judge's replies could not be read; they count as wrong"
             self._observe(Note(text, warning=True))
-        kept.close()
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
@@ -139,7 +167,6 @@ class Worker:
             "unparsed": outcome.unparsed,
             "unjudged": outcome.unjudged,
             "outcomes": outcome.outcomes,
-            "seconds": seconds,
         }
 
     def outcomes(

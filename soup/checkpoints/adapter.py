@@ -111,6 +111,8 @@ def open_adapter(
         settings=(directory / ADAPTER,),
         states=(*parent.states, *states),
         kind=_kind(updates.values(), parent),
+        altered=parent.altered,
+        rewritten=parent.rewritten,
         notes=unread_note(directory, files),
         stored=headed.tensors if pairs else None,
         ties=pairs,

@@ -15,8 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints import names
+from soup.checkpoints import names, quantised
 from soup.checkpoints.json_text import read_object
+from soup.checkpoints.soundness import Scan, Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
@@ -26,21 +27,8 @@ from soup.checkpoints.weights import (
     read_weights,
     unread_note,
 )
-from soup.errors import CheckpointError, QuantisedError
+from soup.errors import CheckpointError, UnfinishedError
 from soup.words import counted
-
-PACKED = (
-    ".qweight",  # GPTQ, AWQ
-    ".qzeros",
-    ".q_weight",  # EXL2
-    ".W_q",  # HQQ
-    ".SCB",  # bitsandbytes, 8 bits
-    ".weight_format",
-    ".absmax",  # bitsandbytes, 4 bits
-    ".quant_map",
-    ".weight_packed",  # compressed-tensors
-)
-"""How the names of tensors end that only packed, quantised weights have."""
 
 UNTIE = (
     "if it was trained with the two apart, give it a base that has them apart: save the base with "
@@ -90,8 +78,8 @@ class Checkpoint:
         states: what each file was when it was opened, see ``file_states``.
         ties: pairs of stored (or computed) tensors that must have equal values; proven before it
             is digested.
-        altered: whether its tensors are others than a reader of its files alone would see: names
-            were mended, or LoRA factors inside it are merged.
+        altered: whether its model is another than a reader of its files alone would make: names
+            were mended, LoRA factors inside it are merged, or its config speaks of quantisation.
         rewritten: keys of config.json that do not hold of its tensors, and what does (None:
             nothing; the key goes).
     """
@@ -160,7 +148,7 @@ class Checkpoint:
             self.states, file_states((*self.shards, *self.settings)), strict=True
         ):
             if before[:3] != now[:3]:  # not the inode, which some network file systems renew
-                raise CheckpointError(
+                raise UnfinishedError(
                     f"{before[0]}: was changed while it was read; is it still being written? "
                     "run the command again when it is complete"
                 )
@@ -187,10 +175,14 @@ class Checkpoint:
         for one, other in self.ties:
             self._prove_tie(stored[one], stored[other])
 
+        scans: list[tuple[TensorInfo, Scan]] = []  # what stands in the bytes that pass by
+
         def hashed(name: str) -> bytes:
             update = self.updates.get(name)
             inputs = (stored[name],) if update is None else update.inputs
-            digest = b"".join(map(_tensor_digest, inputs))
+            seen = [(info, Scan(info.dtype)) for info in inputs]
+            scans.extend(seen)
+            digest = b"".join(_tensor_digest(*each) for each in seen)
             if progress is not None:
                 progress(stored[name].nbytes)
             return digest if update is None else digest + update.recipe.encode()
@@ -201,7 +193,7 @@ class Checkpoint:
                 total.update(digest)
         found = total.hexdigest()
         self.require_unchanged()
-        self.remember_digest(found)
+        self.remember_digest(found, soundness(scans))
         return found
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
@@ -223,9 +215,15 @@ class Checkpoint:
                 "again with them equal, or set tie_word_embeddings to false if they are not"
             )
 
-    def remember_digest(self, digest: str) -> None:
-        """Take a digest that is already known, so that nothing is read for it again."""
+    def remember_digest(self, digest: str, values: Soundness = Soundness()) -> None:
+        """Take a digest, and what is wrong with the values, so that nothing is read again."""
         vars(self)["digest"] = digest
+        vars(self)["_values"] = values
+
+    @property
+    def soundness(self) -> Soundness | None:
+        """What is wrong with its values; None before it is digested."""
+        return vars(self).get("_values")
 
 
 def open_model(directory: Path, name: str) -> Checkpoint:
@@ -261,8 +259,8 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         check_index(directory, weight_map, tensors)
     if not tensors:
         raise CheckpointError(f"{directory}: the weight files hold no tensor")
-    _refuse_packed(directory, tensors)
     require_gathered(directory, tensors.values())
+    config, plain = quantised.settle(directory, config, tensors)
     stored = tensors
     tensors, renamed = _unwrapped(stored)
     return Checkpoint(
@@ -272,9 +270,11 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         shards,
         config,
         sharded=weight_map is not None,
-        notes=notes + unread_note(directory, shards) + renamed,
+        notes=notes + unread_note(directory, shards) + renamed + plain,
         states=states,
-        altered=any(name != info.name for name, info in zip(stored, tensors.values(), strict=True)),
+        altered=bool(plain)
+        or any(name != info.name for name, info in zip(stored, tensors.values(), strict=True)),
+        rewritten={quantised.KEY: None} if plain else {},
     )
 
 
@@ -312,30 +312,11 @@ def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
         )
 
 
-def _refuse_packed(directory: Path, tensors: dict[str, TensorInfo]) -> None:
-    """Quantised weights that no ``quantization_config`` announced are known by their names."""
-    packed = [name for name in tensors if name.endswith(PACKED) or ".quant_state." in name]
-    if packed:
-        raise QuantisedError(
-            f"{directory}: tensor {packed[0]} belongs to packed, quantised weights "
-            f"({len(packed)} such tensors); dequantise them first, packed integers cannot be "
-            "averaged"
-        )
-
-
 def _read_config(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     if not file.exists():
         raise CheckpointError(f"{file}: missing; expected a model directory with its config")
     config = read_object(file)
-    if quantization := config.get("quantization_config"):
-        method = "unknown"
-        if isinstance(quantization, dict):
-            method = str(quantization.get("quant_method", method))
-        raise QuantisedError(
-            f"{directory}: weights are quantised ({method}); dequantise them first, "
-            "packed integers cannot be averaged"
-        )
     for part in (config, *config.values()):
         said = part.get("tie_word_embeddings") if isinstance(part, dict) else None
         if said not in (None, True, False):
@@ -345,11 +326,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _tensor_digest(info: TensorInfo) -> bytes:
+def _tensor_digest(info: TensorInfo, scan: Scan) -> bytes:
     head = json.dumps([info.name, info.dtype, list(info.shape)])
     digest = hashlib.sha256(head.encode() + b"\n")
     for block in _blocks(info):
         digest.update(block)
+        scan.update(block)
     return digest.digest()
 
 

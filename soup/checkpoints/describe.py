@@ -39,7 +39,10 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         asked["path"], trust_remote_code=False, local_files_only=True
     )
     for key, value in asked["rewritten"].items():
-        setattr(config, key, value)
+        if key == "quantization_config":
+            vars(config).pop(key, None)  # None would be a method that nobody knows
+        else:
+            setattr(config, key, value)
     names = getattr(config, "architectures", None) or [None]
     kind = getattr(transformers, str(names[0]), None)
     if kind is None or not hasattr(kind, "from_pretrained"):

@@ -78,7 +78,7 @@ def merged(model: Checkpoint) -> Checkpoint:
         parent,
         updates=updates,
         config={**model.config, **changes},
-        rewritten=changes,
+        rewritten={**model.rewritten, **changes},
         altered=True,
         kind="LoRA merged",
         notes=(*model.notes, note),

@@ -18,7 +18,7 @@ from soup.checkpoints.tensors import (
     TensorInfo,
     is_shape,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, QuantisedError, UnfinishedError
 
 
 def read_header(file: Path) -> list[TensorInfo]:
@@ -32,12 +32,12 @@ def read_header(file: Path) -> list[TensorInfo]:
             size = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
-                raise CheckpointError(f"{file}: {size} bytes, too short for a safetensors file")
+                raise UnfinishedError(f"{file}: {size} bytes, too short for a safetensors file")
             length = int.from_bytes(prefix, "little")
             if prefix.startswith(LFS_PREFIX):
                 raise CheckpointError(f"{file}: {LFS_POINTER}")
             if length > min(size - 8, MAX_HEADER):
-                raise CheckpointError(
+                raise UnfinishedError(
                     f"{file}: the header should have {length} bytes, the file has {size}; "
                     "it is truncated, still being written, or not safetensors"
                 )
@@ -59,7 +59,7 @@ def read_header(file: Path) -> list[TensorInfo]:
             )
         end += info.nbytes
     if end != size:
-        raise CheckpointError(
+        raise UnfinishedError(
             f"{file}: the header speaks of {end} bytes, the file has {size}; "
             "it is truncated or still being written"
         )
@@ -69,7 +69,7 @@ def read_header(file: Path) -> list[TensorInfo]:
 def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> TensorInfo:
     dtype = str(entry["dtype"])
     if dtype not in ITEMSIZES:
-        raise CheckpointError(
+        raise QuantisedError(
             f"{file}: tensor {name} is {dtype}, which cannot be averaged; "
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )

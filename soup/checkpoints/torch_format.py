@@ -26,7 +26,7 @@ from soup.checkpoints.tensors import (
     TensorInfo,
     is_shape,
 )
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnfinishedError
 
 STORAGES = {
     "DoubleStorage": "F64",
@@ -103,7 +103,7 @@ def read_torch(file: Path) -> list[TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
     except zipfile.BadZipFile as error:
-        raise CheckpointError(
+        raise UnfinishedError(
             f"{file}: not a complete torch file ({error}); it is truncated, still being written, "
             "or not a torch file"
         ) from error

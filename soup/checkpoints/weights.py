@@ -10,7 +10,7 @@ from soup.checkpoints.safetensors_format import read_header
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.torch_format import read_torch
 from soup.checkpoints.trainers import advice
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnfinishedError
 from soup.words import counted
 
 INDEX = "model.safetensors.index.json"
@@ -58,7 +58,8 @@ def find_weights(
         return *_read_index(directory / TORCH_INDEX), notes
     if len(torch_files) == 1:
         return (directory / torch_files[0],), None, notes
-    raise CheckpointError(_why_no_weights(directory))
+    shards = any(directory.glob("*.safetensors"))  # they come before their index
+    raise (UnfinishedError if shards else CheckpointError)(_why_no_weights(directory))
 
 
 def unread_note(directory: Path, read: Collection[Path]) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def _read_index(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is not a plain file name")
         if not (index.parent / name).is_file():
-            raise CheckpointError(
+            raise UnfinishedError(
                 f"{index.parent / name}: missing, but the index lists it; "
                 "is the checkpoint complete?"
             )

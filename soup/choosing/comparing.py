@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Differences:
         corrected: the soup's gain over the best single member, cleared of selection; for greedy.
         disagree: median share of questions, those of one image as one, on which another member
             and the best did not do alike.
+        differ: the same share of every two members, by the digests of their blends.
     """
 
     members: Mapping[str, Difference] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class Differences:
     holdout: Difference | None = None
     corrected: Corrected | None = None
     disagree: float | None = None
+    differ: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> Differences:
@@ -76,7 +79,16 @@ def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> D
         _holdout(journal, start["holdouts"], blends, soup, best),
         _corrected(paired, start, decisions, place, soup, best),
         _disagreement(paired, ranked),
+        _differ(paired, {m: place[m] for m in members if m in place}),
     )
+
+
+def _differ(paired: Paired, place: Mapping[str, int]) -> dict[tuple[str, str], float]:
+    if paired.unknown:
+        return {}
+    pairs = combinations(place, 2)
+    half = {(a, b): paired.disagreement(place[a], place[b]) for a, b in pairs}
+    return half | {(b, a): share for (a, b), share in half.items()}
 
 
 def _disagreement(paired: Paired, ranked: Sequence[int]) -> float | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from soup.choosing.foreseeing import detectable
 
 if TYPE_CHECKING:
+    from soup.choosing.likeness import Likeness
+    from soup.choosing.lines import Line
     from soup.choosing.statistics import Difference
 
 ALIKE = 0.05
@@ -17,6 +19,9 @@ ALIKE = 0.05
 APART = 3.0
 """Points by which trials lose where members are not worth averaging as they are."""
 
+SAME = 0.95
+"""Cosine of differences to the base from which on members have learned the same."""
+
 
 def why_few(
     kept: int,
@@ -24,6 +29,8 @@ def why_few(
     stopped: int,
     behind: float | None,
     disagree: float | None,
+    alike: Likeness | None = None,
+    lines: Sequence[Line] = (),
 ) -> str:
     """One paragraph; empty where at least half of the trials were kept.
 
@@ -33,6 +40,8 @@ def why_few(
         stopped: trials that were given up early.
         behind: points by which the median other member is behind the best.
         disagree: median share of questions on which a member and the best differ.
+        alike: the members' weights beside each other.
+        lines: scores between two of them, where they were recorded.
     """
     count = len(trials) + stopped
     if not count or 2 * kept >= count:
@@ -49,10 +58,22 @@ def why_few(
             f"Members and the best single differ on {100 * disagree:.0f}% of the questions (those "
             "about one image taken as one)."
         )
+    if alike is not None and alike.median is not None:
+        words.append(
+            f"The cosine of two members' weight differences to the "
+            f"{'base' if alike.to == 'base' else 'mean of all'} is {alike.median:+.2f} in the "
+            f"median ({alike.independent:+.2f} where they changed independently)."
+        )
+    if lines:
+        worst = max(lines, key=lambda line: line.barrier)
+        below = worst.words()[0]
+        words.append(f"{below[0].upper()}{below[1:]}.")
     floor = _floor(closest)
     if floor is not None:
         words.append(f"These questions cannot tell gains below {floor:.1f} points from noise.")
-    words.append(_advice(closest, behind, disagree, floor))
+    barrier = max((line.barrier for line in lines), default=None)
+    same = alike is not None and alike.to == "base" and (alike.median or 0) > SAME
+    words.append(_advice(closest, behind, disagree, floor, same, barrier))
     return " ".join(words)
 
 
@@ -67,13 +88,20 @@ def _advice(
     behind: float | None,
     disagree: float | None,
     floor: float | None,
+    same: bool,
+    barrier: float | None,
 ) -> str:
     """What would help, by the first reason that the numbers show."""
     middle = median(d.gain for _, d in trials) if trials else None
-    if disagree is not None and disagree < ALIKE:
+    if same or (disagree is not None and disagree < ALIKE):
         return (
             "They are too much alike to correct each other: train members on other data or with "
             "other settings."
+        )
+    if barrier is not None and barrier > APART:
+        return (
+            "There is a barrier between members, so that averaging leaves their basin: train them "
+            "from one base with smaller learning rates, or try --method ties --base BASE."
         )
     if behind is not None and behind > APART:
         return (

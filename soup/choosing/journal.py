@@ -1,23 +1,45 @@
 """The append-only record of scores and decisions. Cache, resume and leaderboard are views of it.
 
-One JSON object per line in ``<work>/journal.jsonl``, each flushed to the disk before the next
-step. A line that a crash cut short is skipped; everything before it counts.
+One JSON object per line in ``<work>/journal.jsonl``, each with a checksum (``records``), each
+flushed to the disk before the next step. A line that is damaged, or that a crash cut short, is
+never used: everything else counts, and what it held is measured again. Why this is a file of lines
+and no database stands in docs/reliability.md.
 """
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.soundness import Soundness
+from soup.choosing.records import VERSION, Lists, Records, decode, encode, head_of, version_of
 from soup.errors import JournalError
+from soup.words import counted
 
 FILE = "journal.jsonl"
-VERSION = 1
+ASIDE = "journal.damaged"
+"""Where damaged lines are set aside, as they were found, beside the journal."""
+
+KEYED = frozenset(("result", "trial", "benchmark", "digest"))
+"""Kinds of which there is one record for each thing; all others are a run's, or nobody's."""
+
+ENDS = frozenset((b"soup", b"end", b"failed"))
+"""What a run's last record is."""
+
+DAMAGED = b"damaged"
+"""The kind of record that stands where a damaged line stood."""
+
+SHOWN = 5
+"""Numbers of damaged lines that are named, at most."""
 
 
 def now() -> str:
@@ -32,21 +54,36 @@ class Journal:
     Attributes:
         path: the file.
         results: result records by content key.
-        timed: result records that say how long they took, in order, by their benchmark's digest.
         trials: how trials that may end early did, by content key; see ``soup.choosing.trials``.
         benchmarks: what is known of each benchmark's questions, by its digest.
-        runs: by run id, its records in order; the last one is the last run.
-        damaged: lines that could not be read.
+        runs: by run id, its records in order; the last one is the last run. A run some of whose
+            records were damaged is not among them.
+        others: records of other kinds, by kind, in order: distances, lines, nights.
+        damaged: lines that are not as they were written; they are not used.
+        lost: lines that were damaged at any time, those set aside earlier included.
+        where: the numbers of the first damaged lines.
+        aside: where they have been set aside; None where they only have been seen.
     """
 
     path: Path
-    results: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    timed: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
-    trials: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
-    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    results: Records = field(init=False, repr=False)
+    trials: Records = field(init=False, repr=False)
+    benchmarks: Records = field(init=False, repr=False)
+    runs: Lists = field(init=False, repr=False)
+    others: Lists = field(init=False, repr=False)
     damaged: int = 0
-    _digests: dict[str, str] = field(default_factory=dict, repr=False)
+    lost: int = 0
+    where: list[int] = field(default_factory=list, repr=False)
+    aside: Path | None = field(default=None, repr=False)
+    _digests: Records = field(init=False, repr=False)
+    _timed: dict[str, list[dict[str, Any]]] | None = field(default=None, repr=False)
+    _torn: set[str] = field(default_factory=set, repr=False)
+    _order: dict[str, None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.results, self.trials = Records(self._parse), Records(self._parse)
+        self.benchmarks, self._digests = Records(self._parse), Records(self._parse)
+        self.runs, self.others = Lists(self._parse), Lists(self._parse)
 
     @classmethod
     def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> "Journal":
@@ -54,10 +91,11 @@ class Journal:
 
         Args:
             work: the directory of journal and caches.
-            create: make the directory where it is missing.
+            create: make the directory where it is missing, and set damaged lines aside; without
+                it nothing is written.
 
         Raises:
-            JournalError: the directory or file cannot be used, or was written by a later version.
+            JournalError: the directory or file cannot be used, or was written by another version.
         """
         directory = Path(os.path.abspath(work))
         journal = cls(directory / FILE)
@@ -67,11 +105,12 @@ class Journal:
                 ignore = directory / ".gitignore"
                 if not ignore.exists():
                     ignore.write_text("*\n")
-            if journal.path.exists():
-                for line in journal.path.read_bytes().split(b"\n"):
-                    journal._read(line)
             if create and not os.access(directory, os.W_OK):
                 raise JournalError(f"{directory}: cannot be written to; choose another --work")
+            if journal.path.exists():
+                journal._read(journal._content())
+                if journal.damaged and create:
+                    journal._set_aside()
         except OSError as error:
             raise JournalError(
                 f"{directory}: cannot be used for the journal: {error.strerror}; "
@@ -86,22 +125,21 @@ class Journal:
             JournalError: it could not be written; nothing was recorded.
         """
         record = {"kind": kind, **fields}
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if kind not in KEYED and (run := fields.get("run")):
+            record["at"] = self.runs.count(run)  # that one is missing shows by the next ones
+        line = encode(record)
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)  # two runs may share one journal
+            with _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as handle:
                 size = os.fstat(handle).st_size
                 if size == 0:
-                    head = {"kind": "journal", "version": VERSION}
-                    line = json.dumps(head, separators=(",", ":")).encode() + b"\n" + line
+                    line = encode({"kind": "journal", "version": VERSION}) + line
                 elif os.pread(handle, 1, size - 1) != b"\n":
                     line = b"\n" + line  # end the line that a crash cut short
                 if os.write(handle, line) != len(line):
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(handle, size)
                     raise JournalError(f"{self.path}: the disk is full; free some room and go on")
                 os.fsync(handle)
-            finally:
-                os.close(handle)
         except OSError as error:
             raise JournalError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._take(record)
@@ -113,44 +151,269 @@ class Journal:
         return run
 
     def last_run(self) -> list[dict[str, Any]] | None:
-        """The records of the newest run, its start first; None where there was none."""
-        return list(self.runs.values())[-1] if self.runs else None
+        """The records of the newest run, its start first; None where there was none.
+
+        Raises:
+            JournalError: some of them were damaged: what is left would tell something else.
+        """
+        newest = next(reversed(self._order), None)
+        if newest is None:
+            return None
+        if newest in self._torn:
+            raise JournalError(
+                f"{self.path}: records of the last run are damaged{self._somewhere()}; run its "
+                "command again: it measures only what is lost"
+            )
+        return self.runs[newest]
+
+    @property
+    def timed(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """How long results took, in order, by their benchmark's digest: records without results."""
+        if self._timed is None:
+            self._timed = {}
+            for key in self.results:
+                self._time(self.results.peek(key))
+        return self._timed
 
     def digest_of(self, checkpoint: Checkpoint) -> str | None:
         """The content digest found earlier for exactly these files, unchanged since."""
-        return self._digests.get(json.dumps(checkpoint.files_key))
+        record = self._digest_record(checkpoint)
+        return None if record is None else record["digest"]
+
+    def recall(self, checkpoint: Checkpoint) -> bool:
+        """Tell a checkpoint its digest and its soundness, where both were found earlier."""
+        record = self._digest_record(checkpoint)
+        if record is None or not isinstance(record.get("values"), dict):
+            return False
+        checkpoint.remember_digest(record["digest"], Soundness.of_json(record["values"]))
+        return True
+
+    def _digest_record(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        files = checkpoint.files_key
+        record = self._digests.get(_files_hash(files))
+        return record if record is not None and record["files"] == files else None
 
     def remember_digest(self, checkpoint: Checkpoint) -> None:
         """Record a checkpoint's content digest for its files as they are now."""
-        self.append("digest", files=checkpoint.files_key, digest=checkpoint.digest)
+        files = checkpoint.files_key
+        digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
+        self.append("digest", of=_files_hash(files), files=files, digest=digest, values=values)
 
-    def _read(self, line: bytes) -> None:
-        if not line.strip():
-            return
+    def rewrite(self, keep: Callable[[bytes], bytes | None]) -> None:
+        """Write the file anew, whole or not at all, while nobody else writes to it.
+
+        Args:
+            keep: given each line without its end, the line to have in its place; None for none.
+                The first line that it keeps should be the journal's head.
+
+        Raises:
+            JournalError: it cannot be written; the file is as it was.
+        """
+        temporary = self.path.with_name(f".{FILE}.{os.getpid()}")
         try:
-            record = json.loads(line)
-            if record["kind"] == "journal" and record["version"] > VERSION:
-                raise JournalError(
-                    f"{self.path}: written by a later version of soup (journal version "
-                    f"{record['version']}, expected {VERSION}); choose another --work"
-                )
-            self._take(record)
-        except (ValueError, KeyError, TypeError):
-            self.damaged += 1
+            with _locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
+                kept = [new for line in _lines(_whole(handle)) if (new := keep(line)) is not None]
+                try:
+                    with temporary.open("wb") as file:
+                        file.writelines(line + b"\n" for line in kept)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    temporary.replace(self.path)
+                finally:
+                    temporary.unlink(missing_ok=True)
+            _flush(self.path.parent)
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def words(self) -> str | None:
+        """What is to be said of damage, in one line; None where there is none that is new."""
+        if not self.damaged:
+            return None
+        lines = f"{self.path}: {counted(self.damaged, 'damaged record')}{self._somewhere()}"
+        where = f"set aside in {self.aside}" if self.aside else "not used"
+        return f"{lines}, {where}; what they held is measured again when it is needed"
+
+    def _somewhere(self) -> str:
+        if not self.where:
+            return ""
+        more = " and more" if self.damaged > len(self.where) else ""
+        return f" (line{'s' * (len(self.where) > 1)} {', '.join(map(str, self.where))}{more})"
+
+    def _content(self) -> bytes:
+        with _locked(self.path, os.O_RDONLY, fcntl.LOCK_SH) as handle:
+            return _whole(handle)
+
+    def _read(self, content: bytes) -> None:
+        end = content.find(b"\n")
+        version = version_of(content[: end if end >= 0 else len(content)])
+        if version is not None and version != VERSION:
+            which = "a later" if version > VERSION else "an earlier"
+            raise JournalError(
+                f"{self.path}: written by {which} version of soup (journal version {version}, "
+                f"expected {VERSION}); move it away, or choose another --work"
+            )
+        ats: dict[str, set[int]] = {}
+        running: str | None = None  # the newest run, until its end has been read
+        for number, line in enumerate(_lines(content), 1):
+            head = head_of(line)
+            if head is None:
+                self.damaged += 1
+                if len(self.where) < SHOWN:
+                    self.where.append(number)
+            if head is None or head[2] == DAMAGED:
+                self.lost += 1
+                if running is not None:
+                    self._torn.add(running)  # its last record, for all that is known
+                continue
+            kind, name = head[2], (head[4] or b"").decode()
+            self._index(kind, head[3], name, line)
+            if head[3] == b"run":
+                ats.setdefault(name, set()).add(int(head[5] or -1))
+                running = name if kind == b"run" else running
+                if kind in ENDS:
+                    self._torn.discard(name)
+                    running = None if name == running else running
+        for run, found in ats.items():
+            if found != set(range(max(found) + 1)):
+                self._torn.add(run)
+        for run in self._torn:
+            self.runs.drop(run)
+
+    def _index(self, kind: bytes, found_by: bytes | None, name: str, line: bytes) -> None:
+        if found_by == b"run":
+            self.runs.put(name, line)
+            self._order.setdefault(name)
+        elif kind == b"result":
+            self.results.put(name, line)
+        elif kind == b"trial":
+            self.trials.put(name, line)
+        elif kind == b"benchmark":
+            self.benchmarks.put(name, line)
+        elif kind == b"digest":
+            self._digests.put(name, line)
+        elif kind != b"journal":
+            self.others.put(kind.decode(), line)
 
     def _take(self, record: dict[str, Any]) -> None:
+        """Know a record that has just been written, as one that is read."""
         kind = record["kind"]
-        if kind == "result":
-            self.results[record["key"]] = record
-            if "seconds" in record:
-                self.timed.setdefault(record["benchmark"], []).append(record)
-        elif kind == "trial":
-            self.trials[record["key"]] = record
+        if kind in ("result", "trial"):
+            (self.results if kind == "result" else self.trials)[record["key"]] = record
+        elif kind == "digest":
+            self._digests[record["of"]] = record
         elif kind == "benchmark":
             self.benchmarks[record["digest"]] = record
-        elif kind == "digest":
-            self._digests[json.dumps(record["files"])] = record["digest"]
-        elif kind == "run":
-            self.runs[record["run"]] = [record]
-        elif "run" in record:
-            self.runs[record["run"]].append(record)
+        elif record.get("run"):
+            self.runs.put(record["run"], record)
+            self._order.setdefault(record["run"])
+        else:
+            self.others.put(kind, record)
+        if kind == "result" and self._timed is not None:
+            self._time(record)
+
+    def _time(self, found: bytes | Mapping[str, Any]) -> None:
+        """Note how long a result took, without parsing its outcomes where that can be."""
+        assert self._timed is not None
+        if isinstance(found, bytes):
+            head, _, rest = found.partition(b',"result":')
+            try:
+                record = json.loads(head + b"}") if rest else {}
+            except ValueError:
+                record = {}
+            found = record if "benchmark" in record else self._parse(found)
+        if "seconds" in found and "benchmark" in found:
+            self._timed.setdefault(found["benchmark"], []).append(dict(found))
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            return decode(line)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise JournalError(
+                f"{self.path}: a record with a right checksum is none of ours "
+                f"({line[:60].decode(errors='replace')} …: {error}); delete its line, what it held "
+                "is measured again"
+            ) from error
+
+    def _set_aside(self) -> None:
+        """Move damaged lines out of the journal; where that cannot be, they stay and count not."""
+        aside = self.path.with_name(ASIDE)
+        mark = encode({"kind": DAMAGED.decode()})[:-1]
+        begun = False
+
+        def keep(line: bytes) -> bytes:
+            nonlocal begun
+            kept = mark if head_of(line) is None else line
+            if not begun and version_of(kept) is None:
+                kept = encode({"kind": "journal", "version": VERSION}) + kept
+            begun = True
+            return kept
+
+        try:
+            # Copied before they are taken out: a crash between the two leaves them twice.
+            bad = [line for line in _lines(self._content()) if head_of(line) is None]
+            with aside.open("ab") as file:
+                file.writelines(line + b"\n" for line in bad)
+                file.flush()
+                os.fsync(file.fileno())
+            self.rewrite(keep)
+        except (OSError, JournalError):
+            return
+        self.aside = aside
+
+
+def _files_hash(files: Sequence[Sequence[str | int]]) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    """Lines without their ends; the last one need not have one. Empty ones are none."""
+    start, size = 0, len(content)
+    while start < size:
+        end = content.find(b"\n", start)
+        end = size if end < 0 else end
+        if end > start:
+            yield content[start:end]
+        start = end + 1
+
+
+def _whole(handle: int) -> bytes:
+    with os.fdopen(os.dup(handle), "rb", buffering=0) as file:
+        file.seek(0)
+        return file.read()
+
+
+@contextmanager
+def _locked(path: Path, flags: int, how: int) -> Iterator[int]:
+    """A descriptor of the file that is there, locked for as long as the context lasts.
+
+    Where the file system has no locks there is none: lines are written whole, in one call.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    while True:
+        handle = os.open(path, flags, 0o666)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, how)
+            if _is_there(handle, path):  # or it was written anew before the lock was ours
+                yield handle
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    try:
+        there, here = path.stat(), os.fstat(handle)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _flush(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -14,9 +14,13 @@ from soup import markup
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
+from soup.choosing.likeness import Likeness, likeness_of
+from soup.choosing.lines import Line, recorded_lines
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
-from soup.errors import UsageError
+from soup.errors import JournalError, UsageError
+from soup.events import Note, Observer, ignore
 
 if TYPE_CHECKING:
     from soup.choosing.corrected import Corrected
@@ -169,6 +173,12 @@ class Leaderboard:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of the mean, by benchmark; empty where all count alike."""
 
+    likeness: Likeness | None = None
+    """How alike the members are, in weights and in answers, as far as that is recorded."""
+
+    lines: Sequence[Line] = ()
+    """Scores between two of the members, where ``soup line`` recorded them."""
+
     @property
     def best(self) -> float | None:
         """The mean of the best single member."""
@@ -197,6 +207,8 @@ class Leaderboard:
             "settings": dict(self.about.settings),
             "why": self.why,
             "shares": dict(self.shares),
+            "likeness": None if self.likeness is None else self.likeness.to_dict(),
+            "lines": [line.to_dict() for line in self.lines],
             "benchmarks": list(self.benchmarks),
             "holdouts": list(self.holdouts),
             "members": [
@@ -294,7 +306,7 @@ class Leaderboard:
         best = f"best {self.members[0].name}" if self.members else "no member"
         facts = [f"{len(self.members)} members", f"{best} {number(self.best)}"]
         if self.soup is not None:
-            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out}")
+            facts.append(f"soup {number(self.soup.mean)} at {self.soup.out or 'no place'}")
         facts += [] if self.finished else ["not finished"]
         return f"<Leaderboard of {self.command}: {'; '.join(facts)}>"
 
@@ -413,8 +425,16 @@ def percent(rate: float | None) -> str:
 def last_leaderboard(journal: Journal) -> Leaderboard | None:
     """The newest run as far as it came; None where there was none."""
     records = journal.last_run()
-    if records is None:
-        return None
+    return None if records is None else leaderboard_of(journal, records)
+
+
+def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leaderboard:
+    """One run as far as it came, given its records, its start first.
+
+    Raises:
+        JournalError: records of it were damaged.
+    """
+    require_intact(journal, records)
     start, later = records[0], records[1:]
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
@@ -439,9 +459,14 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
             )
         )
     rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
+    names = {row.digest: row.name for row in reversed(rows)}
+    lines = tuple(recorded_lines(journal, names))
+    blends = {m["digest"]: m["blend"] for m in start["members"]}
+    ranked = [(row.name, row.digest, blends[row.digest]) for row in rows]
+    alike = likeness_of(journal, ranked, start.get("base"), sure.differ)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
-    soups = [r | {"out": moved(r["out"])} for r in later if r["kind"] == "soup"]
+    soups = [r | {"out": r["out"] and moved(r["out"])} for r in later if r["kind"] == "soup"]
     return Leaderboard(
         start["command"],
         tuple(benchmarks),
@@ -454,8 +479,10 @@ def last_leaderboard(journal: Journal) -> Leaderboard | None:
         about=About(
             start["run"], start["time"], start.get("versions", {}), start.get("settings", {})
         ),
-        why=_why(rows, path, sure) if start["command"] == "greedy" and soups else "",
+        why=_why(rows, path, sure, alike, lines) if start["command"] == "greedy" and soups else "",
         shares=shares,
+        likeness=alike,
+        lines=lines,
     )
 
 
@@ -473,13 +500,19 @@ def _moved(path: str, was: str | None, now: str) -> str:
     return moved if os.path.exists(moved) else path
 
 
-def _why(rows: Sequence[Row], path: Sequence[Step], sure: Differences) -> str:
+def _why(
+    rows: Sequence[Row],
+    path: Sequence[Step],
+    sure: Differences,
+    alike: Likeness | None,
+    lines: Sequence[Line],
+) -> str:
     trials = [(step.tried, step.difference) for step in path[1:] if step.difference is not None]
     means = [row.mean for row in rows if row.mean is not None]
     behind = means[0] - median(means[1:]) if len(means) > 1 else None
     kept = sum(step.kept for step in path[1:])
     stopped = sum(step.stopped is not None for step in path[1:])
-    return why_few(kept, trials, stopped, behind, sure.disagree)
+    return why_few(kept, trials, stopped, behind, sure.disagree, alike, lines)
 
 
 def _json(found: Difference | Corrected | None) -> dict[str, Any] | None:
@@ -552,3 +585,22 @@ def _mean(
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a GitHub table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> Leaderboard:
+    """The last run's leaderboard again; ``observe`` is told of a damaged journal.
+
+    Raises:
+        JournalError: no run is recorded in ``work``, or what is left of it would tell another
+            story.
+    """
+    journal = Journal.open(work, create=False)
+    if (damage := journal.words()) is not None:
+        observe(Note(damage, warning=True))
+    found = last_leaderboard(journal)
+    if found is None:
+        raise JournalError(
+            f"{work}: no run is recorded there yet; `soup score CKPT...` or `soup greedy CKPT...` "
+            "makes one, or name another place with --work"
+        )
+    return found

@@ -79,3 +79,15 @@ def common_benchmarks(journal: Journal, blends: list[str]) -> dict[str, str]:
             if name not in found and all(key in journal.results for key in keys):
                 found[name] = digest
     return found
+
+
+def keys_of_runs(journal: Journal, newest: int) -> set[str]:
+    """The keys of all results that the newest runs have looked at: members, trials, soups."""
+    keys = set()
+    for records in list(journal.runs.values())[max(len(journal.runs) - newest, 0) :]:
+        start = records[0]
+        blends = [member["blend"] for member in start["members"]]
+        blends += [r["blend"] for r in records if r["kind"] in ("decision", "soup")]
+        digests = [*start["benchmarks"].values(), *start["holdouts"].values()]
+        keys |= {result_key(blend, digest) for blend in blends for digest in digests}
+    return keys

@@ -194,6 +194,7 @@ class RecordedScorer:
         measured: how many results had to be measured so far.
         ahead: tells how far the whole run has come; None tells nothing of it.
         shares: of the benchmarks that decide, see ``Score``.
+        run: whose results these are; empty where it is none.
     """
 
     scorer: Scorer
@@ -202,6 +203,7 @@ class RecordedScorer:
     measured: int = 0
     ahead: Outlook | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def score(
@@ -241,7 +243,8 @@ class RecordedScorer:
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
-                    result=_to_json(found, benchmark),
+                    run=self.run,
+                    result=result_to_json(found, benchmark.settings),
                 )
                 self.measured += 1
             if self.ahead is not None:
@@ -289,19 +292,37 @@ class _Took:
         return round(time.monotonic() - self._began, 6)
 
 
+def benchmark_digest(settings: Mapping[str, Any]) -> str:
+    """The digest of a benchmark that is measured so; see ``Benchmark``."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
+
+
 def result_key(blend_digest: str, benchmark_digest: str) -> str:
     """The content key of a result: no model's name, no path."""
     return hashlib.sha256(f"{blend_digest} {benchmark_digest}".encode()).hexdigest()
 
 
 def recorded(journal: Journal, key: str) -> Result | None:
-    """The result that the journal holds under a key."""
+    """The result that the journal holds under a key; one that cannot be is as good as none."""
     record = journal.results.get(key)
-    return None if record is None else Result(**record["result"])
+    if record is None:
+        return None
+    try:
+        found = Result(**record["result"])
+        counts = (found.samples, found.unjudged)
+        whole = all(type(n) is int and n >= 0 for n in counts) and 0 <= found.unparsed <= 1
+        whole = whole and isinstance(found.outcomes, dict) and isinstance(found.settings, dict)
+    except (TypeError, ScoringError):
+        whole = False
+    if not whole:
+        del journal.results[key]
+        return None
+    return found
 
 
-def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
+def result_to_json(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as the journal keeps it; ``recorded`` is the other way."""
     return asdict(result) | {
         "outcomes": json.loads(json.dumps(dict(result.outcomes))),
-        "settings": dict(benchmark.settings),
+        "settings": dict(settings),
     }

@@ -164,6 +164,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         (path / "adapter_config.json").write_text("{}")
     if kind == "quantised":
         (path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+        save_file({"w.qweight": torch.ones(4, 4, dtype=torch.int32)}, weights)
     if kind == "fp8":
         save_file({"w": torch.ones(4).to(torch.float8_e4m3fn)}, weights)
     if kind in HEADERS:
@@ -193,7 +194,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("shards without index", "neither model.safetensors nor"),
         ("torch only", "not a complete torch file"),
         ("lora", "a LoRA adapter"),
-        ("quantised", r"quantised \(gptq\)"),
+        ("quantised", r"packed, quantised weights \(gptq\)"),
         ("fp8", "tensor w is F8_E4M3"),
         ("parent", "did you mean"),
         ("overlap", "tensor w starts at byte .*, expected"),

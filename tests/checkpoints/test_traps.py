@@ -192,11 +192,11 @@ TRAPS: dict[str, Trap] = {
     ),
     "NaN": Trap(
         lambda first, second: second["norm.weight"].fill_(float("nan")),
-        "second: tensor norm.weight holds NaN",
+        "second: tensor norm.weight: expected finite values, found NaN; .* leave the member out",
     ),
     "Inf": Trap(
         lambda first, second: second["norm.weight"].fill_(float("inf")),
-        "second: tensor norm.weight holds Inf",
+        "second: tensor norm.weight: expected finite values, found Inf; .* leave the member out",
     ),
     "overflow of the output": Trap(
         lambda first, second: [t["norm.weight"].fill_(1e30) for t in (first, second)],
@@ -208,13 +208,14 @@ TRAPS: dict[str, Trap] = {
         "tensor w is F8_E4M3, which cannot be averaged; dequantise",
     ),
     "quantised, announced": Trap(
-        error=r"quantised \(awq\); dequantise them first",
+        only_second("w.qweight", torch.ones(4, 4, dtype=torch.int32)),
+        r"second: tensor w\.qweight belongs to packed, quantised weights \(awq\), .*; dequantise",
         configs=(CONFIG, {**CONFIG, "quantization_config": {"quant_method": "awq"}}),
     ),
     **{
         f"quantised, not announced: {method}": Trap(
             only_second(name, torch.ones(4, dtype=torch.uint8)),
-            f"second: tensor {name} belongs to packed, quantised weights .*; dequantise",
+            f"second: tensor {name} belongs to packed, quantised weights.*; dequantise",
         )
         for method, name in PACKED.items()
     },

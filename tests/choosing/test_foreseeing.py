@@ -10,6 +10,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.explaining import why_few
 from soup.choosing.foreseeing import detectable, foresee
 from soup.choosing.journal import Journal
+from soup.choosing.records import encode
 from soup.choosing.statistics import Difference
 from soup.evaluators.fake import FakeScorer
 from soup.evaluators.kit.suites import questions_in
@@ -63,7 +64,9 @@ def test_a_journal_knows_errors_and_speeds(tmp_path: Path) -> None:
     for k, line in enumerate(line for line in lines if line["kind"] == "result"):
         assert line["seconds"] >= 0
         line["seconds"] = 100.0 * (k + 1)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_bytes(
+        b"".join(encode({k: v for k, v in line.items() if k != "crc"}) for line in lines)
+    )
     found = foresee(Journal.open(tmp_path / "work"), "greedy", 3, ["x"], [], {})
     ends = [step.difference for step in board.path[1:]]
     errors = sorted((d.high - d.low) / 3.92 for d in ends)  # type: ignore[operator,union-attr]

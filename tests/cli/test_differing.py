@@ -1,9 +1,10 @@
 """`soup compare` and `soup answers` on a journal with kept answers."""
 
 import csv
-import gzip
 import hashlib
+import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.pool import Pool
+from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
 from soup.choosing.scoring import Benchmark
 from soup.evaluators.fake import FakeScorer
+from soup.evaluators.kit.finished import keep_table, packed, table_of
 from soup.events import Observer, ignore
 from soup.run import Settings, make
 from tests.cli.test_cli import fails, run
@@ -50,19 +53,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [make_checkpoint(root / name, random_tensors(k)) for k, name in enumerate("ab")]
     settings = Settings(("x", "y"), out=root / "soup-greedy", work=root / ".soup")
     make("greedy", Pool.open(*paths), Sorted(right=right, samples=SIZE), settings)
-    kept = root / ".soup" / "predictions"
-    kept.mkdir()
+    (root / ".soup" / "predictions").mkdir()
     for line in (root / ".soup" / "journal.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["kind"] != "result" or record["result"]["benchmark"] == "y":
             continue
-        packed = int(hashlib.sha256(record["key"].encode()).hexdigest(), 16) % 2
-        file = kept / f"{record['key'][:16]}.tsv{'.gz' if packed else ''}"
-        with gzip.open(file, "wt") if packed else file.open("w") as stream:  # type: ignore[union-attr]
-            table = csv.writer(stream, delimiter="\t")
-            table.writerow(["index", "question", "A", "B", "answer", "prediction"])
-            for k, value in record["result"]["outcomes"].items():
-                table.writerow([k, f"What is {k}?", "one", "two", "A", "A" if value else "B [/]"])
+        table = table_of(root / ".soup", record["key"])
+        text = io.StringIO(newline="")
+        rows = csv.writer(text, delimiter="\t")
+        rows.writerow(["index", "question", "A", "B", "answer", "prediction"])
+        for k, value in record["result"]["outcomes"].items():
+            rows.writerow([k, f"What is {k}?", "one", "two", "A", "A" if value else "B [/]"])
+        if int(hashlib.sha256(record["key"].encode()).hexdigest(), 16) % 2:
+            keep_table(table, text.getvalue())
+        else:  # as an earlier version left it
+            table.write_text(text.getvalue())
     return root
 
 
@@ -153,3 +158,27 @@ def test_soup_toml_does_not_narrow_a_comparison(place: Path) -> None:
     finally:
         (place / "soup.toml").unlink()
     assert [one["name"] for one in found["benchmarks"]] == ["x", "y"]
+
+
+def test_pruned_answers_are_those_of_older_runs(tmp_path: Path) -> None:
+    """The newest run's stay, and every score; what cannot be meant is said."""
+    paths = [make_checkpoint(tmp_path / name, random_tensors(k)) for k, name in enumerate("ab")]
+    for name in ("x", "y"):
+        settings = Settings((name,), out=tmp_path / "soup", work=tmp_path / ".soup")
+        make("greedy", Pool.open(*paths), Sorted(right=right, samples=SIZE), settings)
+    journal = Journal.open(tmp_path / ".soup")
+    files = {key: packed(table_of(tmp_path / ".soup", key)) for key in journal.results}
+    for key, file in files.items():
+        keep_table(table_of(tmp_path / ".soup", key), key)
+        os.utime(file, (1000, 1000))
+    done = run(tmp_path, "answers", "--prune")
+    assert "deleted the answers of 3 results (" in done.stdout
+    assert "those of the newest run are kept" in done.stdout
+    for key, file in files.items():
+        assert file.exists() == (journal.results[key]["result"]["benchmark"] == "y")
+    assert json.loads(run(tmp_path, "answers", "--prune", "--json", "-").stdout)["deleted"] == 0
+    found = json.loads(run(tmp_path, "answers", "--prune", "--runs", "0", "--json", "-").stdout)
+    assert found == {"version": 1, "runs": 0, "deleted": 3, "bytes": found["bytes"]}
+    assert Journal.open(tmp_path / ".soup").results == journal.results
+    assert "leave the name out" in fails(run(tmp_path, "answers", "a", "--prune"), 2)
+    assert "whose answers?" in fails(run(tmp_path, "answers"), 2)

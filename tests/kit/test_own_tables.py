@@ -282,14 +282,14 @@ def test_kept_answers_know_their_images(tmp_path: Path) -> None:
 
     from soup.choosing.scoring import result_key
     from soup.evaluators.kit.answers import kept_answers
+    from soup.evaluators.kit.finished import table_of
 
     (tmp_path / "a.png").write_bytes(base64.b64decode(png()))
     cells = [png(), "a.png", json.dumps([png((40, 40)), png((48, 48))]), png()]
     columns: dict[str, Column] = {**SHORT, "image": cells, "index": ["x/y", "007", "1e3", "é"]}
     work = tmp_path / "work"
     dataset = vlmevalkit.Dataset(str(write(tmp_path / "t.tsv", columns)), work / "cache")
-    key = result_key("blend", "benchmark")[:16]
-    dataset.evaluate(list("0123"), work / "predictions" / f"{key}.tsv")
+    dataset.evaluate(list("0123"), table_of(work, result_key("blend", "benchmark")))
     found = kept_answers(work, "blend", "benchmark", dataset.settings)
     asked = {
         index: " ".join(item["value"] for item in message if item["type"] == "image")

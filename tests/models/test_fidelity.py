@@ -22,6 +22,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.scoring import Result, result_key
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.demo import WORD_TAIL
+from soup.evaluators.kit.finished import rows_of, table_of
 from tests.models import tiny_families
 
 pytest.importorskip("transformers")
@@ -163,8 +164,7 @@ def score(
         benchmarks = scorer.benchmarks(pool.reference, paths)
         for name, benchmark in zip(SETS, benchmarks, strict=True):
             result = scorer.measure(blend, benchmark, name)
-            key = result_key(blend.digest, benchmark.digest)[:16]
-            rows = read(work / "predictions" / f"{key}.tsv")
+            rows = rows_of(table_of(work, result_key(blend.digest, benchmark.digest)))
             found[name] = result, {row["index"]: row["prediction"] for row in rows}
     return found
 

@@ -79,7 +79,7 @@ assert benchmark.settings["compute_dtype"] == "float32"
 assert not {{"vlmeval", "transformers"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    assert len(list((tmp_path / "predictions").glob("*.tsv"))) == 1
+    assert len(list((tmp_path / "predictions").glob("*.tsv.gz"))) == 1
 
 
 def test_what_was_answered_in_part_is_not_answered_again(
@@ -156,7 +156,7 @@ def test_a_worker_that_dies_is_followed_by_one_that_does_only_what_is_left(
     words = kept.split()
     assert words[:1] + words[2:] == ["task:", "of", "300", "answers", "are", "kept"]
     assert 1 <= int(words[1]) < 300
-    assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".tsv"}
+    assert {file.suffix for file in (tmp_path / "predictions").iterdir()} == {".gz"}
 
 
 def test_answers_stay_until_their_result_is_recorded(
@@ -178,7 +178,7 @@ def test_answers_stay_until_their_result_is_recorded(
         assert scorer.measure(blend, benchmark, "task", events.append) == expected
     shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
     assert shown == [40], "all of them were known"
-    assert [file.suffix for file in (tmp_path / "predictions").iterdir()] == [".tsv"]
+    assert [file.suffix for file in (tmp_path / "predictions").iterdir()] == [".gz"]
 
 
 def test_a_worker_that_dies_each_time_ends_in_an_error_with_its_last_words(

@@ -1,0 +1,253 @@
+"""What ``soup nightly`` does with its options: the night, then everybody who is told of it.
+
+The night's result stands before anybody is told. Whatever fails after it is a warning.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from soup.choosing.attempts import in_words
+from soup.cli import board as boards
+from soup.cli import console
+from soup.cli.options import PoolOptions, RunOptions, ShowOptions
+from soup.cli.progress import Watch
+from soup.cli.results import (
+    SUMMARY,
+    append_text,
+    failure_shown,
+    is_step_summary,
+    require_places,
+    write_documents,
+    write_text,
+)
+from soup.errors import SoupError, UsageError
+from soup.evaluators import VLMEvalKitScorer
+from soup.evaluators.kit.suites import distinct_names
+from soup.publishing import page
+from soup.publishing.gate import Rules
+from soup.publishing.junit import failed_to_junit, to_junit
+from soup.publishing.night import Night, Plan, clock, nightly
+from soup.publishing.notify import notify, require_address
+from soup.run import Settings
+from soup.words import plain
+
+AGAIN = 75
+"""EX_TEMPFAIL: the time is over, the same command goes on from there."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``soup nightly`` that no other command has."""
+
+    publish: Path
+    settle: float = 60.0
+    skip_bad: bool = True
+    min_gain: float = 0.0
+    alpha: float = 0.05
+    no_worse: tuple[str, ...] = ()
+    keep: int = 3
+    junit: Path | None = None
+    notify: str | None = None
+    time_limit: str | None = None
+
+
+class TimeIsOver(KeyboardInterrupt):
+    """The time limit is near."""
+
+
+def play(
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    asked: Asked,
+    display: ShowOptions,
+    run: RunOptions,
+) -> int:
+    """One night, or its plan; the exit code."""
+    plan = plan_of(asked, settings, pool)
+    seconds = None if asked.time_limit is None else seconds_of(asked.time_limit)
+    if asked.notify is not None:
+        require_address(asked.notify)
+    if run.dry_run:
+        _foretell(pool, settings, scorer, plan, display)
+        return 0
+    require_places(display)
+    try:
+        with failure_shown("greedy", settings, display), _failure_told(asked), _limited(seconds):
+            scorer.require_sources([*settings.benchmarks, *settings.holdouts])
+            with Watch(console.err, display.quiet) as watch, scorer:
+                night = nightly(pool.ckpts, scorer, plan, settings, watch)
+    except TimeIsOver:
+        print("the time is over; the same command goes on from there", file=sys.stderr)
+        return AGAIN
+    _tell(night, asked, display)
+    return night.verdict.exit_code
+
+
+def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
+    """The options as the library wants them.
+
+    Raises:
+        UsageError: one is none of what it can be.
+    """
+    rules = Rules(asked.min_gain, asked.alpha, rails_of(asked.no_worse))
+    rules.require_known(distinct_names([*settings.benchmarks, *settings.holdouts]))
+    opening = {"dtype": settings.dtype, "base": pool.base}
+    return Plan(asked.publish, rules, asked.settle, asked.skip_bad, asked.keep, opening)
+
+
+def rails_of(given: Sequence[str]) -> dict[str, float]:
+    """Guard rails from ``NAME:POINTS``; without points, 0.
+
+    Raises:
+        UsageError: no number behind the colon, or a benchmark that is named twice.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        name, colon, points = text.rpartition(":")
+        name = name if colon else text
+        try:
+            allowed = float(points) if colon else 0.0
+        except ValueError:
+            raise UsageError(f"--no-worse {text}: expected NAME:POINTS, e.g. MMStar:0.5") from None
+        if name in found:
+            raise UsageError(f"--no-worse {text}: {name} is given twice; give it once")
+        found[name] = allowed
+    return found
+
+
+def seconds_of(text: str) -> float:
+    """A time limit in seconds, from seconds, ``MM:SS``, ``HH:MM:SS`` or ``D-HH:MM:SS``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [float(part) for part in rest.split(":")]
+        if len(parts) > 3 or min(parts) < 0:
+            raise ValueError
+        total = float(days) * 86_400 if dash else 0.0
+        total += sum(part * 60**k for k, part in enumerate(reversed(parts)))
+    except ValueError:
+        total = 0.0
+    if not 0 < total < 1e9:
+        raise UsageError(f"--time-limit {text}: expected seconds, or a time such as 3:50:00")
+    return total
+
+
+@contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Raises TimeIsOver when all but a twentieth of the time is gone, or all but a minute of it."""
+    if seconds is None:
+        yield
+        return
+
+    def over(number: int, frame: FrameType | None) -> None:
+        raise TimeIsOver
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds - 60, seconds * 0.95))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _failure_told(asked: Asked) -> Iterator[None]:
+    """Where the night fails, those who would have been told of its verdict are told so."""
+    try:
+        yield
+    except TimeIsOver:
+        raise  # it goes on
+    except (SoupError, KeyboardInterrupt) as error:
+        if isinstance(error, UsageError):
+            raise
+        said = in_words(error).partition("\n")[0]
+        now = clock().isoformat(timespec="seconds")
+        if asked.junit is not None:
+            file = asked.junit
+            _try(lambda: write_text(file, failed_to_junit(said, now)))
+        if asked.notify is not None:
+            url = asked.notify
+            _try(lambda: notify(url, f"soup nightly failed: {said}", {"error": said}))
+        raise
+
+
+def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
+    taken = False
+
+    def documents() -> None:
+        nonlocal taken
+        taken = str(display.json) == "-" or str(display.markdown) == "-"
+        write_documents(display, lambda: page.to_json(night), lambda: page.to_markdown(night))
+
+    _try(documents)
+    summary = os.environ.get(SUMMARY)
+    if summary and not (display.markdown and is_step_summary(display.markdown)):
+        _try(lambda: append_text(Path(summary), page.to_markdown(night) + "\n"))
+    if asked.junit is not None:
+        file = asked.junit
+        _try(lambda: write_text(file, to_junit(night)))
+    if asked.notify is not None:
+        url = asked.notify
+        _try(lambda: notify(url, page.text(night), page.to_dict(night)))
+    if taken:
+        return
+    if display.quiet:
+        if night.published is not None:
+            print(night.published)
+        return
+    if night.board.members:
+        boards.leaderboard(night.board, console.out)
+    for line in (page.headline(night), *page.lines(night)):
+        console.out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _try(tell: Callable[[], None]) -> None:
+    """Do what must not change the result."""
+    try:
+        tell()
+    except (SoupError, OSError) as error:
+        print("warning:", plain(str(error)), file=sys.stderr)
+
+
+def _foretell(
+    pool: PoolOptions,
+    settings: Settings,
+    scorer: VLMEvalKitScorer,
+    plan: Plan,
+    display: ShowOptions,
+) -> None:
+    """What would be left out, and what the rest would cost."""
+    from soup.choosing.journal import Journal
+    from soup.cli.plan import show_plan
+    from soup.errors import PoolError
+    from soup.publishing.shelf import Shelf
+    from soup.publishing.sifting import sift
+
+    journal = Journal.open(settings.work, create=False)
+    sifted = sift(
+        pool.ckpts,
+        journal,
+        settle=plan.settle,
+        skip_bad=plan.skip_bad,
+        opening=plan.opening,
+        read=False,
+    )
+    for one in sifted.left_out:
+        line = f"{one.name}: would be left out, {one.how}: {one.why}"
+        print("warning:", plain(line), file=sys.stderr)
+    if len(sifted.ready) < 2:
+        raise PoolError(f"{len(sifted.ready)} good checkpoints: at least 2 are needed")
+    ready = replace(pool, ckpts=[str(path) for path in sifted.ready])
+    would = replace(settings, out=Shelf.at(plan.publish).place(f"{clock():%Y-%m-%d}", ""))
+    show_plan("greedy", ready, would, scorer, display.json)

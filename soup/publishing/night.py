@@ -1,0 +1,366 @@
+"""One night: what has landed → what is ready → a greedy soup → the gate → published, or not.
+
+Nothing is scored twice: the journal is the cache, by content. So a night that was killed is simply
+run again, a checkpoint that vanished and came back costs nothing, and one that has new content
+under its old name is a new member.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from soup.blending.blend import Blend
+from soup.checkpoints.pool import Pool
+from soup.choosing.comparing import pair, results_of
+from soup.choosing.journal import Journal
+from soup.choosing.leaderboard import About, Leaderboard
+from soup.choosing.scoring import Benchmark, Scorer
+from soup.errors import BlendError, CheckpointError, PoolError, SoupError, UsageError
+from soup.events import Note, Observer
+from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
+from soup.publishing.shelf import Shelf, manifest, taken_back
+from soup.publishing.sifting import LeftOut, Sifted, sift
+from soup.run import Chosen, Settings, make, mix_of
+from soup.watching.watch import around
+from soup.words import counted, listed
+
+FEWEST = 2
+"""Members that are needed to choose among."""
+
+
+def clock() -> datetime:
+    """The time, UTC."""
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a night is asked to do, besides how its soup is made.
+
+    Attributes:
+        publish: the directory to publish in, see ``soup.publishing.shelf``.
+        rules: what a soup must do to be published.
+        settle: seconds for which no file of a checkpoint may have changed.
+        skip_bad: leave out what is damaged or does not fit; else that is an error.
+        keep: older soups that stay; None keeps all.
+        opening: more for ``Pool.open``: dtype, base.
+    """
+
+    publish: str | os.PathLike[str]
+    rules: Rules = field(default_factory=Rules)
+    settle: float = 60.0
+    skip_bad: bool = True
+    keep: int | None = 3
+    opening: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Night:
+    """What came out.
+
+    Attributes:
+        verdict: on tonight's soup.
+        board: the run's leaderboard; without members where too few were ready.
+        left_out: checkpoints that were not used, and why.
+        changes: what is different from the last night's pool, in words.
+        published: the directory of tonight's soup, where it was published.
+        current: the soup in use after this night; None where there is none.
+        deleted: old soups that went.
+        history: all nights of this place, the oldest first, this one last.
+    """
+
+    verdict: Verdict
+    board: Leaderboard
+    left_out: tuple[LeftOut, ...]
+    changes: tuple[str, ...]
+    published: Path | None
+    current: Path | None
+    deleted: tuple[str, ...]
+    history: tuple[Mapping[str, Any], ...] = field(repr=False, default=())
+
+
+def nightly(
+    paths: Sequence[str | os.PathLike[str]],
+    scorer: Scorer,
+    plan: Plan,
+    settings: Settings = Settings(),
+    observe: Observer | None = None,
+    now: Callable[[], datetime] = clock,
+) -> Night:
+    """Make tonight's greedy soup, and publish it if it is better than the published one.
+
+    Args:
+        paths: model directories and quoted globs.
+        scorer: asks the questions.
+        plan: where and by which rules to publish.
+        settings: of the soup; ``out`` is not used.
+        observe: told of progress, as in ``soup.run.make``.
+        now: the clock; soups are called by its date.
+
+    Raises:
+        UsageError: no benchmark, or a guard rail that names none.
+        OutputError: the place to publish in cannot be used.
+        SoupError: see ``soup.errors``; scores already measured stay recorded.
+    """
+    if not settings.benchmarks:
+        raise UsageError("nothing to decide by: add --bench NAME, e.g. --bench MMBench_DEV_EN")
+    with around(observe) as told:
+        shelf = Shelf.open(plan.publish)
+        with shelf.alone():
+            return _Night(paths, scorer, plan, settings, told, now, shelf).play()
+
+
+@dataclass
+class _Night:
+    paths: Sequence[str | os.PathLike[str]]
+    scorer: Scorer
+    plan: Plan
+    settings: Settings
+    observe: Observer
+    now: Callable[[], datetime]
+    shelf: Shelf
+    verdict: Verdict | None = None
+    candidate: str | None = None
+
+    def play(self) -> Night:
+        journal = Journal.open(self.settings.work)
+        sifted = self.sift(journal)
+        told: set[str] = set()
+        self.tell_of(sifted, told)
+        tries = len(sifted.ready) + 1  # one for each that may still turn out bad
+        while len(sifted.ready) >= FEWEST:
+            try:
+                return self.decide(sifted)
+            except (CheckpointError, BlendError, PoolError):
+                tries -= 1
+                if not self.plan.skip_bad or not tries:
+                    raise
+                again = self.sift(Journal.open(self.settings.work))
+                if set(again.ready) == set(sifted.ready) and not sifted.changed():
+                    raise  # it is not a member that failed
+                self.tell_of(again, told)
+                sifted = again
+        return self.too_few(sifted)
+
+    def sift(self, journal: Journal) -> Sifted:
+        return sift(
+            self.paths,
+            journal,
+            settle=self.plan.settle,
+            skip_bad=self.plan.skip_bad,
+            opening=self.plan.opening,
+            observe=self.observe,
+        )
+
+    def tell_of(self, sifted: Sifted, told: set[str]) -> None:
+        """Say what is left out, once."""
+        for one in sifted.left_out:
+            if one.path not in told:
+                told.add(one.path)
+                text = f"{one.name}: left out, {one.how}: {one.why}"
+                self.observe(Note(text, warning=True))
+
+    def too_few(self, sifted: Sifted) -> Night:
+        found = len(sifted.ready)
+        why = f"{counted(found, 'good checkpoint')} of {found + len(sifted.left_out)}, "
+        verdict = Verdict(CANNOT_TELL, f"{why}at least {FEWEST} are needed to choose among")
+        time = self.now().isoformat(timespec="seconds")
+        board = Leaderboard(
+            "greedy",
+            tuple(self.settings.benchmarks),
+            tuple(self.settings.holdouts),
+            (),
+            about=About("", time),
+        )
+        return self.end(verdict, board, sifted, (), None)
+
+    def decide(self, sifted: Sifted) -> Night:
+        pool = Pool.open(*sifted.ready, **self.plan.opening)
+        self.published = self.shelf.current
+        self.older = self._published(pool)
+        changes = self._changes(pool)
+        for change in changes:
+            self.observe(Note(change))
+        date = f"{self.now():%Y-%m-%d}"
+        settings = replace(self.settings, out=self.shelf.place(date, ""))
+
+        def gate(chosen: Chosen) -> Path | None:
+            self.verdict = self.judged(chosen)
+            self.candidate = scored_as(chosen.soup)
+            chosen.scorer.journal.append("verdict", run=chosen.run, **self.verdict.to_dict())
+            if self.verdict.word != BETTER:
+                return None
+            return self.shelf.place(date, chosen.soup.digest)  # a killed night may have written it
+
+        board = make("greedy", pool, self.scorer, settings, self.observe, gate)
+        assert self.verdict is not None
+        out = Path(board.soup.out) if board.soup and board.soup.out else None
+        return self.end(self.verdict, board, sifted, changes, out)
+
+    def _published(self, pool: Pool) -> Blend | None:
+        """The published soup as a blend of this pool.
+
+        Raises:
+            PoolError: it does not fit.
+        """
+        if self.published is None:
+            return None
+        reference = pool.reference.path
+        try:
+            both = Pool.open(reference, self.published, **self.plan.opening)
+        except SoupError as error:
+            raise PoolError(
+                f"{self.published}: the published soup cannot be compared with this pool: {error}; "
+                "choose another --publish for another kind of model"
+            ) from error
+        return mix_of(both, self.settings)([both.members[1]])
+
+    def judged(self, chosen: Chosen) -> Verdict:
+        """The verdict on what the run has chosen."""
+        history = self.shelf.nights()
+        names = [b.name for b in (*chosen.benchmarks, *chosen.holdouts)]
+        self.plan.rules.require_known(names)
+        new = scored_as(chosen.soup)
+        if self.published is None or self.older is None:
+            return Verdict(BETTER, "nothing was published here before")
+        if manifest(self.published).get("blend") == chosen.soup.digest:
+            return Verdict(NOT_BETTER, f"the same soup is published already, {self.published.name}")
+        back = taken_back(history)
+        if chosen.soup.digest in back:
+            when = back[chosen.soup.digest][:10]
+            return Verdict(NOT_BETTER, f"this soup was taken back on {when}, by soup rollback")
+        old = self._answered(chosen, history)
+        journal = chosen.scorer.journal
+        digests = {b.name: b.digest for b in chosen.benchmarks}
+        equal = {name: 1 / len(digests) for name in digests}
+        paired = pair(journal, digests, [new, old], chosen.scorer.shares or equal)
+        pairs = []
+        for benchmark in (*chosen.benchmarks, *chosen.holdouts):
+            one = {benchmark.name: benchmark.digest}
+            there = [results_of(journal, blend, one) or {} for blend in (new, old)]
+            mine, theirs = (found[benchmark.name].value for found in there)
+            held = benchmark.name not in digests
+            pairs.append(Pair(benchmark.name, mine, theirs, held))
+        return judge(paired, pairs, self.plan.rules, asked(history, list(digests), new))
+
+    def _answered(self, chosen: Chosen, history: Sequence[Mapping[str, Any]]) -> str:
+        """Under which key the published soup's results are recorded; it is asked what is missing.
+
+        They are there since it was tonight's soup itself; where benchmarks or versions have changed
+        since, the weights that were written are asked, once.
+        """
+        assert self.published is not None and self.older is not None
+        every = [*chosen.benchmarks, *chosen.holdouts]
+        wanted = {benchmark.name: benchmark.digest for benchmark in every}
+        keys = [
+            record["candidate"]
+            for record in reversed(history)
+            if record.get("published") == self.published.name and record.get("candidate")
+        ]
+        keys += [str(manifest(self.published).get("blend", ""))]
+        for key in keys:
+            if results_of(chosen.scorer.journal, key, wanted) is not None:
+                return str(key)
+        missing = _missing(chosen, scored_as(self.older), every)
+        if missing:
+            text = f"asking the published soup {self.published.name} what it was not asked: "
+            self.observe(Note(text + listed([benchmark.name for benchmark in missing], 5)))
+        chosen.scorer.score(self.older, every, f"published soup {self.published.name}")
+        return scored_as(self.older)
+
+    def _changes(self, pool: Pool) -> tuple[str, ...]:
+        """What is different from the last night that had a pool."""
+        nights = reversed(self.shelf.nights())
+        before: dict[str, str] = next((n["members"] for n in nights if n.get("members")), {})
+        today = {member.name: member.digest for member in self._known(pool)}
+        if not before:
+            return ()
+        lines = []
+        new = [name for name in today if name not in before]
+        other = [n for n, digest in today.items() if n in before and before[n] != digest]
+        gone = [name for name in before if name not in today]
+        if new:
+            lines.append(f"new: {listed(new, 10)}")
+        for name in other:
+            lines.append(f"{name} has new content: it is a new member, the old one's scores stay")
+        if gone:
+            lines.append(f"no longer there: {listed(gone, 10)}; what was scored of them is kept")
+        return tuple(lines or ["no new checkpoint since the last night"])
+
+    def _known(self, pool: Pool) -> Sequence[Any]:
+        journal = Journal.open(self.settings.work)
+        for member in pool.members:
+            digest = journal.digest_of(member)
+            if digest is not None:
+                member.remember_digest(digest)
+        return pool.members
+
+    def end(
+        self,
+        verdict: Verdict,
+        board: Leaderboard,
+        sifted: Sifted,
+        changes: tuple[str, ...],
+        published: Path | None,
+    ) -> Night:
+        """Remember the night, and only then swap the link: a kill between the two is repaired by
+        the next night, which decides the same again.
+        """
+        record = {
+            "time": self.now().isoformat(timespec="seconds"),
+            "run": board.about.run,
+            "verdict": verdict.word,
+            **{k: v for k, v in verdict.to_dict().items() if k not in ("word", "pairs", "rails")},
+            "benchmarks": list(board.benchmarks),
+            "mean": board.soup.mean if board.soup else None,
+            "candidate": self.candidate,
+            "published": published.name if published else None,
+            "members": {row.name: row.digest for row in board.members},
+            "left_out": [{"name": one.name, "how": one.how} for one in sifted.left_out],
+        }
+        self.shelf.remember(record)
+        deleted: tuple[str, ...] = ()
+        if published is not None:
+            self.shelf.use(published)
+            deleted = self._prune(sifted)
+        history = (*self.shelf.nights(),)
+        current = self.shelf.current
+        return Night(verdict, board, sifted.left_out, changes, published, current, deleted, history)
+
+    def _prune(self, sifted: Sifted) -> tuple[str, ...]:
+        if self.plan.keep is None:
+            return ()
+        base = self.plan.opening.get("base")
+        never = [*sifted.ready, *(Path(one.path) for one in sifted.left_out)]
+        try:
+            gone = self.shelf.prune(self.plan.keep, [*never, *([Path(base)] if base else [])])
+        except SoupError as error:  # the soup is published all the same
+            self.observe(Note(str(error), warning=True))
+            return ()
+        return tuple(path.name for path in gone)
+
+
+def scored_as(blend: Blend) -> str:
+    """What a blend's results are recorded by."""
+    return blend.digest
+
+
+def asked(history: Sequence[Mapping[str, Any]], benchmarks: Sequence[str], tonight: str) -> int:
+    """How many different soups were compared by any of these questions, tonight's included.
+
+    By names: a benchmark whose table or versions have changed a little still wears out.
+    """
+    before = {
+        record["candidate"]
+        for record in history
+        if record.get("nights") and set(record["benchmarks"]) & set(benchmarks)
+    }
+    return len(before | {tonight})
+
+
+def _missing(chosen: Chosen, key: str, benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
+    journal = chosen.scorer.journal
+    return [b for b in benchmarks if results_of(journal, key, {b.name: b.digest}) is None]

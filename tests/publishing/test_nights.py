@@ -1,0 +1,361 @@
+"""`soup nightly`, night after night, with a scorer that reads the weights."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from soup.cli import nightly as command
+from tests.cli.test_cli import fails, run
+from tests.publishing.pool import ReadingScorer, member
+
+X = ("--bench", "x", "--bench", "y", "--holdout", "z")
+
+
+class Place:
+    """A directory in which nights are played."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three members: two know different halves of most questions, the third knows little."""
+        self.path = path
+        self.ckpts = path / "ckpts"
+        self.shelf = path / "published"
+        self.scorer = ReadingScorer()
+        monkeypatch.setattr(command, "scorer_of", lambda *_: self.scorer)
+        member(self.ckpts / "a", range(0, 90))
+        member(self.ckpts / "b", range(60, 150))
+        member(self.ckpts / "c", range(0, 20))
+
+    def night(self, *more: object, fails_at: int | None = None, **environment: str) -> Any:
+        """One night; what it did, with its JSON document under ``document``."""
+        self.scorer = ReadingScorer(fails_at)
+        arguments = ("ckpts/*", *X, "--publish", "published", "--settle", "0")
+        done: Any = run(
+            self.path, "nightly", *arguments, "--json", "night.json", *more, **environment
+        )
+        document = self.path / "night.json"
+        done.document = json.loads(document.read_text()) if document.exists() else None
+        return done
+
+    @property
+    def latest(self) -> str:
+        """The soup in use."""
+        return os.readlink(self.shelf / "latest")
+
+    @property
+    def soups(self) -> list[str]:
+        """All that lie there."""
+        return sorted(p.name for p in self.shelf.iterdir() if p.is_dir() and not p.is_symlink())
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Where nothing has been published."""
+    return Place(tmp_path, monkeypatch)
+
+
+def test_seven_nights_in_a_row(place: Place) -> None:
+    """A good checkpoint, a bad one, a half-written one, none, a deleted one, the same name with new
+    content, and a night that is killed: what is scored, decided, published, deleted and said.
+    """
+    done = place.night()
+    assert done.returncode == 0, done.stderr
+    first = place.latest
+    assert done.document["verdict"]["why"] == "nothing was published here before"
+    assert done.document["soup"]["members"] == {"a": 0.5, "b": 0.5}
+    assert done.document["published"] == str(place.shelf / first)
+
+    member(place.ckpts / "d", range(140, 200))  # a good one
+    done = place.night("--keep", "1")
+    assert done.returncode == 0, done.stderr
+    second = place.latest
+    assert second == f"{first}-2" and place.soups == [first, second]
+    assert done.document["verdict"]["word"] == "better"
+    assert done.document["verdict"]["gain"] == 25.0
+    assert done.document["changes"] == ["new: d"]
+    asked = {names for names, _ in place.scorer.calls}
+    assert asked == {("d",), ("a", "b", "d"), ("a", "b", "d", "c")}, "only what is new"
+
+    member(place.ckpts / "e", [], lacks=-9.0)  # a bad one
+    member(place.ckpts / "nan", [], lacks=float("nan"))
+    done = place.night("--keep", "1")
+    assert done.returncode == 3, done.stderr
+    assert f"the same soup is published already, {second}" in done.document["verdict"]["why"]
+    assert [(one["name"], one["how"]) for one in done.document["left_out"]] == [("nan", "damaged")]
+    assert "NaN" in done.document["left_out"][0]["why"]
+    assert place.latest == second and place.soups == [first, second]
+    shutil.rmtree(place.ckpts / "nan")
+
+    member(place.ckpts / "f", range(0, 200))  # a half-written one
+    file = place.ckpts / "f" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    done = place.night()
+    assert done.returncode == 3, done.stderr
+    assert [(one["name"], one["how"]) for one in done.document["left_out"]] == [("f", "not ready")]
+    assert "f: left out, not ready: " in done.stderr and "still being written" in done.stderr
+    assert place.scorer.calls == []
+    shutil.rmtree(place.ckpts / "f")
+
+    done = place.night()  # none
+    assert done.returncode == 3 and place.scorer.calls == []
+    assert done.document["changes"] == ["no new checkpoint since the last night"]
+
+    shutil.move(place.ckpts / "d", place.path / "d")  # a deleted one
+    done = place.night()
+    assert done.returncode == 3, done.stderr
+    assert done.document["verdict"]["gain"] == -25.0
+    assert "no longer there: d; what was scored of them is kept" in done.document["changes"]
+    asked = {names for names, _ in place.scorer.calls}
+    assert asked == {("a", "b", "e")}, "a trial that d stood before; the published soup is known"
+    shutil.move(place.path / "d", place.ckpts / "d")
+
+    shutil.rmtree(place.ckpts / "c")  # the same name with new content
+    member(place.ckpts / "c", range(100, 200), lacks=-0.125)
+    line = "c has new content: it is a new member, the old one's scores stay"
+    done = place.night(fails_at=3)  # killed in the middle
+    assert done.returncode == 130, done.stderr
+    assert line in done.stderr
+    assert place.latest == second and place.soups == [first, second]
+    assert done.document["error"] == "stopped", "yesterday's result does not stand as today's"
+    done = place.night("--keep", "1")
+    assert ("c",) not in {names for names, name in place.scorer.calls if name == "x"}
+    assert done.returncode == 3, done.stderr
+    assert place.scorer.calls, "it goes on from there"
+
+    nights = [json.loads(text) for text in (place.shelf / "nights.jsonl").read_text().splitlines()]
+    words = [night["verdict"] for night in nights]
+    assert words == ["better", "better", *["not better"] * 5]
+    assert [night["nights"] for night in nights][:2] == [0, 1]
+
+
+def test_a_gain_of_luck_cannot_be_told(place: Place) -> None:
+    """Exit code 4, the smallest gain that could have been told, and nothing is published."""
+    place.night()
+    first = place.latest
+    member(place.ckpts / "d", [150], lacks=-0.01)
+    done = place.night("--junit", "night.xml", "--markdown", "night.md")
+    verdict = done.document["verdict"]
+    assert done.returncode == 4, done.stderr
+    assert verdict["word"] == "cannot tell" and verdict["gain"] == 0.5
+    assert verdict["tellable"] > verdict["step"] > 0.5
+    assert place.latest == first and place.soups == [first]
+    assert f"the smallest gain that could have been told: {verdict['tellable']:.2f}" in done.stdout
+    text = (place.path / "night.md").read_text()
+    assert text.startswith("<!-- soup nightly -->\n") and "**cannot tell**" in text
+    suite = ElementTree.parse(place.path / "night.xml").getroot()[0]
+    assert (suite.get("failures"), suite.get("skipped"), suite.get("tests")) == ("0", "1", "4")
+
+
+def test_each_soup_that_is_compared_makes_the_next_one_harder(place: Place) -> None:
+    """The level is alpha divided by the number of soups so far; the same soup counts once."""
+    place.night()
+    for k in range(3):
+        member(place.ckpts / f"d{k}", [150 + k], lacks=-0.01)
+        verdict = place.night("--alpha", "0.006").document["verdict"]
+        assert (verdict["nights"], verdict["level"]) == (k + 1, 0.006 / (k + 1))
+        again = place.night("--alpha", "0.006").document["verdict"]
+        assert again == verdict
+
+
+def test_guard_rails_and_a_least_gain_hold_a_soup_back(place: Place) -> None:
+    """A benchmark or hold-out that falls too far, or a gain that is too small: exit code 3."""
+    place.night()
+    better = member(place.ckpts / "d", range(140, 200))
+    done = place.night("--min-gain", "25")
+    assert done.returncode == 3 and "more than 25 are asked for" in done.stdout
+    shutil.rmtree(better)
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    member(better, range(140, 200))
+    tensors = load_file(better / "model.safetensors")
+    tensors["z"] = torch.full_like(tensors["z"], -9.0)  # on the hold-out it ruins everything
+    save_file(tensors, better / "model.safetensors", metadata={"format": "pt"})
+    done = place.night("--no-worse", "z:0.5", "--junit", "night.xml")
+    assert done.returncode == 3, done.stderr
+    assert "z fell from 75.00 to 0.00, a fall of 0.5 is allowed" in done.document["verdict"]["why"]
+    suite = ElementTree.parse(place.path / "night.xml").getroot()[0]
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed == ["better than the published soup", "z falls by at most 0.5"]
+    assert place.night("--no-worse", "x:0.5").returncode == 0
+
+
+def test_too_few_good_checkpoints_are_a_verdict(place: Place) -> None:
+    """Not an error: exit code 4, and what was left out is named."""
+    for name in ("a", "b"):
+        (place.ckpts / name / "model.safetensors").write_bytes(b"\1\0")
+    done = place.night()
+    assert done.returncode == 4, done.stderr
+    assert "1 good checkpoint of 3, at least 2 are needed" in done.document["verdict"]["why"]
+    assert [one["name"] for one in done.document["left_out"]] == ["a", "b"]
+    assert not (place.shelf / "latest").exists()
+
+
+def test_a_young_file_is_not_ready(place: Place) -> None:
+    """--settle: a checkpoint that was just written waits for another night."""
+    for path in place.ckpts.glob("[ab]/*"):
+        os.utime(path, (1, 1))
+    done = place.night("--settle", "3600")
+    assert done.returncode == 0, done.stderr
+    (one,) = done.document["left_out"]
+    assert (one["name"], one["how"]) == ("c", "not ready")
+    assert "it counts as complete after 1 h 00 without a change (--settle)" in one["why"]
+
+
+def test_a_bad_one_is_an_error_where_that_is_asked_for(place: Place) -> None:
+    """--no-skip-bad: exit code 1; one that is not ready is left out all the same."""
+    (place.ckpts / "c" / "config.json").write_text("{")
+    done = place.night("--no-skip-bad")
+    assert "config.json: not JSON" in fails(done, 1)
+    assert done.document["error"]
+
+
+def test_the_largest_group_that_fits_is_the_pool(place: Place) -> None:
+    """Also where the first one is the odd one out."""
+    from tests.conftest import make_checkpoint, random_tensors
+
+    make_checkpoint(place.ckpts / "0-odd", random_tensors(1))
+    done = place.night()
+    assert done.returncode == 0, done.stderr
+    assert [(one["name"], one["how"]) for one in done.document["left_out"]] == [
+        ("0-odd", "does not fit")
+    ]
+
+
+def test_a_night_that_was_killed_while_it_published_is_finished_by_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is as it was; the soup that was written is used, not written twice."""
+    from soup.publishing.shelf import Shelf
+
+    place.night()
+    first = place.latest
+    member(place.ckpts / "d", range(140, 200))
+    with monkeypatch.context() as patched:
+
+        def killed(shelf: Shelf, soup: Path) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(Shelf, "use", killed)
+        assert place.night().returncode == 130
+    assert place.latest == first and place.soups == [first, f"{first}-2"]
+    written = (place.shelf / f"{first}-2" / "model.safetensors").stat().st_ino
+    done = place.night()
+    assert done.returncode == 0 and place.latest == f"{first}-2"
+    assert place.soups == [first, f"{first}-2"]
+    assert (place.shelf / place.latest / "model.safetensors").stat().st_ino == written
+    assert done.document["verdict"]["nights"] == 1, "it is the same soup"
+
+
+def test_old_soups_go_but_never_a_member_or_the_one_in_use(place: Place) -> None:
+    """--keep N besides the one in use."""
+    place.night()
+    first = place.latest
+    member(place.ckpts / "d", range(140, 170))
+    assert place.night("--keep", "0", f"published/{first}").returncode == 0
+    assert place.soups == [first, f"{first}-2"], "the first is a member of the pool"
+    member(place.ckpts / "e", range(160, 200))
+    done = place.night("--keep", "0")
+    assert done.returncode == 0, done.stderr
+    assert place.soups == [f"{first}-3"]
+    assert done.document["deleted"] == [first, f"{first}-2"]
+
+
+def test_rollback_uses_the_soup_before_and_is_remembered(place: Place) -> None:
+    """No night publishes again by itself what was taken back; by name it can be used again."""
+    place.night()
+    first = place.latest
+    assert "there is no soup before" in fails(
+        run(place.path, "rollback", "--publish", "published"), 1
+    )
+    member(place.ckpts / "d", range(140, 200))
+    place.night()
+    second = place.latest
+    done = run(place.path, "rollback", "--publish", "published")
+    assert done.stdout == f"{first} is in use, {second} is not any more\n"
+    assert place.latest == first
+    done = place.night()
+    assert done.returncode == 3 and "was taken back on" in done.document["verdict"]["why"]
+    assert run(place.path, "rollback", "--publish", "published", "--to", second).returncode == 0
+    assert place.latest == second
+    assert "no soup 2000-01-01" in fails(
+        run(place.path, "rollback", "--publish", "published", "--to", "2000-01-01"), 1
+    )
+
+
+def test_the_published_soup_is_asked_what_it_was_not_asked(place: Place) -> None:
+    """Where benchmarks have changed since, its written weights are asked, once."""
+    place.night()
+    member(place.ckpts / "d", range(140, 200))
+    published = place.latest
+    done = place.night("--work", "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert done.document["verdict"]["gain"] == 25.0
+    assert [call for call in place.scorer.calls if call[0] == (published,)] == [
+        ((published,), name) for name in ("x", "y", "z")
+    ]
+    member(place.ckpts / "e", [])
+    assert place.night("--work", "elsewhere").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--no-worse", "q:1"), 2, "--no-worse q: no such benchmark in this run"),
+        (("--no-worse", "x:little"), 2, "--no-worse x:little: expected NAME:POINTS"),
+        (("--alpha", "2"), 2, "--alpha 2: expected more than 0 and less than 1"),
+        (("--time-limit", "soon"), 2, "--time-limit soon: expected seconds, or a time"),
+        (("--notify", "ftp://secret"), 2, "--notify: expected an address"),
+        (("--publish", "ckpts/a/config.json"), 1, "cannot be published in"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_scored(
+    place: Place, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    """One line, exit code 2 or 1."""
+    assert message in fails(place.night(*arguments), code)
+    assert place.scorer.calls == []
+
+
+def test_no_benchmark_is_a_usage_error(place: Place) -> None:
+    """There would be nothing to decide by."""
+    done = run(place.path, "nightly", "ckpts/*", "--publish", "published")
+    assert "add --bench NAME" in fails(done, 2)
+
+
+def test_when_the_time_is_over_the_exit_code_says_so(place: Place) -> None:
+    """75: the same command goes on from there, and does."""
+    real = ReadingScorer.measure
+
+    def slow(scorer: ReadingScorer, *arguments: Any) -> Any:
+        if len(scorer.calls) == 3:
+            import time
+
+            time.sleep(5)
+        return real(scorer, *arguments)
+
+    ReadingScorer.measure = slow  # type: ignore[method-assign]
+    try:
+        done = place.night("--time-limit", "0.5")
+    finally:
+        ReadingScorer.measure = real  # type: ignore[method-assign]
+    assert done.returncode == 75, done.stderr
+    assert "the time is over" in done.stderr
+    assert place.night().returncode == 0
+
+
+def test_the_step_summary_is_written_by_itself(place: Place) -> None:
+    """Where GitHub's CI collects it; what cannot be told is a warning, and changes nothing."""
+    summary = place.path / "summary.md"
+    summary.write_text("before\n")
+    done = place.night(GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 0
+    assert summary.read_text().startswith("before\n<!-- soup nightly -->\n\n## Nightly soup")
+    done = place.night("--junit", "nowhere/night.xml", GITHUB_STEP_SUMMARY="/nowhere/s.md")
+    assert done.returncode == 3, "the verdict"
+    assert done.stderr.count("warning: ") == 2
