@@ -104,6 +104,8 @@ def scorer_of(
         families=families,
         engine=scoring.engine,
         vllm=config.vllm(),
+        workers=scoring.workers,
+        gpus_per_worker=scoring.gpus_per_worker,
     )
 
 

@@ -264,6 +264,20 @@ class ScoringOptions:
             "GPU and serves the model.",
         ),
     ] = "auto"
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Processes that share the work, each with a model; auto is one for each GPU.",
+        ),
+    ] = "1"
+    gpus_per_worker: Annotated[
+        int,
+        typer.Option(
+            "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import (
     Accept,
     Decision,
+    Expect,
     Mix,
     Trial,
     as_given,
@@ -36,7 +37,14 @@ from soup.choosing.recipes import (
     maximum,
     settled,
 )
-from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.scoring import (
+    Benchmark,
+    Expected,
+    HousedScorer,
+    PartialScorer,
+    RecordedScorer,
+    Scorer,
+)
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
@@ -362,16 +370,20 @@ class _Walk:
     def scored(self) -> None:
         """Tell that nothing more is asked."""
         if self.scorer is not None:
+            self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
         if self.scorer is None:
             return
-        count = len(self.pool.members)
-        for k, member in enumerate(self.pool.members, 1):
-            blend = self.mix([member])
-            label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        count, every = len(self.pool.members), self.benchmarks + self.holdouts
+        members = [
+            Expected(self.mix([member]), every, f"{member.name} ({k} of {count})")
+            for k, member in enumerate(self.pool.members, 1)
+        ]
+        self.scorer.expect(members)
+        for k, one in enumerate(members, 1):
+            self.scorer.score(one.blend, every, one.label, k)
         self.weigh()
 
     def weigh(self) -> None:
@@ -407,6 +419,19 @@ class _Walk:
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
         )
+
+    def expect(self) -> Expect | None:
+        """Tells a scorer that can work ahead which trials may follow."""
+        scorer = self.scorer
+        if scorer is None or not scorer.foresees:
+            return None
+
+        def tell(trials: Sequence[tuple[Blend, float]]) -> None:
+            # A trial that may be stopped early is asked bit by bit.
+            ahead = trials if self.settings.confident is None else trials[1:]
+            scorer.expect([Expected(b, self.benchmarks, _label(b), p) for b, p in ahead])
+
+        return tell
 
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
@@ -624,4 +649,5 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.settings.min_gain,
         walk.attempt(),
         walk.accept(len({member.digest for member in members})),
+        walk.expect(),
     )
