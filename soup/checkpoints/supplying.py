@@ -114,7 +114,8 @@ def _supply_one(
                 continue
         if having:
             supplied[kind] = having[0].path
-            by_source.setdefault(having[0].name, []).append(kind)
+            called = kind if having[0].files.has(kind) else f"{kind} settings"
+            by_source.setdefault(having[0].name, []).append(called)
     if not supplied and not undecided:
         return member, []
     lines = [
