@@ -64,7 +64,10 @@ def supply(
         found.append(dressed)
         for line in lines:
             said.setdefault(line, []).append(member.name)
-    lines = [f"{_listed(names)}: {line}" for line, names in said.items()]
+    lines = [
+        f"{_listed(names)}: {'have' if len(names) > 1 else 'has'} no {line}"
+        for line, names in said.items()
+    ]
     used = {place for member in found for _, place in member.supplied}
     if processor is not None and processor not in used:
         lines.append(f"--processor {processor}: not used: no member lacks what it has")
@@ -119,7 +122,7 @@ def _supply_one(
     if not supplied and not undecided:
         return member, []
     lines = [
-        f"has no {_listed(kinds, 'or')}; {_its(kinds)} of {source} {_are(kinds)} used instead"
+        f"{_listed(kinds, 'or')}; {_its(kinds)} of {source} {_are(kinds)} used instead"
         for source, kinds in by_source.items()
     ]
     return replace(member, supplied=tuple(supplied.items()), undecided=undecided), lines
