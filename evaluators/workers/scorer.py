@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from soup.evaluators.models.families import Family, family_of, named, require_na
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
 from soup.evaluators.workers.known import Known, now
+from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.events import Note, Observer, ignore
@@ -272,6 +273,10 @@ class VLMEvalKitScorer:
         if self._measured is not None:
             self._measured.unlink(missing_ok=True)
             self._measured = None
+
+    def tidy(self, recorded: Collection[str]) -> None:
+        """See ``soup.choosing.scoring.TidyScorer``: files of commands that were killed."""
+        remove_leavings(self._work / "predictions", recorded)
 
     def close(self) -> None:
         """End the worker."""
