@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, line, looking, models, nightly, soups, stopping
+from soup.cli import (
+    config,
+    demo,
+    differing,
+    line,
+    looking,
+    models,
+    nightly,
+    report,
+    rescoring,
+    soups,
+    stopping,
+)
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -72,6 +84,8 @@ app.command()(looking.leaderboard)
 app.command()(differing.compare)
 app.command()(differing.answers)
 app.command()(line.line)
+app.command()(report.report)
+app.command()(rescoring.rescore)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

@@ -7,6 +7,8 @@ from typing import Any
 import typer
 import typer.main
 
+from soup.cli.coercing import lighten
+
 
 def command(app: typer.Typer) -> Any:
     """An application as a command, whose help shows the type of nothing that has no metavar.
@@ -17,9 +19,12 @@ def command(app: typer.Typer) -> Any:
     built: Any = typer.main.get_command(app)
     names = built.context_settings["help_option_names"]
     for each in (built, *built.commands.values()):
-        each.get_help_option(typer.Context(each, help_option_names=names)).metavar = ""
+        asked = each.get_help_option(typer.Context(each, help_option_names=names))
+        asked.metavar = ""
+        lighten(asked)
         for parameter in each.params:
             _shorten(parameter)
+            lighten(parameter)
         each.format_help = _closer(each.format_help)
     return built
 

@@ -50,21 +50,25 @@ def check(
 
     Example: soup check ckpts/*
     """
-    from soup.cli import documents, render
+    from soup.cli import render
 
     dtype = dtype_of(pool.dtype)
     try:
-        report = soup.inspect(pool.ckpts, dtype, pool.base)
+        report = soup.inspect(pool.ckpts, dtype, pool.base, pool.reference, pool.processor)
         if model:
             report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}
         report = looked_into(report)
     except SoupError as error:
         if json is not None and not isinstance(error, UsageError):
+            from soup.cli import documents
+
             documents.put(json, "check", documents.failed(error))
         raise
     report = replace(report, duplicates=tuple(sorted(known)))
     if json is not None:
+        from soup.cli import documents
+
         documents.put(json, "check", documents.pool_found(report))
     if str(json) != "-":
         render.check(report, console.out)
@@ -86,13 +90,13 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
 
 
 def compared(report: "Report", work: Path) -> "Report":
-    """The report with what transformers says of the first member, which the others are like."""
+    """The report with what transformers says of the reference, which the others are like."""
+    from soup.checkpoints.described import describe
     from soup.cli.progress import Watch
-    from soup.run import describe
 
     if report.problems:
         return report  # these come first
-    reference = report.members[0]
+    reference = report.reference or report.members[0]
     with Watch(console.err) as watch:
         found = describe(reference, work, watch)
     notes = tuple(f"{reference.name}: {note}" for note in found.notes)

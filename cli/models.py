@@ -24,10 +24,11 @@ def families() -> None:
 
     Example: soup families
     """
+    from soup.checkpoints.installed import version_of
     from soup.cli import render
     from soup.evaluators.models.families import FAMILIES
 
-    render.families(FAMILIES, _installed("transformers"), console.out)
+    render.families(FAMILIES, version_of("transformers"), console.out)
 
 
 @grouped
@@ -69,12 +70,3 @@ def doctor(
             raise ScoringError("something is missing: see above")
         if try_ and model is not None:
             render.trial(ask_once(scorer, model, work, watch), console.out)
-
-
-def _installed(package: str) -> str | None:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
 from soup.cli.escaping import escape
 from soup.words import NAME, counted, listed, plain, shown
 
@@ -47,6 +46,9 @@ def compared_rows(found: SideBySide) -> Iterator[list[str]]:
 
 
 def _compared(name: str, one: Compared) -> list[str]:
+    # Here, for families and check need none of it.
+    from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
+
     flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
     gain, interval, p = sure(one.difference)
     gain = aligned([gained(one.difference.gain, one.difference), NOISE])[0]

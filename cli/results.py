@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import soup
-from soup.choosing.attempts import circumstances, in_words, record_failure
 from soup.choosing.journal import FILE, now
 from soup.choosing.leaderboard import About, Leaderboard
 from soup.cli import board as boards
 from soup.cli import console
 from soup.cli.options import LookOptions, ShowOptions
 from soup.errors import OutputError, SoupError, UsageError
-from soup.run import Settings
+
+if TYPE_CHECKING:
+    from soup.run import Settings
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -69,7 +71,7 @@ def is_step_summary(file: Path) -> bool:
 
 
 @contextmanager
-def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterator[None]:
+def failure_shown(kind: str, settings: "Settings", display: ShowOptions) -> Iterator[None]:
     """Where a run fails, its documents say so, instead of holding yesterday's result."""
     try:
         yield
@@ -80,24 +82,37 @@ def failure_shown(kind: str, settings: Settings, display: ShowOptions) -> Iterat
         raise
 
 
-def open_pool(kind: str, ckpts: Sequence[str], settings: Settings, base: Path | None) -> soup.Pool:
+def open_pool(
+    kind: str,
+    ckpts: Sequence[str],
+    settings: "Settings",
+    base: Path | None,
+    reference: str | None = None,
+    processor: Path | None = None,
+) -> "soup.Pool":
     """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
 
     Raises:
         SoupError: see ``Pool.open``.
     """
     try:
-        return soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
+        return soup.Pool.open(
+            *ckpts, dtype=settings.dtype, base=base, reference=reference, processor=processor
+        )
     except UsageError:
         raise
     except SoupError as error:
         if (Path(settings.work) / FILE).exists():  # a first run has nothing to be mistaken for
+            from soup.choosing.attempts import record_failure
+
             record_failure(kind, asdict(settings), error)
         raise
 
 
-def _failed(kind: str, settings: Settings, error: BaseException) -> Leaderboard:
+def _failed(kind: str, settings: "Settings", error: BaseException) -> Leaderboard:
     """What is to be said of a run that has just failed."""
+    from soup.choosing.attempts import circumstances, in_words
+
     with contextlib.suppress(SoupError):
         found = soup.show(settings.work)
         if found.error == in_words(error) and not isinstance(error, UsageError):

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from soup.checkpoints.pool import Pool, Problem, Report, inspect
     from soup.choosing.confident import Stopped
     from soup.choosing.journal import Journal
-    from soup.choosing.leaderboard import Leaderboard
+    from soup.choosing.leaderboard import Leaderboard, show
     from soup.choosing.recipes import Decision
     from soup.choosing.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
     from soup.errors import SoupError
     from soup.events import Evaluation, Event, Note, Observer, Progress, Work
-    from soup.run import Settings, make, score, show
+    from soup.run import Settings, make, score
     from soup.watching.watch import watch
 
 _HOMES = {
@@ -44,12 +44,12 @@ _HOMES = {
     "soup.checkpoints.pool": ("Pool", "Problem", "Report", "inspect"),
     "soup.choosing.confident": ("Stopped",),
     "soup.choosing.journal": ("Journal",),
-    "soup.choosing.leaderboard": ("Leaderboard",),
+    "soup.choosing.leaderboard": ("Leaderboard", "show"),
     "soup.choosing.recipes": ("Decision",),
     "soup.choosing.scoring": ("Benchmark", "Part", "PartialScorer", "Result", "Score", "Scorer"),
     "soup.errors": ("SoupError",),
     "soup.events": ("Evaluation", "Event", "Note", "Observer", "Progress", "Work"),
-    "soup.run": ("Settings", "make", "score", "show"),
+    "soup.run": ("Settings", "make", "score"),
     "soup.watching.watch": ("watch",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,7 +1,5 @@
 """Our side of the worker: a scorer that asks VLMEvalKit in a process of its own."""
 
-import hashlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +8,14 @@ from typing import Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions_digest
 from soup.choosing.questions import Questions
-from soup.choosing.scoring import Benchmark, Part, Result, result_key
+from soup.choosing.scoring import Benchmark, Part, Result, benchmark_digest, result_key
 from soup.errors import BenchmarkError, ScoringError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.early import require_sources
 from soup.evaluators.kit.finished import table_of
-from soup.evaluators.kit.judge import endpoint
+from soup.evaluators.kit.judge import named_judge
 from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
@@ -86,12 +83,7 @@ class VLMEvalKitScorer:
             UsageError: a number, a device or a dtype that cannot be, a family that is none, or a
                 judge without an address or the other way round.
         """
-        if bool(judge) != bool(judge_url) or "" in (judge, judge_url):
-            raise UsageError(
-                "a judge is a model and an address: give both --judge MODEL and --judge-url URL, "
-                "e.g. --judge-url http://localhost:8000/v1"
-            )
-        self._judge = {"model": judge, "url": endpoint(judge_url)} if judge and judge_url else None
+        self._judge = named_judge(judge, judge_url)
         if family is not None:
             require_named(family, f"--family {family}", generic=True)
         for name, about in (families or {}).items():
@@ -210,13 +202,12 @@ class VLMEvalKitScorer:
     ) -> list[Benchmark]:
         """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
-        common = model | {"companions": companions_digest(reference.home)}
         found = []
         names = distinct_names([request["source"] for request in asking])
         for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
-            settings = answer["settings"] | common
-            digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+            settings = answer["settings"] | model
+            digest = benchmark_digest(settings)
             self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
             found.append(Benchmark(name, answer["samples"], digest, settings, questions))
@@ -259,7 +250,7 @@ class VLMEvalKitScorer:
 
     def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
         """What the worker needs to know to work on a result."""
-        key = result_key(blend.digest, benchmark.digest)
+        key = result_key(blend.key, benchmark.digest)
         return {
             "blend": encode_blend(blend),
             "benchmark": self._sources[benchmark.digest],

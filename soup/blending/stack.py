@@ -16,7 +16,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.adapter import PREFIX, read_settings
 from soup.checkpoints.checkpoint import Checkpoint, same_bytes
-from soup.checkpoints.lora import LoraUpdate
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate
 from soup.errors import PoolError, UsageError
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -115,8 +115,15 @@ def _plain_updates(reference: Checkpoint, member: Checkpoint) -> dict[str, LoraU
         raise refuse(f"expected an adapter of {reference.home}, found one of {member.home}")
     plain = {}
     for name, update in member.updates.items():
+        if isinstance(update, ExpertsUpdate):
+            raise refuse(
+                f"tensor {name} holds experts that LoRA changes one by one (target_parameters), "
+                "which is not stacked"
+            )
         if not isinstance(update, LoraUpdate):
             raise refuse(f"tensor {name} is stored whole (modules_to_save or a bias)")
+        if len(update.down.shape) != 2:
+            raise refuse(f"tensor {name} is a convolution's, whose factors are not stacked")
         if update.magnitude is not None:
             raise refuse(f"tensor {name} is changed by DoRA, whose sum is no DoRA")
         # PEFT saves a copy of the base's own embedding beside factors of it.

@@ -3,7 +3,6 @@
 ``describe.py`` is what runs there.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.installed import version_of
 
 PATIENCE = 300  # seconds for transformers to be imported, from a slow disk, too
 SCRIPT = Path(__file__).with_name("describe.py")
@@ -28,8 +28,7 @@ def unknown(checkpoint: Checkpoint) -> str:
     kind = checkpoint.config.get("model_type")
     folder = Path(found.origin).parent / "models" / str(kind).replace("-", "_").replace("/", "_")
     if not kind or not folder.is_dir():
-        version = importlib.metadata.version("transformers")
-        return f"transformers {version} has no model_type {kind!r}"
+        return f"transformers {version_of('transformers')} has no model_type {kind!r}"
     return ""
 
 

@@ -6,8 +6,6 @@ one member (the others have its names and shapes), and what it said is kept.
 """
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,9 @@ from typing import Any
 from soup.checkpoints.asking import ask, unknown
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import VOLATILE_CONFIG
+from soup.checkpoints.installed import version_of
 from soup.checkpoints.pool import Problem
+from soup.events import Note, Observer, ignore
 
 IGNORED = ("inv_freq", "position_ids", ".num_batches_tracked")
 """How the names of buffers end that older versions saved and newer ones make themselves."""
@@ -82,6 +82,17 @@ class Described:
         return []
 
 
+def describe(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+) -> Described:
+    """Compare a pool's names and shapes with the model that config.json describes.
+
+    Takes seconds where transformers has to be asked; the answer is kept in ``work``.
+    """
+    text = "asking transformers what the model of config.json needs; this takes seconds, once"
+    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+
+
 def compare(
     checkpoint: Checkpoint, cache: Path | None = None, asking: Callable[[], None] = lambda: None
 ) -> Described:
@@ -112,7 +123,7 @@ def compare(
 
 def _key(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> str:
     config = {k: v for k, v in checkpoint.config.items() if k not in VOLATILE_CONFIG}
-    versions = [importlib.metadata.version(name) for name in ("transformers", "torch")]
+    versions = [version_of(name) for name in ("transformers", "torch")]
     text = json.dumps([1, versions, config, sorted(asked["tensors"])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

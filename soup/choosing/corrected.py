@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from soup.choosing.quantiles import normal
 from soup.choosing.statistics import Array
 
 STEPS = (1.0, 4.0, 16.0, 64.0)
@@ -141,12 +142,11 @@ def _spreads(scale: float, none: float) -> list[tuple[float, float]]:
 
 def _quantile(weights: Array, middle: Array, spread: Array, q: float) -> float:
     """Of a weighted sum of normal distributions, by halving."""
-    from scipy.special import ndtr
-
     low, high = float((middle - 7 * spread).min()), float((middle + 7 * spread).max())
     for _ in range(60):
         half = (low + high) / 2
-        if float(weights @ ndtr((half - middle) / spread)) < q:
+        below = np.array([normal(value) for value in (half - middle) / spread])
+        if float(weights @ below) < q:
             low = half
         else:
             high = half

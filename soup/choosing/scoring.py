@@ -24,8 +24,8 @@ class Benchmark:
     Attributes:
         name: the column's heading.
         samples: questions to answer.
-        digest: SHA-256 of all that decides the answers and the score besides the weights: data,
-            prompts, generation settings, the reference's companion files, versions.
+        digest: SHA-256 of all that decides the answers and the score besides the model (its
+            weights and the files beside them): data, prompts, generation settings, versions.
         settings: the same, to read; it is kept beside each result.
         questions: what they have in common; None where the scorer cannot say.
     """
@@ -103,7 +103,8 @@ class Scorer(Protocol):
         """Look benchmarks up, in order; nothing is generated.
 
         Args:
-            reference: whose companion files (config, processor, chat template) will be used.
+            reference: the member whose kind of model is asked; a blend says whose companion files
+                (config, processor, chat template) it is asked with.
             names: as the user gave them.
             observe: told of progress.
 
@@ -237,7 +238,7 @@ class RecordedScorer:
         number = self._number(blend, number)
         results: dict[str, Result] = {}
         for benchmark in benchmarks:
-            key = result_key(blend.digest, benchmark.digest)
+            key = result_key(blend.key, benchmark.digest)
             found = recorded(self.journal, key)
             if found is None:
                 task = f"{label} on {benchmark.name}"
@@ -248,12 +249,14 @@ class RecordedScorer:
                 self.journal.append(
                     "result",
                     key=key,
-                    blend=blend.digest,
+                    blend=blend.key,
+                    weights=blend.digest,
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
+                    companions=blend.companions.digest,
                     run=self.run,
-                    result=_to_json(found, benchmark),
+                    result=result_to_json(found, benchmark.settings),
                 )
                 self.measured += 1
             if self.ahead is not None:
@@ -272,7 +275,7 @@ class RecordedScorer:
 
     def _number(self, blend: Blend, number: int | None = None) -> int:
         following = max(self._numbers.values(), default=0) + 1
-        known = self._numbers.setdefault(blend.digest, number or following)
+        known = self._numbers.setdefault(blend.key, number or following)
         return number or known
 
     def _tell(self, number: int, label: str, benchmark: Benchmark, task: str) -> None:
@@ -301,9 +304,14 @@ class _Took:
         return round(time.monotonic() - self._began, 6)
 
 
-def result_key(blend_digest: str, benchmark_digest: str) -> str:
-    """The content key of a result: no model's name, no path."""
-    return hashlib.sha256(f"{blend_digest} {benchmark_digest}".encode()).hexdigest()
+def result_key(blend_key: str, benchmark_digest: str) -> str:
+    """The content key of a result, of a ``Blend.key``: no model's name, no path."""
+    return hashlib.sha256(f"{blend_key} {benchmark_digest}".encode()).hexdigest()
+
+
+def benchmark_digest(settings: Mapping[str, Any]) -> str:
+    """The digest of a benchmark that is measured so; see ``Benchmark``."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
 
 
 def recorded(journal: Journal, key: str) -> Result | None:
@@ -324,8 +332,9 @@ def recorded(journal: Journal, key: str) -> Result | None:
     return found
 
 
-def _to_json(result: Result, benchmark: Benchmark) -> dict[str, Any]:
+def result_to_json(result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as the journal keeps it; ``recorded`` is the other way."""
     return asdict(result) | {
         "outcomes": json.loads(json.dumps(dict(result.outcomes))),
-        "settings": dict(benchmark.settings),
+        "settings": dict(settings),
     }

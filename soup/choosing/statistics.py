@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from soup.choosing.quantiles import student
 from soup.choosing.questions import Questions, Term
 
 Array = NDArray[np.float64]
@@ -144,10 +145,8 @@ class Paired:
         gains = [round(float(self.means[p] - self.means[q]), 10) for p, q in pairs]
         if self.unknown:
             return [Difference(gain, unknown=self.unknown) for gain in gains]
-        from scipy.special import stdtrit
-
         scale = self.clusters / max(self.clusters - 1, 1)
-        quantile = float(stdtrit(max(self.clusters - 1, 1), 0.975))
+        quantile = student(max(self.clusters - 1, 1), 0.975)
         parts = [self._swapped(p, q) for p, q in pairs]
         tails = _tails(parts)
         found = []

@@ -172,6 +172,42 @@ def test_members_that_no_adapter_can_hold_are_named(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("weight", "factors", "settings", "message"),
+    [
+        (
+            {"mlp.experts.down_proj": torch.ones(2, 4, 3)},
+            {"mlp.experts.lora_A.weight": (2, 3), "mlp.experts.lora_B.weight": (4, 2)},
+            {"target_parameters": ["mlp.experts.down_proj"], "r": 1},
+            "mlp.experts.down_proj holds experts that LoRA changes one by one",
+        ),
+        (
+            {"patch.weight": torch.ones(4, 3, 2, 2)},
+            {"patch.lora_A.weight": (1, 3, 2, 2), "patch.lora_B.weight": (4, 1, 1, 1)},
+            {},
+            "patch.weight is a convolution's",
+        ),
+    ],
+    ids=["experts", "convolution"],
+)
+def test_what_is_not_stacked_is_called_what_it_is(
+    tmp_path: Path,
+    weight: dict[str, torch.Tensor],
+    factors: dict[str, tuple[int, ...]],
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    """It blends as a full model all the same."""
+    base = make_checkpoint(tmp_path / "base", weight)
+    made = {name: torch.ones(shape) for name, shape in factors.items()}
+    paths = [make_adapter(tmp_path / name, made, base, **settings) for name in ("a", "b")]
+    pool = Pool.open(*paths)
+    whole = Blend(pool.members, pool.reference)
+    with pytest.raises(PoolError, match=f"a: tensor {message}.*leave --as-adapter out"):
+        write(whole, tmp_path / "out", as_adapter=True)
+    write(whole, tmp_path / "out")
+
+
 def test_only_averages_become_adapters(tmp_path: Path) -> None:
     """Coefficients that do not add up to 1 scale the base, too; a dtype means nothing here."""
     pool = Pool.open(*hand_made(tmp_path))

@@ -13,7 +13,7 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
 from soup.checkpoints.problems import summary
 from soup.checkpoints.soundness import Scan, Soundness, problems, remarks
-from soup.choosing.journal import Journal
+from soup.choosing.journal import Journal, _files_hash
 from soup.errors import PoolError
 from soup.evaluators.fake import FakeScorer
 from soup.run import Settings, identify, make
@@ -165,7 +165,8 @@ def test_a_digest_of_an_older_version_is_found_again(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "a", random_tensors(0))
     checkpoint = open_checkpoint(path)
     journal = Journal.open(tmp_path / "work")
-    journal.append("digest", files=checkpoint.files_key, digest="0" * 64)
+    files = checkpoint.files_key
+    journal.append("digest", of=_files_hash(files), files=files, digest="0" * 64)
     assert not journal.recall(checkpoint)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,8 @@ from soup.blending.methods import METHODS
 from soup.checkpoints.opening import open_checkpoint
 from soup.cli import config
 from soup.cli.app import main
-from soup.cli.stopping import TEXT
 from soup.cli.options import parameters
+from soup.cli.stopping import TEXT
 from soup.cli.values import Option
 from soup.errors import UsageError
 from tests.conftest import make_checkpoint, random_tensors

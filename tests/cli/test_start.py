@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from soup.checkpoints.pool import Pool
+from soup.cli.app import main
+from soup.evaluators.fake import FakeScorer
+from soup.run import Settings, make
 from tests.conftest import make_adapter, make_checkpoint, make_torch_checkpoint, random_tensors
 
-HEAVY = ("torch", "numpy", "transformers", "vlmeval", "pandas")
+SLOW = ("torch", "scipy", "pydantic", "transformers", "vlmeval", "pandas")
+HEAVY = (*SLOW, "numpy")
 BARS = ("rich.progress", "soup.cli.progress")
 WORK = ("soup.run", "soup.blending.blend", "soup.evaluators.workers.scorer", *BARS)
 
@@ -56,6 +61,46 @@ def test_what_a_quick_command_does_not_import(
     found, modules = imported(tmp_path, *arguments)
     assert found == code
     assert sorted(modules.intersection(never)) == []
+
+
+def test_a_scored_run_is_shown_again_without_scipy(tmp_path: Path) -> None:
+    """How sure differences are takes numpy alone."""
+    paths = [make_checkpoint(tmp_path / f"run-{k}", random_tensors(k)) for k in range(3)]
+    settings = Settings(benchmarks=["a", "b"], work=tmp_path / ".soup", out=tmp_path / "soup")
+    make("greedy", Pool.open(*paths), FakeScorer(samples=40), settings)
+    found, modules = imported(tmp_path, "leaderboard")
+    assert found == 0
+    assert "numpy" in modules
+    assert sorted(modules.intersection((*SLOW, *BARS))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["max", "none", "--batch-size", "0"], 2, "--batch-size"),
+        (["max", "none", "--batch-size", "1.5"], 2, "--batch-size"),
+        (["max", "none", "--batch-size", "x"], 2, "--batch-size"),
+        (["greedy", "none", "--min-gain", "nan"], 2, "--min-gain"),
+        (["greedy", "none", "--min-gain", "1_0"], 1, "none: expected a model directory"),
+        (["greedy", "none", "--min-gain", "1e-3"], 1, "none: expected a model directory"),
+        (["greedy"], 2, "CKPT"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values_are_taken_and_refused_as_typer_does(
+    arguments: list[str],
+    code: int,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plain way is only faster: ranges, words and what is missing are the same."""
+    bench = ["--bench", "MMStar"] if len(arguments) > 1 else []
+    monkeypatch.setattr(sys, "argv", ["soup", *arguments, *bench])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert text in capsys.readouterr().err
 
 
 def test_an_adapter_is_checked_without_torch(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_hostile_names_in_errors_are_one_line(tmp_path: Path, file: str) -> None
     content = {
         "model.safetensors.index.json": {"weight_map": {HOSTILE: HOSTILE}},
         "adapter_config.json": {"base_model_name_or_path": HOSTILE, "peft_type": "LORA"},
-        "config.json": {"quantization_config": {"quant_method": HOSTILE}},
+        "config.json": {"tie_word_embeddings": HOSTILE},
     }[file]
     (path / file).write_text(json.dumps(content))
     if file != "config.json":
