@@ -19,6 +19,7 @@ from soup.cli import (
     report,
     rescoring,
     soups,
+    status,
     stopping,
 )
 from soup.cli.help import command
@@ -88,6 +89,7 @@ app.command()(differing.answers)
 app.command()(line.line)
 app.command()(report.report)
 app.command()(rescoring.rescore)
+app.command()(status.status)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

@@ -51,6 +51,7 @@ from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
 from soup.holding import alone
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -167,8 +168,9 @@ def make(
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
     with (
-        around(observe) as told,
-        alone(settings.work, lambda text: told(Note(text, warning=True))),
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
     ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
@@ -305,8 +307,9 @@ def score(
             "--bench path/to/questions.tsv"
         )
     with (
-        around(observe) as told,
-        alone(settings.work, lambda text: told(Note(text, warning=True))),
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "score") as told,
         failures_recorded("score", asdict(settings)) as attempt,
     ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
@@ -577,6 +580,7 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
