@@ -62,8 +62,8 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
-        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.choosing.confident``; None measures every trial in full.
+        confident: stop greedy trials early, so that with this chance, above 0.5 and below 1, none
+            is stopped that would win, see ``soup.choosing.confident``; None measures all in full.
         accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
             whose rise is significant, see ``soup.choosing.accepting``.
         alpha: the chance that a significant greedy run keeps anybody where nobody helps.
@@ -383,7 +383,7 @@ class _Walk:
 
         return mean
 
-    def attempt(self) -> Trial | None:
+    def attempt(self, candidates: int) -> Trial | None:
         if self.settings.confident is None:
             return None
         assert self.scorer is not None
@@ -391,7 +391,7 @@ class _Walk:
         return Trials(
             self.scorer,
             self.benchmarks,
-            self.settings.confident,
+            (1 - self.settings.confident) / max(candidates - 1, 1),
             self.settings.min_gain,
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
@@ -569,7 +569,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.mix,
         walk.acc(),
         walk.settings.min_gain,
-        walk.attempt(),
+        walk.attempt(len(members)),
         walk.accept(len(members)),
     )
 
