@@ -83,8 +83,8 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
-        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.choosing.confident``; None measures every trial in full.
+        confident: stop greedy trials early, so that with this chance, above 0.5 and below 1, none
+            is stopped that would win, see ``soup.choosing.confident``; None measures all in full.
         accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
             whose rise is significant, see ``soup.choosing.accepting``.
         alpha: the chance that a significant greedy run keeps anybody where nobody helps.
@@ -419,7 +419,7 @@ class _Walk:
 
         return mean
 
-    def attempt(self) -> Trial | None:
+    def attempt(self, candidates: int) -> Trial | None:
         if self.settings.confident is None:
             return None
         assert self.scorer is not None
@@ -427,7 +427,7 @@ class _Walk:
         return Trials(
             self.scorer,
             self.benchmarks,
-            self.settings.confident,
+            (1 - self.settings.confident) / max(candidates - 1, 1),
             self.settings.min_gain,
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
@@ -654,6 +654,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
     if kind == "max":
         return maximum(members, walk.mix, walk.acc())
     acc = walk.acc() if walk.benchmarks else None
+    distinct = len({member.digest for member in members})
     if kind == "average":
         return average(_ordered(members, walk.settings), walk.mix, acc)
     if kind == "blend":
@@ -663,7 +664,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.mix,
         walk.acc(),
         walk.settings.min_gain,
-        walk.attempt(),
-        walk.accept(len({member.digest for member in members})),
+        walk.attempt(distinct),
+        walk.accept(distinct),
         walk.expect(),
     )
