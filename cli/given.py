@@ -101,7 +101,7 @@ def scorer_of(
         family=scoring.family,
         families=families,
         engine=scoring.engine,
-        vllm=config.vllm(),
+        vllm=config.vllm() | ({"batch_invariant": True} if scoring.batch_invariant else {}),
     )
 
 

@@ -238,6 +238,14 @@ class ScoringOptions:
             "GPU and serves the model.",
         ),
     ] = "auto"
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            help="Answers that do not depend on what is asked beside them: vllm, on a GPU of "
+            "compute capability 8.0 or more; slower.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,9 @@ class About:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+INVARIANT = "answers do not depend on what was asked beside them (batch-invariant)"
+
+
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
     """A run, to look at.
@@ -178,6 +181,9 @@ class Leaderboard:
 
     lines: Sequence[Line] = ()
     """Scores between two of the members, where ``soup line`` recorded them."""
+
+    invariant: bool = False
+    """Whether every answer was given by an engine whose answers do not depend on others."""
 
     @property
     def best(self) -> float | None:
@@ -341,7 +347,8 @@ class Leaderboard:
         if self.shares:
             parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
             lines = [f"the mean counts {', '.join(parts)}"]
-        return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
+        steady = [INVARIANT] if self.invariant else []
+        return [*lines, *footer(found, self.soup), *([self.why] if self.why else []), *steady]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -442,9 +449,11 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
     sure = run_differences(journal, records)
     shares = shares_in(records)
     rows = []
+    invariant = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
         held = _results(journal, member["blend"], holdouts)
+        invariant += [r.settings.get("batch_invariant") is True for r in (scores | held).values()]
         rows.append(
             Row(
                 member["name"],
@@ -483,6 +492,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
         shares=shares,
         likeness=alike,
         lines=lines,
+        invariant=bool(invariant) and all(invariant),
     )
 
 
