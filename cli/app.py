@@ -12,6 +12,7 @@ from soup.cli import (
     config,
     demo,
     differing,
+    journal,
     line,
     looking,
     models,
@@ -81,6 +82,7 @@ app.command()(soups.score)
 app.command()(soups.plan)
 app.command()(nightly.nightly)
 app.command()(nightly.rollback)
+app.command()(journal.journal)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
 app.command()(differing.compare)

@@ -28,6 +28,8 @@ def import_vllm(device: torch.device, options: VllmOptions) -> Any:
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     if device.type == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(options.memory_gb))))
+        if options.tensor_parallel > 1:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", shared_out(options.tensor_parallel))
     try:
         return import_module("vllm")
     except ImportError as error:
@@ -45,3 +47,21 @@ def show_ourselves() -> None:
     (Path(place) / "soup").symlink_to(Path(soup.__file__).resolve().parent)
     paths = [place, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+def shared_out(count: int) -> str:
+    """The processor's cores for that many processes, as vLLM takes them.
+
+    By itself it wants a NUMA node for each.
+
+    Raises:
+        ScoringError: there are fewer cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < count:
+        raise ScoringError(
+            f"[engine.vllm] tensor-parallel is {count}, and there are {len(cores)} cores; lower it"
+        )
+    each = len(cores) // count
+    parts = [cores[k * each : (k + 1) * each] for k in range(count)]
+    return "|".join(",".join(map(str, part)) for part in parts)

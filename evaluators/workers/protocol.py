@@ -38,10 +38,14 @@ from soup.checkpoints.checkpoint import Checkpoint
 PROTOCOL = 7
 
 
-def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
-    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
+def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:
+    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path, who
+    supplies which kind of companion file, and the tensors that are left out of it.
+    """
     base = checkpoint.base
-    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
+    supplied = [[kind, str(place)] for kind, place in checkpoint.supplied]
+    there = None if base is None else str(base.path)
+    return [str(checkpoint.path), checkpoint.name, there, supplied, list(checkpoint.left_out)]
 
 
 def encode_blend(blend: Blend) -> dict[str, Any]:
@@ -53,5 +57,7 @@ def encode_blend(blend: Blend) -> dict[str, Any]:
         "method": blend.method,
         "base": blend.base and encode_checkpoint(blend.base),
         "parameters": [[name, value.hex()] for name, value in blend.parameters],
+        "files_of": blend.files_of and encode_checkpoint(blend.files_of),
+        "companions": blend.companions.digest,
         "digest": blend.digest,
     }

@@ -8,7 +8,6 @@ from typing import Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions_digest
 from soup.choosing.questions import Questions
 from soup.choosing.scoring import (
     Benchmark,
@@ -223,12 +222,11 @@ class VLMEvalKitScorer:
     ) -> list[Benchmark]:
         """What has been answered to these requests."""
         model = self._told[_label(opening)][1]["model"]
-        common = model | {"companions": companions_digest(reference.home)}
         found = []
         names = distinct_names([request["source"] for request in asking])
         for request, name in zip(asking, names, strict=True):
             answer = self._told[_label(request)][1]
-            settings = answer["settings"] | common
+            settings = answer["settings"] | model
             digest = benchmark_digest(settings)
             self._sources[digest] = request["source"]
             questions = Questions.from_json(answer["questions"])
@@ -292,7 +290,7 @@ class VLMEvalKitScorer:
         judged = isinstance(benchmark.settings.get("judge"), Mapping)
         request = self._work_on(blend, benchmark, wanted.task)
         return Work(
-            request, blend.digest, benchmark.digest, benchmark.samples, judged, wanted.likelihood
+            request, blend.key, benchmark.digest, benchmark.samples, judged, wanted.likelihood
         )
 
     def _together(self) -> Fleet:
@@ -320,7 +318,7 @@ class VLMEvalKitScorer:
 
     def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
         """What the worker needs to know to work on a result."""
-        key = result_key(blend.digest, benchmark.digest)
+        key = result_key(blend.key, benchmark.digest)
         return {
             "blend": encode_blend(blend),
             "benchmark": self._sources[benchmark.digest],

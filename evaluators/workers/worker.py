@@ -17,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
+from soup.checkpoints.buffers import without
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
@@ -44,9 +46,9 @@ class Worker:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._engine: Engine | None = None
-        self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
+        self._opened: dict[str, tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
-        self._messages: dict[str, Any] = {}
+        self._messages: dict[tuple[str, str], Any] = {}
         self._begun: set[str] = set()
         self._last_progress = 0.0
 
@@ -234,9 +236,10 @@ class Worker:
         assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
         self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if benchmark not in self._messages:
+        self._asked = benchmark, blend["companions"]  # wrappers may have words of their own
+        if self._asked not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
+            self._messages[self._asked] = dataset.messages(self._engine.wrapper)
             self._tell(dataset)
 
     def _tell(self, dataset: Any) -> None:
@@ -248,7 +251,7 @@ class Worker:
         self, benchmark: str, positions: Sequence[int], kept: Kept | None, task: str
     ) -> list[str]:
         """The loaded blend's answers to these questions."""
-        messages = self._messages[benchmark]
+        messages = self._messages[self._asked]
         done, of = (0, len(positions)) if kept is None else (len(kept.known), len(messages))
 
         def progress(count: int) -> None:
@@ -271,7 +274,7 @@ class Worker:
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
-        return Blend(
+        made = Blend(
             tuple(self._checkpoint(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
@@ -279,21 +282,45 @@ class Worker:
             blend["method"],
             blend["base"] and self._checkpoint(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
+            blend["files_of"] and self._checkpoint(*blend["files_of"]),
         )
+        if made.companions.digest != blend["companions"]:
+            files_of = made.files_of or made.reference
+            raise CheckpointError(
+                f"{files_of.home}: files beside the weights were changed since they were first "
+                "read; run the command again"
+            )
+        return made
 
-    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+    def _refer_to(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> None:
         """Open the checkpoint that all others are fitted to."""
-        self._reference = open_checkpoint(path, name, base)
-        self._keep((path, base), self._reference)
+        opened = without(open_checkpoint(path, name, base), left_out)
+        self._reference = replace(opened, supplied=_supplied(supplied))
+        self._keep(_key(path, base, supplied), self._reference)
 
-    def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
-        known = self._opened.get((path, base))
+    def _checkpoint(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> Checkpoint:
+        key = _key(path, base, supplied)
+        known = self._opened.get(key)
         if known is None or not _same_files(*known):
-            opened = fit(open_checkpoint(path, name, base), self._reference)
-            return self._keep((path, base), opened)
+            opened = fit(without(open_checkpoint(path, name, base), left_out), self._reference)
+            return self._keep(key, replace(opened, supplied=_supplied(supplied)))
         return known[0]
 
-    def _keep(self, key: tuple[str, str | None], checkpoint: Checkpoint) -> Checkpoint:
+    def _keep(self, key: str, checkpoint: Checkpoint) -> Checkpoint:
         self._opened[key] = checkpoint, checkpoint.files_key
         return checkpoint
 
@@ -308,9 +335,18 @@ class Worker:
             self._send({"progress": [event.task, event.done, event.total, event.unit]})
 
 
+def _key(*parts: Any) -> str:
+    return json.dumps(parts)
+
+
+def _supplied(given: Sequence[Sequence[str]]) -> tuple[tuple[str, Path], ...]:
+    return tuple((kind, Path(place)) for kind, place in given)
+
+
 def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
-    """Whether the files are those that were opened; a path may hold new weights by now."""
+    """Whether the files are those that were opened; a path may hold others by now."""
     try:
+        checkpoint.companions.require_unchanged()
         return bool(checkpoint.files_key == files_key)
     except CheckpointError:
         return False

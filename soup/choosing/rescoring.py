@@ -271,17 +271,17 @@ def follow(
         benchmarks: in the new way, by name, those that changed.
         changes: every result on them.
     """
-    found = Journal(
-        journal.path, results=dict(journal.results), benchmarks=dict(journal.benchmarks)
-    )
+    supposed: list[dict[str, Any]] = []
     for change in changes:
         benchmark = benchmarks[change.scored.benchmark]
         key = result_key(change.scored.blend, benchmark.digest)
         result = result_to_json(change.result, benchmark.settings)
-        found.results[key] = {"kind": "result", "key": key, "result": result}
+        supposed.append({"kind": "result", "key": key, "result": result})
     for benchmark in benchmarks.values():
         questions = benchmark.questions or Questions()
-        found.benchmarks[benchmark.digest] = {"questions": questions.to_json()}
+        known = {"digest": benchmark.digest, "questions": questions.to_json()}
+        supposed.append({"kind": "benchmark"} | known)
+    found = journal.supposing(supposed)
     start = dict(records[0])
     for kind in ("benchmarks", "holdouts"):
         start[kind] = {
@@ -296,7 +296,7 @@ def follow(
     for record in later:
         if record["kind"] == "decision" and record["mean"] is not None:
             record["mean"] = _mean(found, record["blend"], start["benchmarks"], shares)
-    found.runs[start["run"]] = [start, *later]
+    found = journal.supposing([*supposed, start, *later])
     return found, found.runs[start["run"]]
 
 

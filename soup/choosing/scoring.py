@@ -24,8 +24,8 @@ class Benchmark:
     Attributes:
         name: the column's heading.
         samples: questions to answer.
-        digest: SHA-256 of all that decides the answers and the score besides the weights: data,
-            prompts, generation settings, the reference's companion files, versions.
+        digest: SHA-256 of all that decides the answers and the score besides the model (its
+            weights and the files beside them): data, prompts, generation settings, versions.
         settings: the same, to read; it is kept beside each result.
         questions: what they have in common; None where the scorer cannot say.
     """
@@ -103,7 +103,8 @@ class Scorer(Protocol):
         """Look benchmarks up, in order; nothing is generated.
 
         Args:
-            reference: whose companion files (config, processor, chat template) will be used.
+            reference: the member whose kind of model is asked; a blend says whose companion files
+                (config, processor, chat template) it is asked with.
             names: as the user gave them.
             observe: told of progress.
 
@@ -277,10 +278,10 @@ class RecordedScorer:
         """
         number = self._number(blend, number)
         results: dict[str, Result] = {}
-        if len(benchmarks) > 1 and self.foresees and blend.digest not in self._announced:
+        if len(benchmarks) > 1 and self.foresees and blend.key not in self._announced:
             self.expect([Expected(blend, benchmarks, label), *self._expected])
         for benchmark in benchmarks:
-            key = result_key(blend.digest, benchmark.digest)
+            key = result_key(blend.key, benchmark.digest)
             found = recorded(self.journal, key)
             if found is None:
                 task = f"{label} on {benchmark.name}"
@@ -291,10 +292,12 @@ class RecordedScorer:
                 self.journal.append(
                     "result",
                     key=key,
-                    blend=blend.digest,
+                    blend=blend.key,
+                    weights=blend.digest,
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
+                    companions=blend.companions.digest,
                     run=self.run,
                     result=result_to_json(found, benchmark.settings),
                 )
@@ -315,12 +318,12 @@ class RecordedScorer:
             return
         assert isinstance(self.scorer, ForesightedScorer)
         self._expected = blends
-        self._announced = frozenset(one.blend.digest for one in blends)
+        self._announced = frozenset(one.blend.key for one in blends)
         wanted = [
             Wanted(one.blend, benchmark, f"{one.label} on {benchmark.name}", one.likelihood)
             for one in blends
             for benchmark in one.benchmarks
-            if recorded(self.journal, result_key(one.blend.digest, benchmark.digest)) is None
+            if recorded(self.journal, result_key(one.blend.key, benchmark.digest)) is None
         ]
         self.scorer.expect(wanted, self.observe)
 
@@ -335,7 +338,7 @@ class RecordedScorer:
 
     def _number(self, blend: Blend, number: int | None = None) -> int:
         following = max(self._numbers.values(), default=0) + 1
-        known = self._numbers.setdefault(blend.digest, number or following)
+        known = self._numbers.setdefault(blend.key, number or following)
         return number or known
 
     def _tell(self, number: int, label: str, benchmark: Benchmark, task: str) -> None:
@@ -373,14 +376,14 @@ class _Took:
         return round(spent, 6)
 
 
+def result_key(blend_key: str, benchmark_digest: str) -> str:
+    """The content key of a result, of a ``Blend.key``: no model's name, no path."""
+    return hashlib.sha256(f"{blend_key} {benchmark_digest}".encode()).hexdigest()
+
+
 def benchmark_digest(settings: Mapping[str, Any]) -> str:
     """The digest of a benchmark that is measured so; see ``Benchmark``."""
     return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-
-
-def result_key(blend_digest: str, benchmark_digest: str) -> str:
-    """The content key of a result: no model's name, no path."""
-    return hashlib.sha256(f"{blend_digest} {benchmark_digest}".encode()).hexdigest()
 
 
 def recorded(journal: Journal, key: str) -> Result | None:

@@ -129,8 +129,8 @@ def _best(board: Leaderboard, records: Sequence[Mapping[str, Any]]) -> Named | N
     if not board.members or board.members[0].mean is None:
         return None
     row = board.members[0]
-    blends = {m["digest"]: m["blend"] for m in records[0]["members"]}
-    return Named(row.name, blends[row.digest])
+    blends = {m["name"]: m["blend"] for m in records[0]["members"]}
+    return Named(row.name, blends[row.name])
 
 
 def _compared(
@@ -199,7 +199,11 @@ def command_of(board: Leaderboard, below: str) -> str:
     """The command that makes this run again; paths below a directory are shown relative to it."""
     settings = board.about.settings
     words = ["soup", board.command]
-    words += [_short(row.path, below) for row in sorted(board.members, key=lambda r: r.path)]
+    members = sorted(board.members, key=lambda r: r.path)
+    words += [_short(row.path, below) for row in members]
+    reference = board.companions.reference
+    if reference and members and members[0].name != reference:
+        words += ["--reference", reference]
     weights = settings.get("bench_weights") or {}
     for name in settings.get("benchmarks", ()):
         weight = f"={weights[name]:g}" if name in weights else ""
@@ -217,6 +221,7 @@ def command_of(board: Leaderboard, below: str) -> str:
     for value in settings.get("weights") or ():
         words += ["--weight", f"{value:g}"]
     words += ["--as-adapter"] if settings.get("as_adapter") else []
+    words += ["--same-companions"] if settings.get("same_companions") else []
     return shlex.join(words)
 
 
