@@ -6,6 +6,7 @@ written by ``soup.blending.shards``.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.files import companions, companions_digest
+from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
@@ -192,7 +194,7 @@ def _same_soup(
 ) -> str | None:
     """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
     try:
-        there = json.loads((target / MANIFEST).read_text())
+        there = read_object(target / MANIFEST)
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
             soup = open_checkpoint(target, base=base)
@@ -214,7 +216,7 @@ def _rewrite_config(reference: Checkpoint, directory: Path) -> None:
     """Let config.json say what holds of the tensors; see ``Checkpoint.rewritten``."""
     if reference.rewritten:
         file = directory / "config.json"
-        config = json.loads(file.read_text()) | reference.rewritten
+        config = {**read_object(file), **reference.rewritten}
         config = {key: value for key, value in config.items() if value is not None}
         file.write_text(json.dumps(config, indent=2) + "\n")
 
@@ -264,9 +266,11 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+    except SoupError:
         digest = "old"
+    if not re.fullmatch("[0-9a-f]{8}", digest):
+        digest = "old"  # it becomes part of a path
     name = target.with_name(f"{target.name}.{digest}")
     count = 1
     while name.exists():
