@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 import soup
-from soup.cli import config, demo, differing, line, looking, models, nightly, soups
+from soup.cli import (
+    config,
+    demo,
+    differing,
+    journal,
+    line,
+    looking,
+    models,
+    nightly,
+    report,
+    rescoring,
+    soups,
+)
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
 from soup.cli.values import Option, options_of
@@ -70,11 +82,14 @@ app.command()(soups.score)
 app.command()(soups.plan)
 app.command()(nightly.nightly)
 app.command()(nightly.rollback)
+app.command()(journal.journal)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
 app.command()(differing.compare)
 app.command()(differing.answers)
 app.command()(line.line)
+app.command()(report.report)
+app.command()(rescoring.rescore)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soup
-from soup.cli import config, console
+from soup.cli import config, console, report
 from soup.cli.options import Device, Quiet
 from soup.errors import OutputError, UsageError
 from soup.events import Observer, Progress
@@ -25,7 +25,7 @@ def demo(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train a real small pool, make all three soups of it, show the leaderboard.
+    """Train a real small pool, make all three soups of it, show the leaderboard, write a report.
 
     Takes about two minutes on two cores, without a GPU or a network.
 
@@ -40,9 +40,10 @@ def demo(
         boards = run(directory, device, watch)
     if not quiet:
         board.leaderboard(boards[-1], console.out, others=boards[:-1])
+    said = report.written_or_why_not(directory / "report.html", directory / ".soup")
     # `make demo` leaves the user outside the environment: then only the whole path works.
     command = "soup" if shutil.which("soup") else Path(sys.executable).with_name("soup")
-    text = f"\nNext, in the same pool:  cd {directory} && {command} greedy ckpts/*"
+    text = f"\n{said}\nNext, in the same pool:  cd {directory} && {command} greedy ckpts/*"
     console.out.print(text, highlight=False, soft_wrap=True)
 
 

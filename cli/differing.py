@@ -40,7 +40,7 @@ def compare(
     """
     from soup.cli.flips import show_comparison
 
-    show_comparison(work, first, second, _asked(context, bench), flips, display)
+    show_comparison(work, first, second, asked(context, bench), flips, display)
 
 
 @grouped
@@ -87,10 +87,10 @@ def answers(
         return
     if name is None:
         raise UsageError("whose answers? Name a member, soup or trial, e.g. soup answers greedy")
-    show_answers(work, name, _asked(context, bench), wrong, limit, display)
+    show_answers(work, name, asked(context, bench), wrong, limit, display)
 
 
-def _asked(context: typer.Context, bench: Sequence[str] | None) -> list[str]:
+def asked(context: typer.Context, bench: Sequence[str] | None) -> list[str]:
     """Benchmarks named on the command line; those of soup.toml are what runs are chosen by."""
     source = context.get_parameter_source("bench")
     if source is None or source.name != "COMMANDLINE":

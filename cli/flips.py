@@ -93,9 +93,9 @@ def show_answers(
     if write_documents(display, lambda: as_json, lambda: "\n".join(lines) + "\n") or display.quiet:
         return
     for row in rows:
-        _say(f"{asked[0]} {row['index']}", row)
+        say(f"{asked[0]} {row['index']}", row)
         mark = "–" if row["right"] is None else f"{row['right']:g}"
-        said = f"  said: {escape(_short(row['said']))}  [dim](right: {mark})[/]"
+        said = f"  said: {escape(short(row['said']))}  [dim](right: {mark})[/]"
         console.out.print(said, soft_wrap=True)
     if len(rows) < count:
         console.out.print(f"[dim]{len(rows)} of {count} shown; --limit 0 shows all[/]")
@@ -168,26 +168,28 @@ def _compare_markdown(found: SideBySide, flips: dict[str, list[dict[str, Any]]])
 
 
 def _print_flip(name: str, row: dict[str, Any], found: SideBySide) -> None:
-    _say(f"{name} {row['index']}", row)
+    say(f"{name} {row['index']}", row)
     for side, label in (("first", found.first), ("second", found.second)):
         mark = "[green]✓[/]" if row["winner"] == side else "[red]✗[/]"
-        said = "(not kept)" if row[side] is None else _short(row[side])
+        said = "(not kept)" if row[side] is None else short(row[side])
         console.out.print(f"  {mark} {escape(label)}: {escape(said)}", soft_wrap=True)
 
 
-def _say(head: str, row: dict[str, Any]) -> None:
+def say(head: str, row: dict[str, Any]) -> None:
+    """Print a question, what is expected and where its image is."""
     options = "".join(f" {letter}. {text}" for letter, text in row.get("options", {}).items())
-    text = f"[bold]{escape(head)}[/] {escape(_short(row.get('question', '') + options))}"
+    text = f"[bold]{escape(head)}[/] {escape(short(row.get('question', '') + options))}"
     console.out.print(f"\n{text}", soft_wrap=True)
     more = f" [dim]{escape(row['image'])}[/]" if row.get("image") else ""
-    expected = escape(_short(row.get("expected", "?")))
+    expected = escape(short(row.get("expected", "?")))
     console.out.print(f"  expected: {expected}{more}", soft_wrap=True)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """In one line, of ``WIDTH`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else _short(str(value)).replace("|", "\\|")
+    return "" if value is None else short(str(value)).replace("|", "\\|")

@@ -98,8 +98,16 @@ def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
     """
     rules = Rules(asked.min_gain, asked.alpha, rails_of(asked.no_worse))
     rules.require_known(distinct_names([*settings.benchmarks, *settings.holdouts]))
-    opening = {"dtype": settings.dtype, "base": pool.base}
-    return Plan(asked.publish, rules, asked.settle, asked.skip_bad, asked.keep, opening)
+    opening = {"dtype": settings.dtype, "base": pool.base, "processor": pool.processor}
+    return Plan(
+        asked.publish,
+        rules,
+        asked.settle,
+        asked.skip_bad,
+        asked.keep,
+        opening,
+        reference=pool.reference,
+    )
 
 
 def rails_of(given: Sequence[str]) -> dict[str, float]:

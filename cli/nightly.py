@@ -141,7 +141,7 @@ def nightly(
     """
     from soup.cli.night import Asked, play
 
-    settings = settings_of(pool, benchmarks, run, merging=merging)
+    settings = settings_of(pool, benchmarks, run, merging=merging, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     asked = Asked(
         publish=publish,

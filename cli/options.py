@@ -87,6 +87,24 @@ class PoolOptions:
         ),
     ]
     base: Base = None
+    processor: Annotated[
+        Path | None,
+        typer.Option(
+            "--processor",
+            metavar="DIR",
+            help="Supplies tokenizer, processor, template and code to members that lack them; "
+            "--base does, too.",
+        ),
+    ] = None
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="NAME",
+            help="Member whose config, tokenizer, processor and layout a soup gets "
+            "(default: the first).",
+        ),
+    ] = None
     dtype: Dtype = None
 
 
@@ -219,6 +237,14 @@ class ScoringOptions:
             help="Python that loads and asks the models, where another transformers is needed.",
         ),
     ] = None
+    same_companions: Annotated[
+        bool,
+        typer.Option(
+            "--same-companions",
+            help="Score every member with the reference's template, processor, tokenizer and "
+            "generation settings and code (default: with its own).",
+        ),
+    ] = False
     family: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +264,20 @@ class ScoringOptions:
             "GPU and serves the model.",
         ),
     ] = "auto"
+    workers: Annotated[
+        str,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Processes that share the work, each with a model; auto is one for each GPU.",
+        ),
+    ] = "1"
+    gpus_per_worker: Annotated[
+        int,
+        typer.Option(
+            "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _line(pool: Pool, scorer: Scorer, settings: Settings, points: int, observe: 
         if source in settings.bench_weights
     }
     ahead = Ahead(Plan(tuple(tuple(benchmarks) for _ in places)), journal)
-    ahead.look_up([blend.digest for _, blend in places])
+    ahead.look_up([blend.key for _, blend in places])
     recording = RecordedScorer(scorer, journal, observe, ahead=ahead)
     scores = [
         recording.score(blend, benchmarks, f"{first.name} → {second.name} at {t:.2f}", number)
@@ -86,7 +86,7 @@ def _line(pool: Pool, scorer: Scorer, settings: Settings, points: int, observe: 
         journal,
         [{"name": member.name, "digest": member.digest} for member in pool.members],
         {benchmark.name: benchmark.digest for benchmark in benchmarks},
-        [(t, blend.digest) for t, blend in places],
+        [(t, blend.key) for t, blend in places],
         shares,
     )
     found = line_of(journal, journal.others[KIND][-1], [first.name, second.name])
@@ -107,5 +107,5 @@ def _at(
     middle, turned = (
         Blend(m, pool.reference, dtype=dtype) for m in ((first, second), (second, first))
     )
-    known = all(result_key(turned.digest, b.digest) in journal.results for b in benchmarks)
+    known = all(result_key(turned.key, b.digest) in journal.results for b in benchmarks)
     return turned if known else middle

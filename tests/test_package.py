@@ -44,6 +44,7 @@ def test_the_wheel_is_one_for_all_pythons(built: tuple[Path, Path]) -> None:
     assert "License-Expression: Apache-2.0" in about
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     wanted = {"soup/py.typed", "soup/cli/app.py", "soup/evaluators/workers/scorer.py"}
+    wanted |= {f"soup/reporting/page.{kind}" for kind in ("html", "css", "js")}
     assert wanted <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"soup"}
     assert not [name for name in names if "test" in name.split("/") or name.endswith(".c")]

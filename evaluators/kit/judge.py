@@ -57,6 +57,20 @@ def endpoint(url: str) -> str:
     return url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
+def named_judge(model: str | None, url: str | None) -> dict[str, str] | None:
+    """A judge as a worker is told of it; None where none is wanted.
+
+    Raises:
+        UsageError: a model without an address or the other way round.
+    """
+    if bool(model) != bool(url) or "" in (model, url):
+        raise UsageError(
+            "a judge is a model and an address: give both --judge MODEL and --judge-url URL, "
+            "e.g. --judge-url http://localhost:8000/v1"
+        )
+    return {"model": model, "url": endpoint(url)} if model and url else None
+
+
 class Judge:
     """The model and how to reach it."""
 

@@ -17,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
+from soup.checkpoints.buffers import without
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
@@ -44,9 +46,9 @@ class Worker:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._engine: Engine | None = None
-        self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
+        self._opened: dict[str, tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
-        self._messages: dict[str, Any] = {}
+        self._messages: dict[tuple[str, str], Any] = {}
         self._begun: set[str] = set()
         self._last_progress = 0.0
 
@@ -57,6 +59,12 @@ class Worker:
             "benchmark": self.benchmark,
             "measure": self.measure,
             "outcomes": self.outcomes,
+            "kit": self.kit,
+            "evaluate": self.evaluate,
+            "answer": self.answer,
+            "score": self.score,
+            "positions": self.positions,
+            "right": self.right,
         }
         return action[request.pop("do")](**request)
 
@@ -75,13 +83,9 @@ class Worker:
 
         # isort: split
         from soup.evaluators.engines.choice import open_engine
-        from soup.evaluators.kit.judge import Judge
         from soup.evaluators.models.wrapper import Options
 
-        self._cache = Path(cache)
-        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
-        if self._judge and self._judge.verdicts.note:
-            self._observe(Note(self._judge.verdicts.note, warning=True))
+        self.kit(cache, judge)
         self._refer_to(*reference)
         if self._engine is not None:
             self._engine.close()
@@ -89,6 +93,16 @@ class Worker:
             engine, self._reference, Options(**options), self._cache, vllm, self._observe
         )
         return {"model": dict(self._engine.settings), "files": kit.files()}
+
+    def kit(self, cache: str, judge: dict[str, str] | None = None) -> dict[str, Any]:
+        """Be ready to evaluate answers; it takes no model."""
+        from soup.evaluators.kit.judge import Judge
+
+        self._cache = Path(cache)
+        self._judge = Judge(judge["model"], judge["url"], self._cache) if judge else None
+        if self._judge and self._judge.verdicts.note:
+            self._observe(Note(self._judge.verdicts.note, warning=True))
+        return {}
 
     def benchmark(self, source: str) -> dict[str, Any]:
         """Look a benchmark up, unpack its images; if it asks a judge, see that there is one."""
@@ -126,12 +140,32 @@ class Worker:
         started = time.perf_counter()
         answers = self._answer(benchmark, range(len(dataset)), kept, task)
         seconds = time.perf_counter() - started
-        outcome = dataset.evaluate(answers, Path(keep))
+        found = self._evaluated(dataset, answers, Path(keep), task)
+        kept.close()
+        return {**found, "seconds": seconds}
+
+    def evaluate(self, benchmark: str, answers: str, keep: str, task: str) -> dict[str, Any]:
+        """Score answers that a result was made of before, and keep them in ``keep``, too."""
+        from soup.evaluators.kit.finished import rows_of
+
+        dataset = self._datasets[benchmark]
+        said = {row["index"]: row["prediction"] for row in rows_of(Path(answers))}
+        indices = [dataset.index_of(position) for position in range(len(dataset))]
+        missing = [index for index in indices if index not in said]
+        if missing:
+            raise ScoringError(
+                f"{task}: {len(missing)} of {len(indices)} questions have no kept answer, the "
+                f"first of index {missing[0]}: the benchmark is not what was asked"
+            )
+        return self._evaluated(dataset, [said[index] for index in indices], Path(keep), task)
+
+    def _evaluated(self, dataset: Any, answers: list[str], keep: Path, task: str) -> dict[str, Any]:
+        """A Result's fields."""
+        outcome = dataset.evaluate(answers, keep)
         if outcome.unjudged:
             text = f"{task}: no verdict on {outcome.unjudged} of {len(answers)} answers, because "
             text += "the judge's replies could not be read; they count as wrong"
             self._observe(Note(text, warning=True))
-        kept.close()
         return {
             "benchmark": dataset.name,
             "value": outcome.value,
@@ -139,8 +173,30 @@ class Worker:
             "unparsed": outcome.unparsed,
             "unjudged": outcome.unjudged,
             "outcomes": outcome.outcomes,
-            "seconds": seconds,
         }
+
+    def score(self, benchmark: str, answers: list[str], keep: str, task: str) -> dict[str, Any]:
+        """Score the answers to all questions of a benchmark, in order."""
+        return self._evaluated(self._datasets[benchmark], answers, Path(keep), task)
+
+    def answer(
+        self, blend: dict[str, Any], benchmark: str, positions: list[int], task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some questions. Who asks keeps the answers."""
+        begun = time.perf_counter()
+        self._load(blend, benchmark, task)
+        loaded = time.perf_counter()
+        answers = self._answer(benchmark, positions, None, task)
+        seconds = {"loading": loaded - begun, "answering": time.perf_counter() - loaded}
+        return {"answers": answers, **seconds}
+
+    def positions(self, benchmark: str, samples: list[str]) -> dict[str, Any]:
+        """The questions behind some samples, see ``soup.evaluators.kit.vlmevalkit.Dataset``."""
+        return {"positions": self._datasets[benchmark].positions(samples)}
+
+    def right(self, benchmark: str, positions: list[int], answers: list[str]) -> dict[str, Any]:
+        """How right the answers to some questions are."""
+        return {"outcomes": self._datasets[benchmark].outcomes(positions, answers)}
 
     def outcomes(
         self,
@@ -180,9 +236,10 @@ class Worker:
         assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
         self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if benchmark not in self._messages:
+        self._asked = benchmark, blend["companions"]  # wrappers may have words of their own
+        if self._asked not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
+            self._messages[self._asked] = dataset.messages(self._engine.wrapper)
             self._tell(dataset)
 
     def _tell(self, dataset: Any) -> None:
@@ -190,15 +247,17 @@ class Worker:
         while dataset.notes:
             self._observe(Note(dataset.notes.pop(0), warning=True))
 
-    def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
+    def _answer(
+        self, benchmark: str, positions: Sequence[int], kept: Kept | None, task: str
+    ) -> list[str]:
         """The loaded blend's answers to these questions."""
-        messages = self._messages[benchmark]
-        done = len(kept.known)
+        messages = self._messages[self._asked]
+        done, of = (0, len(positions)) if kept is None else (len(kept.known), len(messages))
 
         def progress(count: int) -> None:
             nonlocal done
             done += count
-            self._observe(Progress(task, done, len(messages), "samples"))
+            self._observe(Progress(task, done, of, "samples"))
 
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
@@ -215,7 +274,7 @@ class Worker:
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
-        return Blend(
+        made = Blend(
             tuple(self._checkpoint(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
@@ -223,21 +282,45 @@ class Worker:
             blend["method"],
             blend["base"] and self._checkpoint(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
+            blend["files_of"] and self._checkpoint(*blend["files_of"]),
         )
+        if made.companions.digest != blend["companions"]:
+            files_of = made.files_of or made.reference
+            raise CheckpointError(
+                f"{files_of.home}: files beside the weights were changed since they were first "
+                "read; run the command again"
+            )
+        return made
 
-    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+    def _refer_to(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> None:
         """Open the checkpoint that all others are fitted to."""
-        self._reference = open_checkpoint(path, name, base)
-        self._keep((path, base), self._reference)
+        opened = without(open_checkpoint(path, name, base), left_out)
+        self._reference = replace(opened, supplied=_supplied(supplied))
+        self._keep(_key(path, base, supplied), self._reference)
 
-    def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
-        known = self._opened.get((path, base))
+    def _checkpoint(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> Checkpoint:
+        key = _key(path, base, supplied)
+        known = self._opened.get(key)
         if known is None or not _same_files(*known):
-            opened = fit(open_checkpoint(path, name, base), self._reference)
-            return self._keep((path, base), opened)
+            opened = fit(without(open_checkpoint(path, name, base), left_out), self._reference)
+            return self._keep(key, replace(opened, supplied=_supplied(supplied)))
         return known[0]
 
-    def _keep(self, key: tuple[str, str | None], checkpoint: Checkpoint) -> Checkpoint:
+    def _keep(self, key: str, checkpoint: Checkpoint) -> Checkpoint:
         self._opened[key] = checkpoint, checkpoint.files_key
         return checkpoint
 
@@ -252,9 +335,18 @@ class Worker:
             self._send({"progress": [event.task, event.done, event.total, event.unit]})
 
 
+def _key(*parts: Any) -> str:
+    return json.dumps(parts)
+
+
+def _supplied(given: Sequence[Sequence[str]]) -> tuple[tuple[str, Path], ...]:
+    return tuple((kind, Path(place)) for kind, place in given)
+
+
 def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
-    """Whether the files are those that were opened; a path may hold new weights by now."""
+    """Whether the files are those that were opened; a path may hold others by now."""
     try:
+        checkpoint.companions.require_unchanged()
         return bool(checkpoint.files_key == files_key)
     except CheckpointError:
         return False
@@ -287,7 +379,10 @@ def main(out: int) -> None:
     def read() -> None:
         for line in sys.stdin:
             requests.put(line)
-        os._exit(0)  # even in the middle of an answer: nobody waits for it any more
+        # Even in the middle of an answer: nobody waits for it any more.
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # and what a library has started
+        os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(send)

@@ -34,7 +34,8 @@ def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
         manifest: the content of ``soup.json``.
     """
     adapter = manifest.get("adapter", False)
-    head = yaml.safe_dump(front_matter(blend, adapter), sort_keys=False, allow_unicode=True)
+    matter = front_matter(blend, adapter) | model_index(name, manifest.get("scores") or {})
+    head = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
     lines = ["---", head.rstrip(), "---", "", f"# {inline(name)}", ""]
     lines.append(
         f"A model soup ({manifest['kind']}) of {counted(len(blend.members), 'checkpoint')}, made "
@@ -91,6 +92,24 @@ def front_matter(blend: Blend, adapter: bool) -> dict[str, Any]:
         found["datasets"] = datasets
     found["tags"] = ["model-soup", "merge"]
     return found
+
+
+def model_index(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
+    """Scores as hubs read them in a card's front matter; nothing where there are none.
+
+    Args:
+        name: the model's.
+        scores: by benchmark, 0–100.
+    """
+    results = [
+        {
+            "task": {"type": "image-text-to-text"},
+            "dataset": {"name": benchmark, "type": re.sub(r"[^\w.-]+", "-", benchmark)},
+            "metrics": [{"type": "score", "name": "score, 0–100", "value": round(value, 4)}],
+        }
+        for benchmark, value in scores.items()
+    ]
+    return {"model-index": [{"name": name, "results": results}]} if results else {}
 
 
 def _bases(member: Checkpoint, card: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions, companions_digest
+from soup.checkpoints.companions import Companions, gather, of_adapter
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
@@ -82,7 +82,10 @@ def write(
     manifest = _manifest(blend, kind, facts or {})
     if stacked is not None:
         manifest |= {"adapter": True, "dtype": "F32"}
-    same = _same_soup(target, manifest, blend.reference.base, known)
+    beside = blend.companions
+    if as_adapter:
+        beside = of_adapter((blend.files_of or blend.reference).path)
+    same = _same_soup(target, manifest, blend.reference.base, beside, known)
     if same is not None:
         return Written(target, same, reused=True)
     from soup.blending import card, shards  # torch and yaml: only where something is to be written
@@ -96,11 +99,10 @@ def write(
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
     try:
         temporary.chmod(0o777 & ~_umask())
+        beside.write(temporary)
         if stacked is not None:
             shards.write_adapter(blend, stacked, temporary)
         else:
-            _copy_companions(blend.reference.home, temporary)
-            _rewrite_config(blend.reference, temporary)
             shards.write_weights(blend, temporary, f"write {target.name}", observe)
         blend.require_unchanged()
         digest = open_checkpoint(temporary, base=blend.reference.base).digest
@@ -172,7 +174,9 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "version": 1,
         "kind": kind,
         "blend": blend.digest,
-        "companions": companions_digest(blend.reference.home),
+        "key": blend.key,
+        "companions": blend.companions.files_digest,
+        "companions_of": (blend.files_of or blend.reference).name,
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
@@ -190,13 +194,20 @@ def _same_soup(
     target: Path,
     manifest: Mapping[str, Any],
     base: Checkpoint | None,
+    beside: Companions,
     known: Callable[[Checkpoint], str | None],
 ) -> str | None:
-    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
+    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written.
+
+    Files that somebody has put there besides do not matter, unless they decide answers.
+    """
     try:
         there = read_object(target / MANIFEST)
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
+            found = gather(target)
+            if found.digest != beside.digest or not found.holds(beside):
+                return None
             soup = open_checkpoint(target, base=base)
             return str(digest) if (known(soup) or soup.digest) == digest else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
@@ -210,21 +221,6 @@ def _require_room(needed: int, target: Path) -> None:
         raise OutputError(
             f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
         )
-
-
-def _rewrite_config(reference: Checkpoint, directory: Path) -> None:
-    """Let config.json say what holds of the tensors; see ``Checkpoint.rewritten``."""
-    if reference.rewritten:
-        file = directory / "config.json"
-        config = {**read_object(file), **reference.rewritten}
-        config = {key: value for key, value in config.items() if value is not None}
-        file.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _copy_companions(source: Path, destination: Path) -> None:
-    for relative in companions(source):
-        (destination / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / relative, destination / relative)
 
 
 def _flush(directory: Path) -> None:

@@ -20,7 +20,7 @@ from soup.checkpoints.checkpoint import (
 )
 from soup.checkpoints.experts import take_experts
 from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
-from soup.checkpoints.files import require_readable, weights_beside
+from soup.checkpoints.files import require_plain, weights_beside
 from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
@@ -69,7 +69,7 @@ def open_adapter(
         CheckpointError: the base is unknown, the adapter is of a kind that is not supported, or a
             tensor of it does not fit the base; the message names it.
     """
-    require_readable(directory)
+    require_plain(directory)
     require_safe(directory / ADAPTER, directory.resolve())
     files = _adapter_files(directory)
     states = file_states((*files, directory / ADAPTER))

@@ -46,7 +46,8 @@ class Plan:
         settle: seconds for which no file of a checkpoint may have changed.
         skip_bad: leave out what is damaged or does not fit; else that is an error.
         keep: older soups that stay; None keeps all.
-        opening: more for ``Pool.open``: dtype, base.
+        opening: more for ``Pool.open``: dtype, base, processor.
+        reference: the member whose files the soup gets; None is the first.
     """
 
     publish: str | os.PathLike[str]
@@ -55,6 +56,7 @@ class Plan:
     skip_bad: bool = True
     keep: int | None = 3
     opening: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,20 +140,19 @@ class _Night:
                 tries -= 1
                 if not self.plan.skip_bad or not tries:
                     raise
-                again = self.sift(Journal.open(self.settings.work), thorough=True)
+                again = self.sift(Journal.open(self.settings.work))
                 if set(again.ready) == set(sifted.ready) and not sifted.changed():
                     raise  # it is not a member that failed
                 self.tell_of(again, told)
                 sifted = again
         return self.too_few(sifted)
 
-    def sift(self, journal: Journal, thorough: bool = False) -> Sifted:
+    def sift(self, journal: Journal) -> Sifted:
         return sift(
             self.paths,
             journal,
             settle=self.plan.settle,
             skip_bad=self.plan.skip_bad,
-            thorough=thorough,
             opening=self.plan.opening,
             observe=self.observe,
         )
@@ -179,7 +180,7 @@ class _Night:
         return self.end(verdict, board, sifted, (), None)
 
     def decide(self, sifted: Sifted) -> Night:
-        pool = Pool.open(*sifted.ready, **self.plan.opening)
+        pool = Pool.open(*sifted.ready, **self.plan.opening, reference=self.plan.reference)
         self.published = self.shelf.current
         self.older = self._published(pool)
         changes = self._changes(pool)
@@ -261,7 +262,8 @@ class _Night:
             for record in reversed(history)
             if record.get("published") == self.published.name and record.get("candidate")
         ]
-        keys += [str(manifest(self.published).get("blend", ""))]
+        there = manifest(self.published)
+        keys += [str(there.get("key") or there.get("blend", ""))]
         for key in keys:
             if results_of(chosen.scorer.journal, key, wanted) is not None:
                 return str(key)
@@ -346,7 +348,7 @@ class _Night:
 
 def scored_as(blend: Blend) -> str:
     """What a blend's results are recorded by."""
-    return blend.digest
+    return blend.key
 
 
 def asked(history: Sequence[Mapping[str, Any]], benchmarks: Sequence[str], tonight: str) -> int:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soup.blending.blend import Blend
-from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import expand, inspect, unique_names
+from soup.checkpoints.problems import summary
+from soup.checkpoints.soundness import problems as unsound
 from soup.choosing.journal import Journal
 from soup.errors import CheckpointError, PoolError, SoupError, UnfinishedError, UsageError
 from soup.events import Observer, ignore
@@ -71,7 +72,6 @@ def sift(
     *,
     settle: float = 0.0,
     skip_bad: bool = True,
-    thorough: bool = False,
     read: bool = True,
     opening: Mapping[str, Any] | None = None,
     observe: Observer = ignore,
@@ -87,7 +87,6 @@ def sift(
             and Inf.
         settle: seconds for which no file of a directory may have changed.
         skip_bad: leave out what is damaged or does not fit; else that is an error.
-        thorough: search those that are known for NaN and Inf, too.
         read: read what is new; else headers alone are looked at.
         opening: more for ``soup.checkpoints.pool.inspect``: dtype, base.
         observe: told of progress.
@@ -114,7 +113,7 @@ def sift(
             _require_settled(path, looks[path], settle, now())
             member = open_checkpoint(path, names[path], *_base_of(opening))
             if read:
-                _read(member, journal, thorough, observe)
+                _read(member, journal, observe)
             if look(path) != looks[path]:
                 raise UnfinishedError(f"{path}: changed while it was looked at")
         except UnfinishedError as error:
@@ -172,25 +171,15 @@ def _require_settled(path: Path, looked: Looks, settle: float, now: float) -> No
             )
 
 
-class _Nowhere:
-    """A sink for values that are only looked at."""
-
-    def put(self, info: TensorInfo, start: int, values: Any) -> None:
-        pass
-
-
-def _read(member: Checkpoint, journal: Journal, thorough: bool, observe: Observer) -> None:
-    """Digest what is new, and search it for NaN and Inf.
+def _read(member: Checkpoint, journal: Journal, observe: Observer) -> None:
+    """Digest what is new; its values are looked at meanwhile.
 
     Raises:
-        SoupError: it holds such, cannot be read, or changes meanwhile.
+        SoupError: it cannot be read, changes meanwhile, or holds what cannot be averaged.
     """
-    if journal.digest_of(member) is None or thorough:
-        from soup.blending.streaming import stream  # torch: only where something is to be read
-
-        task = f"look through {member.name}"
-        stream(Blend((member,), member), _Nowhere(), task=task, observe=observe)
-    identify([member], journal, observe)  # after the search: what is known was found good
+    identify([member], journal, observe)
+    if found := summary(unsound([member])):
+        raise CheckpointError(found[0])
 
 
 def _fitting(ready: Sequence[Path], opening: dict[str, Any], skip_bad: bool) -> dict[Path, str]:

@@ -94,3 +94,21 @@ def test_an_adapter_always_names_its_base(tmp_path: Path, named: str | None, fou
     card = matter(write(blend, tmp_path / "out", as_adapter=True).path)
     assert card["library_name"] == "peft"
     assert card["base_model"] == found
+
+
+def test_scores_stand_in_the_front_matter_as_hubs_read_them(tmp_path: Path) -> None:
+    """A model-index that the hub's own library takes apart; none where nothing was scored."""
+    from huggingface_hub import ModelCard
+
+    paths = [make_checkpoint(tmp_path / name, random_tensors(k)) for k, name in enumerate("xy")]
+    pool = Pool.open(*paths)
+    blend = Blend(pool.members, pool.reference)
+    scores = {"MMStar": 61.25, "our questions.tsv": 70.0}
+    facts = {"scores": scores, "mean": 65.625}
+    written = write(blend, tmp_path / "out", kind="greedy", facts=facts).path
+    card = ModelCard.load(written / "README.md")
+    found = card.data.eval_results
+    assert [(one.dataset_name, one.metric_value) for one in found] == list(scores.items())
+    assert {one.task_type for one in found} == {"image-text-to-text"}
+    assert card.data.model_name == "out"
+    assert "model-index" not in matter(write(blend, tmp_path / "plain").path)
