@@ -44,11 +44,14 @@ from soup.choosing.scoring import (
     PartialScorer,
     RecordedScorer,
     Scorer,
+    TidyScorer,
 )
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
+from soup.holding import alone
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -164,7 +167,12 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, kind) as told,
+        failures_recorded(kind, asdict(settings)) as attempt,
+    ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
@@ -298,7 +306,12 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "score") as told,
+        failures_recorded("score", asdict(settings)) as attempt,
+    ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
         walk.score_members()
         walk.scored()
@@ -541,6 +554,8 @@ def _begin(
             )
         if isinstance(scorer, HousedScorer):
             scorer.work_in(settings.work)
+        if isinstance(scorer, TidyScorer):
+            scorer.tidy(journal.results)
         observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
@@ -565,6 +580,7 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
