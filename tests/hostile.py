@@ -28,6 +28,7 @@ from safetensors.torch import save
 
 from soup.blending import writer
 from soup.blending.writer import check_target
+from soup.checkpoints.companions import gather
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import inspect
 from soup.checkpoints.safetensors_format import read_header
@@ -252,7 +253,9 @@ def written_over(place: Path) -> object:
     good = open_checkpoint(place.parent / "good")
     blend = Blend((good,), good)
     check_target(place, blend)
-    return writer._same_soup(place, {}, None, lambda _: None), writer._free_name(place)
+    beside = gather(good.path)
+    same = writer._same_soup(place, {}, None, beside, lambda _: None)
+    return same, writer._free_name(place)
 
 
 def journal(place: Path) -> bytes:
