@@ -6,6 +6,7 @@ written by ``soup.blending.shards``.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
+from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
@@ -195,7 +197,7 @@ def _same_soup(
     Files that somebody has put there besides do not matter, unless they decide answers.
     """
     try:
-        there = json.loads((target / MANIFEST).read_text())
+        there = read_object(target / MANIFEST)
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
             found = gather(target)
@@ -255,9 +257,11 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+    except SoupError:
         digest = "old"
+    if not re.fullmatch("[0-9a-f]{8}", digest):
+        digest = "old"  # it becomes part of a path
     name = target.with_name(f"{target.name}.{digest}")
     count = 1
     while name.exists():
