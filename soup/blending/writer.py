@@ -95,12 +95,14 @@ def write(
         with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
             temporary.chmod(0o777 & ~_umask())
             beside.write(temporary)
+            roots: Mapping[str, bytes] = {}
             if stacked is not None:
                 shards.write_adapter(blend, stacked, temporary)
             else:
-                shards.write_weights(blend, temporary, f"write {target.name}", observe)
+                roots = shards.write_weights(blend, temporary, f"write {target.name}", observe)
             blend.require_unchanged()
-            digest = open_checkpoint(temporary, base=blend.reference.base).digest
+            made = open_checkpoint(temporary, base=blend.reference.base)
+            digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
             (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
