@@ -19,6 +19,7 @@ from soup.cli import (
     rescoring,
     soups,
     stopping,
+    verifying,
 )
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
@@ -86,6 +87,7 @@ app.command()(differing.answers)
 app.command()(line.line)
 app.command()(report.report)
 app.command()(rescoring.rescore)
+app.command()(verifying.verify)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
