@@ -318,13 +318,15 @@ def verdict(journal: Journal, records: Records) -> Verdict | None:
     missing = [name for name, mean in means.items() if mean is None]
     if missing:
         return Verdict(was, (), f"{missing[0]} was not scored in full")
-    first: dict[str, str] = {}
-    for member in start["members"]:
-        first.setdefault(member["digest"], member["name"])
-    ranked = sorted(first.values(), key=lambda name: -(means[name] or 0.0))
+    # As ``recipes.rank`` and ``recipes.distinct`` have it.
+    order = sorted(start["members"], key=lambda m: (m["digest"], m["name"]))
+    order.sort(key=lambda m: -(means[m["name"]] or 0.0))
     if start["command"] == "max":
-        return Verdict(was, (ranked[0],))
-    return _greedy(journal, records, was, ranked, shares)
+        return Verdict(was, (order[0]["name"],))
+    best: dict[str, str] = {}
+    for member in order:
+        best.setdefault(member["digest"], member["name"])
+    return _greedy(journal, records, was, list(best.values()), shares)
 
 
 def _greedy(

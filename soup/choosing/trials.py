@@ -124,12 +124,12 @@ class Trials:
         return found.samples
 
     def _recorded(self, blend: Blend, benchmark: Benchmark) -> bool:
-        key = result_key(blend.digest, benchmark.digest)
+        key = result_key(blend.key, benchmark.digest)
         return recorded(self.scorer.journal, key) is not None
 
     def _key(self, candidate: Blend, soup: Blend) -> str:
         """The content key of a trial: all that decides when it ends."""
-        parts = [candidate.digest, soup.digest, *(b.digest for b in self.benchmarks)]
+        parts = [candidate.key, soup.key, *(b.digest for b in self.benchmarks)]
         parts += [share.hex() for share in self.scorer.shares.values()]
         parts += [self.error.hex(), float(self.min_gain).hex(), f"bets {SHARE} {LOOKS}"]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
