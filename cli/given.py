@@ -43,6 +43,7 @@ def settings_of(
     run: RunOptions,
     output: OutputOptions = OutputOptions(),
     merging: MergeOptions = MergeOptions(),
+    scoring: ScoringOptions = ScoringOptions(),
     **own: Any,
 ) -> "Settings":
     """The settings of a run; ``own`` are those of one command alone.
@@ -65,6 +66,7 @@ def settings_of(
         parameters=parameters(merging.set),
         overwrite=output.overwrite,
         as_adapter=output.as_adapter,
+        same_companions=scoring.same_companions,
         **own,
     )
 
@@ -101,6 +103,8 @@ def scorer_of(
         family=scoring.family,
         families=families,
         engine=scoring.engine,
+        workers=scoring.workers,
+        gpus_per_worker=scoring.gpus_per_worker,
         vllm=config.vllm() | ({"batch_invariant": True} if scoring.batch_invariant else {}),
     )
 

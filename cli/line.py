@@ -61,7 +61,7 @@ def line(
     """
     journal = soup.Journal.open(work, create=False)
     ckpts = [_place(journal, first), _place(journal, second)]
-    pool = PoolOptions(ckpts, base, dtype)
+    pool = PoolOptions(ckpts, base=base, dtype=dtype)
     if not benchmarks.bench and not benchmarks.suite:
         benchmarks = _last(journal, benchmarks)
     settings = settings_of(pool, benchmarks, RunOptions(work))

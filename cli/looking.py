@@ -54,7 +54,7 @@ def check(
 
     dtype = dtype_of(pool.dtype)
     try:
-        report = soup.inspect(pool.ckpts, dtype, pool.base)
+        report = soup.inspect(pool.ckpts, dtype, pool.base, pool.reference, pool.processor)
         if model:
             report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}
@@ -90,13 +90,13 @@ def leaderboard(display: LookOptions, work: Work = WORK) -> None:
 
 
 def compared(report: "Report", work: Path) -> "Report":
-    """The report with what transformers says of the first member, which the others are like."""
+    """The report with what transformers says of the reference, which the others are like."""
     from soup.checkpoints.described import describe
     from soup.cli.progress import Watch
 
     if report.problems:
         return report  # these come first
-    reference = report.members[0]
+    reference = report.reference or report.members[0]
     with Watch(console.err) as watch:
         found = describe(reference, work, watch)
     notes = tuple(f"{reference.name}: {note}" for note in found.notes)

@@ -119,6 +119,16 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ORG/NAME",
+            help="Send what is published to this repository of the Hugging Face hub, private where "
+            "it is new.",
+            rich_help_panel=PUBLISHING,
+        ),
+    ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -141,7 +151,7 @@ def nightly(
     """
     from soup.cli.night import Asked, play
 
-    settings = settings_of(pool, benchmarks, run, merging=merging)
+    settings = settings_of(pool, benchmarks, run, merging=merging, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     asked = Asked(
         publish=publish,
@@ -153,6 +163,7 @@ def nightly(
         keep=keep,
         junit=junit,
         notify=notify,
+        push=push,
         time_limit=time_limit,
     )
     raise typer.Exit(play(pool, settings, scorer, asked, display, run))

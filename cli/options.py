@@ -17,10 +17,12 @@ import typer
 
 from soup.blending.methods import METHODS, Method
 from soup.cli import completing
+from soup.cli.values import Count
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
 WORK = Path(".soup")
+ONE = Count("1")
 
 Base = Annotated[
     Path | None,
@@ -87,6 +89,24 @@ class PoolOptions:
         ),
     ]
     base: Base = None
+    processor: Annotated[
+        Path | None,
+        typer.Option(
+            "--processor",
+            metavar="DIR",
+            help="Supplies tokenizer, processor, template and code to members that lack them; "
+            "--base does, too.",
+        ),
+    ] = None
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="NAME",
+            help="Member whose config, tokenizer, processor and layout a soup gets "
+            "(default: the first).",
+        ),
+    ] = None
     dtype: Dtype = None
 
 
@@ -219,6 +239,14 @@ class ScoringOptions:
             help="Python that loads and asks the models, where another transformers is needed.",
         ),
     ] = None
+    same_companions: Annotated[
+        bool,
+        typer.Option(
+            "--same-companions",
+            help="Score every member with the reference's template, processor, tokenizer and "
+            "generation settings and code (default: with its own).",
+        ),
+    ] = False
     family: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +266,21 @@ class ScoringOptions:
             "GPU and serves the model.",
         ),
     ] = "auto"
+    workers: Annotated[
+        Count,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            parser=Count,
+            help="Processes that share the work, each with a model; auto is one for each GPU.",
+        ),
+    ] = ONE
+    gpus_per_worker: Annotated[
+        int,
+        typer.Option(
+            "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
+        ),
+    ] = 1
     batch_invariant: Annotated[
         bool,
         typer.Option(

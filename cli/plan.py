@@ -75,7 +75,10 @@ def _tell(
     out: Console,
 ) -> None:
     """Print the plan, and collect it for the document."""
-    report = compared(soup.inspect(pool.ckpts, settings.dtype, pool.base), Path(settings.work))
+    report = compared(
+        soup.inspect(pool.ckpts, settings.dtype, pool.base, pool.reference, pool.processor),
+        Path(settings.work),
+    )
     content |= {
         "pool": documents.pool_found(report),
         "benchmarks": list(map(str, settings.benchmarks)),
@@ -89,10 +92,11 @@ def _tell(
     render.check(report, out)
     if report.problems:
         raise PoolError("the pool cannot be blended: see above")
+    opened = Pool(report.members, base=report.base, chosen=report.reference)
     count = len(report.members)
     how = ""
     if kind != "score":
-        every = whole(kind, Pool(report.members, base=report.base), settings)
+        every = whole(kind, opened, settings)
         if settings.as_adapter:
             stack(every)
     if kind not in ("score", "max") and settings.method != "linear":
@@ -100,7 +104,9 @@ def _tell(
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
     lines = [f"plan: {kind} of {counted(count, 'member')}{how} on {names or 'no benchmark'}"]
     if settings.confident is not None:
-        lines.append(f"trials that cannot win with confidence {settings.confident:g} end early")
+        lines.append(
+            f"losing trials end early; with a chance of {settings.confident:g} none would have won"
+        )
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target, every)
@@ -109,7 +115,6 @@ def _tell(
     _print(out, lines)
     sources = [*settings.benchmarks, *settings.holdouts]
     if sources:
-        opened = Pool(report.members, base=report.base)
         found = None
         try:
             found = scorer.remembered(opened.reference, sources)

@@ -83,7 +83,12 @@ def failure_shown(kind: str, settings: "Settings", display: ShowOptions) -> Iter
 
 
 def open_pool(
-    kind: str, ckpts: Sequence[str], settings: "Settings", base: Path | None
+    kind: str,
+    ckpts: Sequence[str],
+    settings: "Settings",
+    base: Path | None,
+    reference: str | None = None,
+    processor: Path | None = None,
 ) -> "soup.Pool":
     """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
 
@@ -91,7 +96,9 @@ def open_pool(
         SoupError: see ``Pool.open``.
     """
     try:
-        return soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
+        return soup.Pool.open(
+            *ckpts, dtype=settings.dtype, base=base, reference=reference, processor=processor
+        )
     except UsageError:
         raise
     except SoupError as error:

@@ -42,7 +42,7 @@ def max_(
 
     Example: soup max ckpts/* --bench MMStar -o best
     """
-    settings = settings_of(pool, benchmarks, run, output)
+    settings = settings_of(pool, benchmarks, run, output, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("max", pool, settings, scorer, display, run)
 
@@ -62,7 +62,7 @@ def average(
 
     Example: soup average ckpts/* -o averaged --dtype bfloat16
     """
-    settings = settings_of(pool, benchmarks, run, output, merging)
+    settings = settings_of(pool, benchmarks, run, output, merging, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("average", pool, settings, scorer, display, run)
 
@@ -111,8 +111,8 @@ def greedy(
         typer.Option(
             "--confident",
             metavar="P",
-            help="Stop a trial early that cannot win with confidence P, e.g. 0.95 "
-            "(default: never).",
+            help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
+            "have won (default: never).",
             rich_help_panel=CHOOSING,
         ),
     ] = None,
@@ -129,6 +129,7 @@ def greedy(
         run,
         output,
         merging,
+        scoring=scoring,
         min_gain=min_gain,
         accept=accept,
         alpha=alpha,
@@ -156,7 +157,9 @@ def plan(
     from soup.cli.plan import show_plan
 
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    show_plan("greedy", pool, settings_of(pool, benchmarks, run, merging=merging), scorer)
+    show_plan(
+        "greedy", pool, settings_of(pool, benchmarks, run, merging=merging, scoring=scoring), scorer
+    )
 
 
 @grouped
@@ -180,7 +183,9 @@ def blend(
     ] = None,
 ) -> None:
     """Blend all members by a method."""
-    settings = settings_of(pool, benchmarks, run, output, merging, weights=weight or None)
+    settings = settings_of(
+        pool, benchmarks, run, output, merging, scoring=scoring, weights=weight or None
+    )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("blend", pool, settings, scorer, display, run)
 
@@ -198,7 +203,7 @@ def score(
 
     Example: soup score ckpts/* --bench MMStar
     """
-    settings = settings_of(pool, benchmarks, run)
+    settings = settings_of(pool, benchmarks, run, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("score", pool, settings, scorer, display, run)
 
@@ -223,7 +228,7 @@ def _make(
     require_places(display)
     with failure_shown(kind, settings, display):
         scorer.require_sources([*settings.benchmarks, *settings.holdouts])
-        opened = open_pool(kind, pool.ckpts, settings, pool.base)
+        opened = open_pool(kind, pool.ckpts, settings, pool.base, pool.reference, pool.processor)
         with Watch(console.err, display.quiet) as watch, scorer:
             if kind == "score":
                 board = soup.score(opened, scorer, settings, watch)

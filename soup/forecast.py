@@ -10,7 +10,7 @@ from soup.choosing.journal import Journal
 from soup.choosing.recipes import greedy
 from soup.choosing.scoring import Benchmark, mean_of, recorded, result_key
 from soup.events import Work
-from soup.run import Settings, mix_of
+from soup.run import Settings, mix_of, of_all
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,16 @@ def forecast(
             checkpoint.remember_digest(digest)
     deciding = benchmarks[: len(settings.benchmarks)]
     mix = mix_of(pool, settings)
-    candidates = list(pool.members)
-    if not unread:
-        repeated = {second for _, second in same_content(pool.members)}
-        candidates = [member for member in pool.members if member.name not in repeated]
+    repeated = [] if unread else same_content(pool.members)
     every = plan(
         kind,
         len(pool.members),
-        len(candidates),
+        len(pool.members) - len(repeated),
         deciding,
         benchmarks[len(settings.benchmarks) :],
     )
     ahead = Ahead(every, journal)
-    ahead.look_up([None if m.name in unread else mix([m]).digest for m in pool.members])
+    ahead.look_up([None if m.name in unread else mix([m]).key for m in pool.members])
     soup: Blend | None = None
     plain = not settings.bench_weights and settings.mean == "macro"
     followed = settings.confident is None and settings.accept == "gain" and plain
@@ -83,7 +80,7 @@ def forecast(
         number = len(pool.members)
         try:
             acc = _Known(journal, deciding)
-            for decision in greedy(candidates, mix, acc, settings.min_gain):
+            for decision in greedy(pool.members, mix, acc, settings.min_gain):
                 soup = decision.blend if decision.kept else soup
                 if len(decision.blend.members) > 1:  # a trial
                     number += 1
@@ -92,11 +89,11 @@ def forecast(
         except _UnknownError as unknown:
             soup = None
             if len(unknown.blend.members) > 1:  # of this trial some results may be known
-                ahead.look_up([unknown.blend.digest], number + 1)
+                ahead.look_up([unknown.blend.key], number + 1)
     elif kind in ("average", "blend") and not unread:
-        soup = mix(list(pool.members))
+        soup = of_all(kind, pool, settings)
     if soup is not None and every.soup is not None:
-        ahead.look_up([soup.digest], every.soup)
+        ahead.look_up([soup.key], every.soup)
     missing, results = ahead.count()
     return Forecast(results, missing, ahead.work(), tuple(unread))
 
@@ -111,7 +108,7 @@ class _Known:
     def __call__(self, blend: Blend) -> float:
         values = {}
         for benchmark in self.benchmarks:
-            found = recorded(self.journal, result_key(blend.digest, benchmark.digest))
+            found = recorded(self.journal, result_key(blend.key, benchmark.digest))
             if found is None:
                 raise _UnknownError(blend)
             values[benchmark.name] = found.value

@@ -12,6 +12,7 @@ from soup.choosing.weighing import shares_of
 from soup.errors import UsageError
 from soup.events import Evaluation, Note, Observer
 from soup.run import Settings, identify
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -50,7 +51,7 @@ def line(
         raise UsageError("a line needs a benchmark: add --bench NAME, e.g. --bench MMStar")
     if settings.mean == "z":
         raise UsageError("--mean z goes by the spread of a pool, a line has none; use macro")
-    with around(observe) as told:
+    with around(observe) as shown, stated(shown, settings.work, "line") as told:
         return _line(pool, scorer, settings, points, told)
 
 
@@ -74,7 +75,7 @@ def _line(pool: Pool, scorer: Scorer, settings: Settings, points: int, observe: 
         if source in settings.bench_weights
     }
     ahead = Ahead(Plan(tuple(tuple(benchmarks) for _ in places)), journal)
-    ahead.look_up([blend.digest for _, blend in places])
+    ahead.look_up([blend.key for _, blend in places])
     recording = RecordedScorer(scorer, journal, observe, ahead=ahead)
     scores = [
         recording.score(blend, benchmarks, f"{first.name} → {second.name} at {t:.2f}", number)
@@ -86,7 +87,7 @@ def _line(pool: Pool, scorer: Scorer, settings: Settings, points: int, observe: 
         journal,
         [{"name": member.name, "digest": member.digest} for member in pool.members],
         {benchmark.name: benchmark.digest for benchmark in benchmarks},
-        [(t, blend.digest) for t, blend in places],
+        [(t, blend.key) for t, blend in places],
         shares,
     )
     found = line_of(journal, journal.others[KIND][-1], [first.name, second.name])
@@ -107,5 +108,5 @@ def _at(
     middle, turned = (
         Blend(m, pool.reference, dtype=dtype) for m in ((first, second), (second, first))
     )
-    known = all(result_key(turned.digest, b.digest) in journal.results for b in benchmarks)
+    known = all(result_key(turned.key, b.digest) in journal.results for b in benchmarks)
     return turned if known else middle

@@ -3,12 +3,12 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
-from soup.blending.methods import find, require_weights
+from soup.blending.methods import METHODS, find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
 from soup.checkpoints.checkpoint import Checkpoint
@@ -25,12 +25,33 @@ from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard, last_leaderboard
 from soup.choosing.leaderboard import show as show  # known from here, too
 from soup.choosing.likeness import known_distances, remember_distances
-from soup.choosing.recipes import Accept, Decision, Mix, Trial, as_given, average, greedy, maximum
-from soup.choosing.scoring import Benchmark, HousedScorer, PartialScorer, RecordedScorer, Scorer
+from soup.choosing.recipes import (
+    Accept,
+    Decision,
+    Expect,
+    Mix,
+    Trial,
+    as_given,
+    average,
+    greedy,
+    maximum,
+    settled,
+)
+from soup.choosing.scoring import (
+    Benchmark,
+    Expected,
+    HousedScorer,
+    PartialScorer,
+    RecordedScorer,
+    Scorer,
+    TidyScorer,
+)
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
+from soup.holding import alone
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -62,13 +83,15 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
-        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.choosing.confident``; None measures every trial in full.
+        confident: stop greedy trials early, so that with this chance, above 0.5 and below 1, none
+            is stopped that would win, see ``soup.choosing.confident``; None measures all in full.
         accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
             whose rise is significant, see ``soup.choosing.accepting``.
         alpha: the chance that a significant greedy run keeps anybody where nobody helps.
         overwrite: delete an earlier, different soup at ``out`` instead of moving it aside.
         as_adapter: write a LoRA adapter; all members must be such, of one base.
+        same_companions: score every member with the reference's companion files (template,
+            processor, tokenizer and generation settings, code), rather than with its own.
     """
 
     benchmarks: Sequence[str] = ()
@@ -87,6 +110,7 @@ class Settings:
     as_adapter: bool = False
     bench_weights: Mapping[str, float] = field(default_factory=dict)
     mean: str = "macro"
+    same_companions: bool = False
 
     def __post_init__(self) -> None:
         for name in ("benchmarks", "holdouts"):
@@ -143,7 +167,12 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, kind) as told,
+        failures_recorded(kind, asdict(settings)) as attempt,
+    ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
@@ -160,13 +189,11 @@ def _make(
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
     walk = _begin(kind, pool, scorer, settings, observe, attempt)
-    members: Sequence[Checkpoint] = pool.members
     if kind == "greedy":
-        members = _without_duplicates(pool, observe)
         compare_weights(pool, walk.journal, observe)
     walk.score_members()
 
-    for decision in _decisions(kind, members, walk):
+    for decision in _decisions(kind, pool.members, walk):
         walk.decide(decision)
     soup = next(d for d in reversed(walk.decisions) if d.kept).blend
     facts = walk.score_soup(soup)
@@ -193,7 +220,7 @@ def _make(
 def _about(kind: str, soup: Blend) -> dict[str, Any]:
     """A soup, for the journal."""
     weights = {m.name: w for m, w in zip(soup.members, soup.weights, strict=True)}
-    return {"soup": kind, "blend": soup.digest, "members": weights, "merging": soup.merging}
+    return {"soup": kind, "blend": soup.key, "members": weights, "merging": soup.merging}
 
 
 @dataclass(frozen=True)
@@ -279,7 +306,12 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "score") as told,
+        failures_recorded("score", asdict(settings)) as attempt,
+    ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
         walk.score_members()
         walk.scored()
@@ -351,16 +383,20 @@ class _Walk:
     def scored(self) -> None:
         """Tell that nothing more is asked."""
         if self.scorer is not None:
+            self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
         if self.scorer is None:
             return
-        count = len(self.pool.members)
-        for k, member in enumerate(self.pool.members, 1):
-            blend = self.mix([member])
-            label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        count, every = len(self.pool.members), self.benchmarks + self.holdouts
+        members = [
+            Expected(self.mix([member]), every, f"{member.name} ({k} of {count})")
+            for k, member in enumerate(self.pool.members, 1)
+        ]
+        self.scorer.expect(members)
+        for k, one in enumerate(members, 1):
+            self.scorer.score(one.blend, every, one.label, k)
         self.weigh()
 
     def weigh(self) -> None:
@@ -383,7 +419,7 @@ class _Walk:
 
         return mean
 
-    def attempt(self) -> Trial | None:
+    def attempt(self, candidates: int) -> Trial | None:
         if self.settings.confident is None:
             return None
         assert self.scorer is not None
@@ -391,11 +427,24 @@ class _Walk:
         return Trials(
             self.scorer,
             self.benchmarks,
-            self.settings.confident,
+            (1 - self.settings.confident) / max(candidates - 1, 1),
             self.settings.min_gain,
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
         )
+
+    def expect(self) -> Expect | None:
+        """Tells a scorer that can work ahead which trials may follow."""
+        scorer = self.scorer
+        if scorer is None or not scorer.foresees:
+            return None
+
+        def tell(trials: Sequence[tuple[Blend, float]]) -> None:
+            # A trial that may be stopped early is asked bit by bit.
+            ahead = trials if self.settings.confident is None else trials[1:]
+            scorer.expect([Expected(b, self.benchmarks, _label(b), p) for b, p in ahead])
+
+        return tell
 
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
@@ -420,7 +469,7 @@ class _Walk:
             "decision",
             tried=decision.tried,
             members=[member.name for member in decision.blend.members],
-            blend=decision.blend.digest,
+            blend=decision.blend.key,
             mean=decision.mean,
             kept=decision.kept,
             **({"stopped": asdict(decision.stopped)} if decision.stopped else {}),
@@ -487,9 +536,15 @@ def _begin(
     if settings.method == "linear" and abs(scale - 1) > 1e-6:
         text = f"the weights sum to {scale:g}, so the blend is that many times an average"
         observe(Note(text, warning=True))
+    if settings.same_companions:
+        text = f"every member is scored with the companion files of {pool.reference.name}"
+        observe(Note(f"{text} (--same-companions)"))
     names = [*settings.benchmarks, *settings.holdouts]
     found: list[Benchmark] = []
     if names:
+        undecided = [m.undecided for m in pool.members if m.undecided]
+        if undecided and not settings.same_companions:
+            raise PoolError(undecided[0])
         if scorer is None:
             raise UsageError("benchmarks are given, but no scorer to run them")
         if settings.confident is not None and not isinstance(scorer, PartialScorer):
@@ -499,6 +554,8 @@ def _begin(
             )
         if isinstance(scorer, HousedScorer):
             scorer.work_in(settings.work)
+        if isinstance(scorer, TidyScorer):
+            scorer.tidy(journal.results)
         observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
@@ -508,8 +565,8 @@ def _begin(
     identify(everyone, journal, observe)
     _require_sound(everyone, observe)
     for first, second in same_content(pool.members):
-        if command != "greedy":
-            observe(Note(f"{second} holds the same weights as {first}", warning=True))
+        rest = "; greedy takes them once" if command == "greedy" else ""
+        observe(Note(f"{second} holds the same weights as {first}{rest}", warning=True))
     for benchmark in found:
         if benchmark.questions is not None and benchmark.digest not in journal.benchmarks:
             about = benchmark.questions.to_json()
@@ -523,23 +580,30 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
                 "path": str(member.path),
                 "digest": member.digest,
+                "blend": mix([member]).key,
+                "companions": mix([member]).companions.digest,
                 "bytes": member.nbytes,
-                "blend": mix([member]).digest,
             }
             for member in pool.members
         ],
+        companions={
+            "reference": pool.reference.name,
+            "differ": len({member.companions.digest for member in pool.members}) > 1,
+            "same": settings.same_companions,
+        },
     )
     walk = _Walk(run, pool, mix, journal, None, settings, benchmarks, holdouts, [])
     if found and scorer:
         candidates = len({member.digest for member in pool.members})
         every = plan(command, len(pool.members), candidates, benchmarks, holdouts)
         ahead = Ahead(every, journal)
-        ahead.look_up([mix([member]).digest for member in pool.members])
+        ahead.look_up([mix([member]).key for member in pool.members])
         walk.scorer = RecordedScorer(scorer, journal, observe, ahead=ahead, run=run)
         walk.last = every.soup
     return walk
@@ -550,34 +614,57 @@ def mix_of(pool: Pool, settings: Settings) -> Mix:
 
     def mix(members: Sequence[Checkpoint]) -> Blend:
         if len(members) == 1:
-            return Blend(tuple(members), pool.reference, dtype=settings.dtype)
+            files_of = pool.reference if settings.same_companions else members[0]
+            return Blend(tuple(members), pool.reference, dtype=settings.dtype, files_of=files_of)
         return _merged(members, pool, settings)
 
     return mix
 
 
+def of_all(kind: str, pool: Pool, settings: Settings) -> Blend:
+    """What ``soup average`` and ``soup blend`` make, summed in the order of ``recipes.settled``.
+
+    Each weight stays with its member. Where a method gives places a meaning (slerp's two ends),
+    the order is part of what was asked for, and stays.
+    """
+    if kind == "average":
+        return mix_of(pool, settings)(_ordered(pool.members, settings))
+    blend = whole(kind, pool, settings)
+    if METHODS[blend.method].members is not None:
+        return blend
+    weights = blend.coefficients or (0.0,) * len(blend.members)
+    pairs = sorted(
+        zip(blend.members, weights, strict=True),
+        key=lambda pair: (pair[0].digest, pair[1], pair[0].name),
+    )
+    return replace(
+        blend,
+        members=tuple(member for member, _ in pairs),
+        coefficients=blend.coefficients and tuple(weight for _, weight in pairs),
+    )
+
+
+def _ordered(members: Sequence[Checkpoint], settings: Settings) -> list[Checkpoint]:
+    """In the order of ``recipes.settled``, but for methods that give places a meaning."""
+    fixed = METHODS[settings.method].members is not None
+    return list(members) if fixed else settled(members)
+
+
 def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterator[Decision]:
     if kind == "max":
         return maximum(members, walk.mix, walk.acc())
+    acc = walk.acc() if walk.benchmarks else None
+    distinct = len({member.digest for member in members})
     if kind == "average":
-        return average(members, walk.mix, walk.acc() if walk.benchmarks else None)
+        return average(_ordered(members, walk.settings), walk.mix, acc)
     if kind == "blend":
-        blend = whole(kind, walk.pool, walk.settings)
-        return as_given(kind, blend, walk.acc() if walk.benchmarks else None)
+        return as_given(kind, of_all(kind, walk.pool, walk.settings), acc)
     return greedy(
         members,
         walk.mix,
         walk.acc(),
         walk.settings.min_gain,
-        walk.attempt(),
-        walk.accept(len(members)),
+        walk.attempt(distinct),
+        walk.accept(distinct),
+        walk.expect(),
     )
-
-
-def _without_duplicates(pool: Pool, observe: Observer) -> list[Checkpoint]:
-    repeated = {}
-    for first, second in same_content(pool.members):
-        repeated[second] = first
-        text = f"{second} holds the same weights as {first}; greedy leaves it out"
-        observe(Note(text, warning=True))
-    return [member for member in pool.members if member.name not in repeated]

@@ -61,7 +61,9 @@ def test_a_member_that_changes_while_it_is_scored_gets_no_score(
     with pytest.raises(CheckpointError, match="b/model-00001.*: was changed while it was read"):
         make("greedy", pool, FakeScorer(late), settings(tmp_path))
     recorded = Journal.open(tmp_path / "work").results.values()
-    digests = [Blend((pool.members[k],), pool.reference).digest for k in range(2)]
+    digests = [
+        Blend((pool.members[k],), pool.reference, files_of=pool.members[k]).key for k in range(2)
+    ]
     assert digests[0] in {record["blend"] for record in recorded}
     assert digests[1] not in {record["blend"] for record in recorded}
     assert not (tmp_path / "out").exists()
@@ -161,7 +163,7 @@ def test_equal_members_count_once_in_greedy(pool_paths: list[Path], tmp_path: Pa
     board = make("greedy", pool, FakeScorer(), settings(tmp_path), events.append)
     assert "copy" not in [step.tried for step in board.path]
     notes = [event.text for event in events if isinstance(event, Note) and event.warning]
-    assert notes == ["copy holds the same weights as b; greedy leaves it out"]
+    assert notes == ["copy holds the same weights as b; greedy takes them once"]
 
 
 def test_average_without_benchmarks_asks_no_scorer(pool_paths: list[Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import transformers
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.companions import Companions
 from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
 from soup.evaluators.engines.batches import (
@@ -25,6 +26,7 @@ from soup.evaluators.engines.batches import (
     by_length,
     collate,
 )
+from soup.evaluators.engines.dressing import dressed
 from soup.evaluators.engines.kept import Kept
 from soup.evaluators.engines.places import Unplaced, find_places, some, swap_in
 from soup.evaluators.models.chat import ChatTemplate
@@ -54,7 +56,8 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
     if not has_tokenizer(reference.path):
         raise ScoringError(
             f"{reference.path}: no tokenizer beside the weights (expected tokenizer.json, "
-            "tokenizer.model, vocab.json or the like); copy the base model's there"
+            "tokenizer.model, vocab.json or the like); name the base model's directory with "
+            "--processor DIR"
         )
     name = options.family or family_of(read_config(reference.path)) or GENERIC
     family = named(name)
@@ -88,7 +91,7 @@ class Resident:
         For an adapter everything is read from its base; its own values come with each blend.
 
         Args:
-            reference: a member of the pool, whose companion files are used.
+            reference: a member of the pool, whose kind of model is asked.
             options: device, dtype, batch size.
             cache: a directory for what does not fit memory.
             running: sums that equal averages start from.
@@ -96,18 +99,23 @@ class Resident:
         Raises:
             ScoringError: transformers cannot use this directory; the message says why.
         """
+        companions = reference.companions
         reference = reference.base or reference
         self.reference = reference
         self.device = device_of(options.device)
         self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
         self.limit = Limit.of(options.batch_size, self.device.type == "cpu")
         self.running = running
-        self.wrapper = open_wrapper(reference, options)
+        self._options = options
+        self._cache = cache
+        self._wrappers: dict[str, Wrapper] = {}
         self._loaded: str | None = None
         self._model: Any = None
         self._places: dict[str, torch.Tensor] | None = None
         self._unplaced = ""
         self._store = Store(cache)
+        self._built = ""
+        self._wear(companions)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -121,14 +129,20 @@ class Resident:
         }
 
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
-        """See ``Engine``; where no copy in place is proven, the model is built anew."""
-        if self._loaded == digest:
+        """See ``Engine``; where no copy in place is proven, the model is built anew.
+
+        There is one model, and a wrapper for each set of companion files; the model is built anew
+        where another config or code asks for it.
+        """
+        self._wear(blend.companions)
+        if self._loaded == digest and self._model is not None:
             return
         self._loaded = None
         noted = self.running.note if self.running else ""
         with clear_errors(self.reference.path):
             if self._model is None:
                 self._model = self.wrapper.build(self.device, self.dtype)
+                self._built = self._worn.architecture
                 try:
                     self._places = find_places(self._model, self.reference, self.dtype)
                 except Unplaced as reason:
@@ -147,6 +161,26 @@ class Resident:
     def close(self) -> None:
         """See ``Engine``."""
         self._loaded = self._model = self._places = None
+
+    def _wear(self, companions: Companions) -> None:
+        """Have the wrapper of these companion files ask the model; free one that it cannot ask."""
+        if companions.digest in self._wrappers:
+            wrapper = self._wrappers[companions.digest]
+        else:
+            clothed = dressed(self.reference, companions, self._cache)
+            wrapper = open_wrapper(clothed, self._options)
+            self._wrappers[companions.digest] = wrapper
+        self._worn = companions
+        before, self.wrapper = getattr(self, "wrapper", wrapper), wrapper
+        if self._model is None or before is wrapper:
+            return
+        before.let_go()
+        with clear_errors(self.reference.path):
+            shared = companions.architecture == self._built
+            if not (shared and wrapper.adopt(self._model, self.device, self.dtype)):
+                self._model = self._places = self._loaded = None
+                for each in self._wrappers.values():
+                    each.let_go()
 
     def _tell_ignored(self, places: Mapping[str, torch.Tensor], observe: Observer) -> None:
         """Tensors that transformers ignores on loading are no part of what is scored: say so."""
@@ -200,9 +234,11 @@ class Resident:
                 yield index, text
             return
 
+        place = f"{self._worn.digest} {key}"  # what is made of a question depends on the files
+
         def prepared() -> Iterator[Question]:
             for index in by_length(messages, wanted):
-                yield index, self._prepare(key, index, messages[index], dataset)
+                yield index, self._prepare(place, index, messages[index], dataset)
 
         for batch in batches(ahead(prepared(), AHEAD), self.limit):
             yield from self._generate(batch)

@@ -20,9 +20,10 @@ import transformers
 
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions_digest
+from soup.checkpoints.companions import Companions
 from soup.errors import BY_NAME, ScoringError, SoupError
 from soup.evaluators.engines.batches import MEMORY, by_length
+from soup.evaluators.engines.dressing import dressed
 from soup.evaluators.engines.kept import Kept
 from soup.evaluators.engines.resident import compute_dtype_of, device_of, open_wrapper
 from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
@@ -58,8 +59,11 @@ class VllmEngine:
         Raises:
             ScoringError: vLLM is not there, or cannot ask this kind of model.
         """
+        companions = reference.companions
         reference = reference.base or reference
-        self.reference = reference
+        self._bare = reference
+        self.reference = dressed(reference, companions, cache)
+        self._worn = companions.digest
         self.device = device_of(options.device)
         if self.device.type == "cuda" and (self.device.index or 0) > 0:
             raise ScoringError(
@@ -68,7 +72,8 @@ class VllmEngine:
             )
         self.dtype = compute_dtype_of(options.compute_dtype, self.device, reference)
         self.options = vllm
-        self.wrapper = open_wrapper(reference, options)
+        self._options = options
+        self.wrapper = open_wrapper(self.reference, options)
         self._trust = options.trust_remote_code
         self._cache = cache
         self._vllm = import_vllm(self.device, vllm)
@@ -109,6 +114,7 @@ class VllmEngine:
 
     def load(self, blend: Blend, digest: str, task: str, observe: Observer = ignore) -> None:
         """See ``Engine``; what vLLM must hold is known with the questions, so it swaps then."""
+        self._wear(blend.companions)
         if self._loaded == digest:
             self._wanted = None
             return
@@ -118,6 +124,18 @@ class VllmEngine:
             self._default = model.generation_config
             self._ear = Ear(self.wrapper)
         self._wanted = blend, digest, task, observe
+
+    def _wear(self, companions: Companions) -> None:
+        """Other companion files: another wrapper, and vLLM anew, which read the earlier."""
+        if companions.digest == self._worn:
+            return
+        self.close()
+        self.reference = dressed(self._bare, companions, self._cache)
+        self.wrapper = open_wrapper(self.reference, self._options)
+        self._worn, self._ear = companions.digest, None
+        self._measured.clear()
+        self._proven.clear()
+        self._room, self._limits = MEMORY, (0, 0)
 
     def _swap(self) -> None:
         if self._wanted is None:
@@ -309,8 +327,7 @@ class VllmEngine:
         observe = self._wanted[3] if self._wanted else ignore
         name = ""
         if key not in self._proven:
-            companions = companions_digest(self.reference.path)
-            name = name_of(self.settings, companions, dataset, messages)
+            name = name_of(self.settings, self._worn, dataset, messages)
         known = read(self._cache, name, len(messages)) if name else None
         if key not in self._measured:
             self._measured[key] = known or self._measure(key, dataset, messages, observe)

@@ -17,6 +17,7 @@ from soup.evaluators.models.loading import (
     blank,
     from_files,
     is_safetensors,
+    own_generation,
     rebuilt,
     require_all,
     with_info,
@@ -41,6 +42,7 @@ class ChatTemplate:
         self.reference = reference
         self._trust = options.trust_remote_code
         self._max_new_tokens = options.max_new_tokens or MAX_NEW_TOKENS
+        self._own: Any = None
         with clear_errors(reference.path):
             self.config = transformers.AutoConfig.from_pretrained(
                 reference.path, trust_remote_code=self._trust
@@ -52,7 +54,8 @@ class ChatTemplate:
         if tokenizer is None or not hasattr(self.processor, "apply_chat_template"):
             raise ScoringError(
                 f"{reference.path}: no image-text processor found beside the weights "
-                "(expected preprocessor and tokenizer files); copy the base model's there"
+                "(expected preprocessor and tokenizer files); name the base model's directory with "
+                "--processor DIR"
             )
         if not (getattr(self.processor, "chat_template", None) or tokenizer.chat_template):
             raise ScoringError(
@@ -100,8 +103,22 @@ class ChatTemplate:
             )
             model, info = with_info(load)
         require_all(info, self.reference.path)
+        self._own = model.generation_config
         self._generation = _greedy_config(model, self._max_new_tokens)
         return model.to(device).eval()  # type: ignore[no-any-return]
+
+    def adopt(self, model: Any, device: torch.device, dtype: torch.dtype) -> bool:
+        """See ``Wrapper``."""
+        self._dtype, self._device = dtype, device
+        with clear_errors(self.reference.path):
+            if self._own is None:
+                self._own = own_generation(self.config, self.reference.path)
+        model.generation_config = self._own
+        self._generation = _greedy_config(model, self._max_new_tokens)
+        return True
+
+    def let_go(self) -> None:
+        """See ``Wrapper``: it holds none."""
 
     def replace(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """See ``Wrapper``."""

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import ScoringError, SoupError
 from soup.evaluators.models.families import Family, read_config
-from soup.evaluators.models.loading import our_loading, rebuilt
+from soup.evaluators.models.loading import our_loading, own_generation, rebuilt
 from soup.evaluators.models.placeholders import image_tokens
 from soup.evaluators.models.workarounds import EVERYWHERE, WORKAROUNDS, Making
 from soup.evaluators.models.wrapper import Message, Prepared
@@ -75,6 +75,8 @@ class KitWrapper:
         self._options = options
         self._require_unprocessed()
         self._kit: Any = None
+        self._own: Any = None
+        self._alone = False
         self._model: Any = None
 
     # --- what is needed -------------------------------------------------------------------
@@ -157,16 +159,51 @@ class KitWrapper:
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
+        return self._construct(device, dtype, None)
+
+    def adopt(self, model: Any, device: torch.device, dtype: torch.dtype) -> bool:
+        """See ``Wrapper``: the wrapper is constructed around the model, as if it had loaded it.
+
+        One that loads several models, or makes another of the one it loads, builds its own.
+        """
+        if self._kit is not None:
+            if self._own is not None:
+                model.generation_config = self._own
+            self._use(model)
+            return True
+        before = getattr(model, "generation_config", None)
+        if before is not None:
+            with self._clear("cannot read its generation settings"):
+                model.generation_config = own_generation(model.config, self.reference.path)
+        self._construct(device, dtype, model)
+        if not self._alone:
+            self._kit = self._model = None
+            model.generation_config = before
+        return self._alone
+
+    def let_go(self) -> None:
+        """See ``Wrapper``."""
+        self._model = None
+        if self._kit is not None:
+            self._kit.model = None
+
+    def _construct(self, device: torch.device, dtype: torch.dtype, there: Any) -> nn.Module:
         making = Making(self._kind, str(self.reference.path), self.config)
         workarounds = [WORKAROUNDS[name] for name in self.family.workarounds]
         for each in workarounds:
             each.mend(making)
-        with self._clear("cannot be built"), our_loading(self.reference, device, dtype):
+        with (
+            self._clear("cannot be built"),
+            our_loading(self.reference, device, dtype, there) as given,
+        ):
             self._kit = making.kind(model_path=making.path, **self._options)
         for each in workarounds:
             each.finish(self._kit)
         self._device, self._dtype = device, dtype
-        self._use(self._kit.model)
+        model = self._kit.model
+        self._alone = len(given) == 1 and given[0] is model
+        self._own = getattr(model, "generation_config", None)
+        self._use(model)
         home = CPU if device.type == "meta" else device  # of tensors that the wrapper makes
         for name, value in (("device", home), ("dtype", dtype)):
             if hasattr(self._kit, name):

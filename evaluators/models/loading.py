@@ -39,12 +39,16 @@ OTHERS = ("device_map", "torch_dtype", "dtype", "quantization_config", "load_in_
 
 
 @contextmanager
-def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def our_loading(
+    reference: Checkpoint, device: torch.device, dtype: torch.dtype, there: Any = None
+) -> Iterator[list[Any]]:
     """While inside, ``from_pretrained`` gives the reference's model as we want it.
 
     On ``device``, in ``dtype``, unquantised, with an attention that works there, in ``eval``; and
-    the model stays so, whatever its new owner does, until the context ends. On ``meta`` it has no
-    weights: then another engine has them, and the model is there to be asked what it is.
+    the model stays so, whatever its new owner does, until the context ends. Yields the models that
+    were given, in order; with ``there`` it is that one which is given, and nothing is loaded. On
+    ``meta`` it has no weights: then another engine has them, and the model is there to be asked
+    what it is.
 
     Raises:
         ScoringError: the weights lack a tensor that the model needs.
@@ -58,6 +62,8 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
         nonlocal inside
         if inside:  # a model that loads its parts
             return kept.__func__(cls, path, *args, **kwargs)
+        if there is not None:
+            return given(there)
         for name in OTHERS:
             kwargs.pop(name, None)
         if FLASH in (
@@ -82,9 +88,12 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
             inside = False
         if info is not None:
             require_all(info, reference.path)
-        model = model.to(device).eval()
-        for name in MOVES:
-            setattr(model, name, lambda *args, model=model, **kwargs: model)
+        return given(model.to(device).eval())
+
+    def given(model: Any) -> Any:
+        if not any(one is model for one in loaded):
+            for name in MOVES:
+                setattr(model, name, lambda *args, model=model, **kwargs: model)
         loaded.append(model)
         return model
 
@@ -97,13 +106,20 @@ def our_loading(reference: Checkpoint, device: torch.device, dtype: torch.dtype)
     transformers.PreTrainedModel._from_config = classmethod(part)
     try:
         with _no_gpu(device):
-            yield
+            yield loaded
     finally:
         transformers.PreTrainedModel.from_pretrained = kept
         transformers.PreTrainedModel._from_config = kept_part
-        for model in loaded:
+        for model in {id(model): model for model in loaded}.values():
             for name in MOVES:
                 delattr(model, name)
+
+
+def own_generation(config: Any, path: Path) -> Any:
+    """The generation settings that ``from_pretrained`` would give a model of this directory."""
+    if (path / "generation_config.json").is_file():
+        return transformers.GenerationConfig.from_pretrained(path)
+    return transformers.GenerationConfig.from_model_config(config)
 
 
 def blank(

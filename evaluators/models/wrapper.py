@@ -132,6 +132,22 @@ class Wrapper(Protocol):
         """
         ...
 
+    def adopt(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+        """Ask a model that another wrapper has built, from the same config and code, in the way
+        that this wrapper's own files say; in place of ``build``, or to come back to it.
+
+        Returns:
+            Whether that is possible; if not, this wrapper must build its own.
+
+        Raises:
+            ScoringError: as ``build``.
+        """
+        ...
+
+    def let_go(self) -> None:
+        """Forget the model: another wrapper asks it now, or it is to be freed."""
+        ...
+
     def replace(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """A model from a state dict by file names, through transformers' own loading.
 

@@ -310,7 +310,7 @@ def ask_once(
     (benchmark,) = scorer.benchmarks(checkpoint, [str(file)])
     blend = Blend((checkpoint,), checkpoint)
     scorer.measure(blend, benchmark, "ask one question", observe)
-    (answered,) = rows_of(table_of(work, result_key(blend.digest, benchmark.digest)))
+    (answered,) = rows_of(table_of(work, result_key(blend.key, benchmark.digest)))
     options = ", ".join(f"{letter} {colour}" for letter, colour in COLOURS.items())
     return Trial(f"{QUESTION} ({options})", answered["prediction"], time.monotonic() - started)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import ScoringError, UsageError
-from soup.evaluators.models.families import family_of, has_tokenizer, named
+from soup.evaluators.models.families import family_of, named
 from soup.words import closest
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -18,9 +18,6 @@ DEVICES = ("auto", "cpu", "cuda")
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 """What people write for dtypes, and what they are called."""
-
-PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-"""Files that an image processor is read from."""
 
 SEES = ("vision_config", "image_token_id", "image_token_index", "mm_vision_tower")
 """Keys of the config.json of a model that sees."""
@@ -85,18 +82,18 @@ def require_beside(reference: Checkpoint) -> None:
     Raises:
         ScoringError: there is no tokenizer, or no processor of images for a model that sees.
     """
-    home = reference.home
-    if not has_tokenizer(home):
+    home, files = reference.home, reference.companions
+    if not files.has("tokenizer"):
         raise ScoringError(
             f"{home}: no tokenizer beside the weights (expected tokenizer.json, tokenizer.model, "
-            "vocab.json or the like); copy the base model's there"
+            "vocab.json or the like); name the base model's directory with --processor DIR"
         )
     family = named(family_of(reference.config) or "")
     if (family is not None and family.custom_code) or "auto_map" in reference.config:
         return  # such code may make its processor of the config
     sees = any(key in reference.config for key in SEES)
-    if sees and not any((home / name).is_file() for name in PROCESSORS):
+    if sees and not files.has("processor"):
         raise ScoringError(
-            f"{home}: no image processor beside the weights (expected {PROCESSORS[0]} or "
-            f"{PROCESSORS[1]}); copy the base model's there"
+            f"{home}: no image processor beside the weights (expected preprocessor_config.json or "
+            "processor_config.json); name the base model's directory with --processor DIR"
         )

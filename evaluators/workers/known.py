@@ -27,7 +27,6 @@ from typing import Any
 
 import soup
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions
 from soup.errors import ScoringError
 from soup.evaluators.workers.environment import Environment
 from soup.evaluators.writing import write_whole
@@ -144,7 +143,7 @@ def _base_files(environment: Environment, reference: Checkpoint) -> list[str] | 
     """The files that every answer depends on; None where they do not tell all."""
     home = Path(environment.python).absolute()
     files = [home, home.parent.parent / "pyvenv.cfg", *reference.shards]
-    files += [reference.home / path for path in companions(reference.home)]
+    files += [file for file in reference.companions.files.values() if isinstance(file, Path)]
     if reference.base is not None:
         files += reference.settings
     for record in environment.records.values():

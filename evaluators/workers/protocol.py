@@ -19,6 +19,14 @@ that died, so the same must come of it:
     kit         cache, judge → {}: instead of ``open`` where no model is to be asked
     evaluate    benchmark (source), answers (a table that is kept), keep, task → a Result's fields
 
+Where several workers share the work (``fleet``), they keep nothing. Who asks puts together what
+they say:
+    answer      blend, benchmark (source), positions, task → {"answers", "loading", "answering"}:
+                texts, and the seconds that both took
+    score       benchmark (source), answers (to all, in order), keep, task → a Result's fields
+    positions   benchmark (source), samples → {"positions"}: of the questions behind them
+    right       benchmark (source), positions, answers → {"outcomes"}: of these alone
+
 A change of any of these is a new number in ``PROTOCOL``.
 """
 
@@ -27,13 +35,17 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 6
+PROTOCOL = 7
 
 
-def encode_checkpoint(checkpoint: Checkpoint) -> list[str | None]:
-    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path."""
+def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:
+    """What it takes to open a checkpoint again: its path, its name, an adapter's base's path, who
+    supplies which kind of companion file, and the tensors that are left out of it.
+    """
     base = checkpoint.base
-    return [str(checkpoint.path), checkpoint.name, None if base is None else str(base.path)]
+    supplied = [[kind, str(place)] for kind, place in checkpoint.supplied]
+    there = None if base is None else str(base.path)
+    return [str(checkpoint.path), checkpoint.name, there, supplied, list(checkpoint.left_out)]
 
 
 def encode_blend(blend: Blend) -> dict[str, Any]:
@@ -45,5 +57,7 @@ def encode_blend(blend: Blend) -> dict[str, Any]:
         "method": blend.method,
         "base": blend.base and encode_checkpoint(blend.base),
         "parameters": [[name, value.hex()] for name, value in blend.parameters],
+        "files_of": blend.files_of and encode_checkpoint(blend.files_of),
+        "companions": blend.companions.digest,
         "digest": blend.digest,
     }

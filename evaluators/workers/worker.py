@@ -17,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
+from soup.checkpoints.buffers import without
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.fitting import fit
 from soup.checkpoints.opening import open_checkpoint
@@ -44,9 +46,9 @@ class Worker:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._engine: Engine | None = None
-        self._opened: dict[tuple[str, str | None], tuple[Checkpoint, Any]] = {}
+        self._opened: dict[str, tuple[Checkpoint, Any]] = {}
         self._datasets: dict[str, Any] = {}
-        self._messages: dict[str, Any] = {}
+        self._messages: dict[tuple[str, str], Any] = {}
         self._begun: set[str] = set()
         self._last_progress = 0.0
 
@@ -59,6 +61,10 @@ class Worker:
             "outcomes": self.outcomes,
             "kit": self.kit,
             "evaluate": self.evaluate,
+            "answer": self.answer,
+            "score": self.score,
+            "positions": self.positions,
+            "right": self.right,
         }
         return action[request.pop("do")](**request)
 
@@ -169,6 +175,29 @@ class Worker:
             "outcomes": outcome.outcomes,
         }
 
+    def score(self, benchmark: str, answers: list[str], keep: str, task: str) -> dict[str, Any]:
+        """Score the answers to all questions of a benchmark, in order."""
+        return self._evaluated(self._datasets[benchmark], answers, Path(keep), task)
+
+    def answer(
+        self, blend: dict[str, Any], benchmark: str, positions: list[int], task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some questions. Who asks keeps the answers."""
+        begun = time.perf_counter()
+        self._load(blend, benchmark, task)
+        loaded = time.perf_counter()
+        answers = self._answer(benchmark, positions, None, task)
+        seconds = {"loading": loaded - begun, "answering": time.perf_counter() - loaded}
+        return {"answers": answers, **seconds}
+
+    def positions(self, benchmark: str, samples: list[str]) -> dict[str, Any]:
+        """The questions behind some samples, see ``soup.evaluators.kit.vlmevalkit.Dataset``."""
+        return {"positions": self._datasets[benchmark].positions(samples)}
+
+    def right(self, benchmark: str, positions: list[int], answers: list[str]) -> dict[str, Any]:
+        """How right the answers to some questions are."""
+        return {"outcomes": self._datasets[benchmark].outcomes(positions, answers)}
+
     def outcomes(
         self,
         blend: dict[str, Any],
@@ -207,9 +236,10 @@ class Worker:
         assert self._engine is not None, "open comes first"
         # The model first: while it streams in, nothing else is held.
         self._engine.load(self._blend(blend), blend["digest"], f"load {task}", self._observe)
-        if benchmark not in self._messages:
+        self._asked = benchmark, blend["companions"]  # wrappers may have words of their own
+        if self._asked not in self._messages:
             dataset = self._datasets[benchmark]
-            self._messages[benchmark] = dataset.messages(self._engine.wrapper)
+            self._messages[self._asked] = dataset.messages(self._engine.wrapper)
             self._tell(dataset)
 
     def _tell(self, dataset: Any) -> None:
@@ -217,15 +247,17 @@ class Worker:
         while dataset.notes:
             self._observe(Note(dataset.notes.pop(0), warning=True))
 
-    def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
+    def _answer(
+        self, benchmark: str, positions: Sequence[int], kept: Kept | None, task: str
+    ) -> list[str]:
         """The loaded blend's answers to these questions."""
-        messages = self._messages[benchmark]
-        done = len(kept.known)
+        messages = self._messages[self._asked]
+        done, of = (0, len(positions)) if kept is None else (len(kept.known), len(messages))
 
         def progress(count: int) -> None:
             nonlocal done
             done += count
-            self._observe(Progress(task, done, len(messages), "samples"))
+            self._observe(Progress(task, done, of, "samples"))
 
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
@@ -242,7 +274,7 @@ class Worker:
 
     def _blend(self, blend: dict[str, Any]) -> Blend:
         coefficients = blend["coefficients"]
-        return Blend(
+        made = Blend(
             tuple(self._checkpoint(*member) for member in blend["members"]),
             self._reference,
             coefficients and tuple(float.fromhex(c) for c in coefficients),
@@ -250,21 +282,45 @@ class Worker:
             blend["method"],
             blend["base"] and self._checkpoint(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
+            blend["files_of"] and self._checkpoint(*blend["files_of"]),
         )
+        if made.companions.digest != blend["companions"]:
+            files_of = made.files_of or made.reference
+            raise CheckpointError(
+                f"{files_of.home}: files beside the weights were changed since they were first "
+                "read; run the command again"
+            )
+        return made
 
-    def _refer_to(self, path: str, name: str, base: str | None) -> None:
+    def _refer_to(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> None:
         """Open the checkpoint that all others are fitted to."""
-        self._reference = open_checkpoint(path, name, base)
-        self._keep((path, base), self._reference)
+        opened = without(open_checkpoint(path, name, base), left_out)
+        self._reference = replace(opened, supplied=_supplied(supplied))
+        self._keep(_key(path, base, supplied), self._reference)
 
-    def _checkpoint(self, path: str, name: str, base: str | None) -> Checkpoint:
-        known = self._opened.get((path, base))
+    def _checkpoint(
+        self,
+        path: str,
+        name: str,
+        base: str | None,
+        supplied: Sequence[Sequence[str]] = (),
+        left_out: Sequence[str] = (),
+    ) -> Checkpoint:
+        key = _key(path, base, supplied)
+        known = self._opened.get(key)
         if known is None or not _same_files(*known):
-            opened = fit(open_checkpoint(path, name, base), self._reference)
-            return self._keep((path, base), opened)
+            opened = fit(without(open_checkpoint(path, name, base), left_out), self._reference)
+            return self._keep(key, replace(opened, supplied=_supplied(supplied)))
         return known[0]
 
-    def _keep(self, key: tuple[str, str | None], checkpoint: Checkpoint) -> Checkpoint:
+    def _keep(self, key: str, checkpoint: Checkpoint) -> Checkpoint:
         self._opened[key] = checkpoint, checkpoint.files_key
         return checkpoint
 
@@ -279,9 +335,18 @@ class Worker:
             self._send({"progress": [event.task, event.done, event.total, event.unit]})
 
 
+def _key(*parts: Any) -> str:
+    return json.dumps(parts)
+
+
+def _supplied(given: Sequence[Sequence[str]]) -> tuple[tuple[str, Path], ...]:
+    return tuple((kind, Path(place)) for kind, place in given)
+
+
 def _same_files(checkpoint: Checkpoint, files_key: Any) -> bool:
-    """Whether the files are those that were opened; a path may hold new weights by now."""
+    """Whether the files are those that were opened; a path may hold others by now."""
     try:
+        checkpoint.companions.require_unchanged()
         return bool(checkpoint.files_key == files_key)
     except CheckpointError:
         return False
@@ -314,7 +379,10 @@ def main(out: int) -> None:
     def read() -> None:
         for line in sys.stdin:
             requests.put(line)
-        os._exit(0)  # even in the middle of an answer: nobody waits for it any more
+        # Even in the middle of an answer: nobody waits for it any more.
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # and what a library has started
+        os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(send)

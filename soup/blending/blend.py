@@ -13,6 +13,7 @@ from typing import Any
 
 from soup.blending.methods import METHODS, find
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.companions import Companions
 from soup.checkpoints.tensors import ITEMSIZES
 from soup.checkpoints.ties import is_tied, pairs
 from soup.errors import BlendError, UsageError
@@ -31,6 +32,8 @@ class Blend:
         method: how members are merged, a key of ``soup.blending.methods.METHODS``.
         base: what the members were fine-tuned from; only for methods that work on differences.
         parameters: the method's own, as (name, value); those not named have their defaults.
+        files_of: the checkpoint whose companion files it is asked and written with; None is the
+            reference.
     """
 
     members: tuple[Checkpoint, ...]
@@ -40,6 +43,7 @@ class Blend:
     method: str = "linear"
     base: Checkpoint | None = None
     parameters: tuple[tuple[str, float], ...] = ()
+    files_of: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -73,10 +77,16 @@ class Blend:
             return (*self.members, self.base)
         return self.members
 
+    @property
+    def companions(self) -> Companions:
+        """The files beside the weights that it is asked and written with."""
+        return (self.files_of or self.reference).companions
+
     def require_unchanged(self) -> None:
         """See ``checkpoints.checkpoint.Checkpoint``: said of everything that was read for it."""
         for source in (self.reference, *self.sources):
             source.require_unchanged()
+        self.companions.require_unchanged()
 
     @cached_property
     def shared_names(self) -> dict[str, str]:
@@ -114,6 +124,11 @@ class Blend:
             recipe["base"] = [source.digest for source in self.sources[len(self.members) :]]
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def key(self) -> str:
+        """SHA-256 of what is scored: of its bytes and of the files that it is asked with."""
+        return hashlib.sha256(f"{self.digest} {self.companions.digest}".encode()).hexdigest()
+
     def dtype_of(self, info: TensorInfo) -> str:
         """The output dtype of a tensor: only those that are averaged are ever cast."""
         if self.dtype is None or role(info) != "blend":
@@ -127,7 +142,7 @@ class Blend:
 
 def role(info: TensorInfo) -> str:
     """What happens to a tensor: ``"blend"``, ``"copy"`` (must be equal in all members) or
-    ``"take"`` (the reference's; BatchNorm's step counter, which nothing averages).
+    ``"take"`` (the first member's; BatchNorm's step counter, which nothing averages).
     """
     if info.name.endswith(".num_batches_tracked"):
         return "take"

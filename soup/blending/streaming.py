@@ -248,7 +248,7 @@ def _blend_chunk(
     sources = _unread(blend, info, sums)
     done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
     if kind == "take":
-        return done, read(info, start, count)
+        return done, read(blend.members[0].tensors[info.name], start, count)
     parts = [values_of(source, read, info.name, start, count) for source in sources]
     if kind == "copy":
         return done, _equal_in_all(blend, info, parts[: len(blend.members)])

@@ -7,18 +7,18 @@ written by ``soup.blending.shards``.
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup import holding
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import companions, companions_digest
+from soup.checkpoints.companions import Companions, gather, of_adapter
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
@@ -80,7 +80,10 @@ def write(
     manifest = _manifest(blend, kind, facts or {})
     if stacked is not None:
         manifest |= {"adapter": True, "dtype": "F32"}
-    same = _same_soup(target, manifest, blend.reference.base, known)
+    beside = blend.companions
+    if as_adapter:
+        beside = of_adapter((blend.files_of or blend.reference).path)
+    same = _same_soup(target, manifest, blend.reference.base, beside, known)
     if same is not None:
         return Written(target, same, reused=True)
     from soup.blending import card, shards  # torch and yaml: only where something is to be written
@@ -89,28 +92,22 @@ def write(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
+            temporary.chmod(0o777 & ~_umask())
+            beside.write(temporary)
+            if stacked is not None:
+                shards.write_adapter(blend, stacked, temporary)
+            else:
+                shards.write_weights(blend, temporary, f"write {target.name}", observe)
+            blend.require_unchanged()
+            digest = open_checkpoint(temporary, base=blend.reference.base).digest
+            manifest["digest"] = digest
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            _flush(temporary)
+            kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        if stacked is not None:
-            shards.write_adapter(blend, stacked, temporary)
-        else:
-            _copy_companions(blend.reference.home, temporary)
-            _rewrite_config(blend.reference, temporary)
-            shards.write_weights(blend, temporary, f"write {target.name}", observe)
-        blend.require_unchanged()
-        digest = open_checkpoint(temporary, base=blend.reference.base).digest
-        manifest["digest"] = digest
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
-        _flush(temporary)
-        kept = _swap_in(temporary, target, overwrite)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if kept is not None:
         observe(Note(f"the earlier soup at {target.name} was kept as {kept.name}"))
     return Written(target, digest, reused=False)
@@ -170,7 +167,9 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "version": 1,
         "kind": kind,
         "blend": blend.digest,
-        "companions": companions_digest(blend.reference.home),
+        "key": blend.key,
+        "companions": blend.companions.files_digest,
+        "companions_of": (blend.files_of or blend.reference).name,
         "dtype": blend.dtype or "/".join(blend.reference.dtypes),
         "reference": blend.reference.name,
         "members": [
@@ -188,13 +187,20 @@ def _same_soup(
     target: Path,
     manifest: Mapping[str, Any],
     base: Checkpoint | None,
+    beside: Companions,
     known: Callable[[Checkpoint], str | None],
 ) -> str | None:
-    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written."""
+    """The digest of the soup at ``target`` when it is, byte for byte, the one to be written.
+
+    Files that somebody has put there besides do not matter, unless they decide answers.
+    """
     try:
         there = json.loads((target / MANIFEST).read_text())
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
+            found = gather(target)
+            if found.digest != beside.digest or not found.holds(beside):
+                return None
             soup = open_checkpoint(target, base=base)
             return str(digest) if (known(soup) or soup.digest) == digest else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SoupError):
@@ -208,21 +214,6 @@ def _require_room(needed: int, target: Path) -> None:
         raise OutputError(
             f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
         )
-
-
-def _rewrite_config(reference: Checkpoint, directory: Path) -> None:
-    """Let config.json say what holds of the tensors; see ``Checkpoint.rewritten``."""
-    if reference.rewritten:
-        file = directory / "config.json"
-        config = json.loads(file.read_text()) | reference.rewritten
-        config = {key: value for key, value in config.items() if value is not None}
-        file.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _copy_companions(source: Path, destination: Path) -> None:
-    for relative in companions(source):
-        (destination / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / relative, destination / relative)
 
 
 def _flush(directory: Path) -> None:
@@ -257,7 +248,7 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
         if aside.is_symlink():  # what it leads to is not ours to delete
             aside.unlink()
         else:
-            shutil.rmtree(aside)
+            holding.delete(aside)
         return None
     return aside
 

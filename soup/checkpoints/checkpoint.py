@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints import names, quantised
+from soup.checkpoints.companions import Companions, brought, gather
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.soundness import Scan, Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
@@ -82,6 +83,10 @@ class Checkpoint:
             were mended, LoRA factors inside it are merged, or its config speaks of quantisation.
         rewritten: keys of config.json that do not hold of its tensors, and what does (None:
             nothing; the key goes).
+        supplied: by kind (a key of ``companions.KINDS``), the directory whose files stand in for
+            those that it lacks, see ``supplying``.
+        undecided: why none stands in for what it lacks, where several could; else empty.
+        left_out: names of stored tensors that ``tensors`` lacks, see ``buffers``.
     """
 
     path: Path
@@ -100,11 +105,28 @@ class Checkpoint:
     ties: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     altered: bool = field(default=False, repr=False)
     rewritten: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    supplied: tuple[tuple[str, Path], ...] = field(default=(), repr=False)
+    undecided: str = field(default="", repr=False)
+    left_out: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def home(self) -> Path:
         """The directory whose config, tokenizer and processor make a model of the tensors."""
         return self.path if self.base is None else self.base.path
+
+    @cached_property
+    def companions(self) -> Companions:
+        """The files that it is asked with: those of ``home``; of the kinds that an adapter brings
+        the adapter's, and of those that it lacks others'.
+        """
+        own = {} if self.base is None else brought(self.path)
+        return gather(self.home, own | dict(self.supplied), self.rewritten)
+
+    @property
+    def tokenizer_home(self) -> Path:
+        """The directory that its tokenizer is read from."""
+        own = {} if self.base is None else brought(self.path)
+        return (own | dict(self.supplied)).get("tokenizer", self.home)
 
     @property
     def by_itself(self) -> bool:

@@ -92,13 +92,13 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     A key that only one has is its default in the other: where transformers is installed and knows
     the model, that is looked up, and only then counts.
     """
-    found = _differing(_meaning(ours), _meaning(theirs))
+    found = _differing(meaning(ours), meaning(theirs))
     in_both = {key: pair for key, pair in found.items() if None not in pair}
     if len(in_both) == len(found):
         return found
     read = [_as_transformers_reads(config) for config in (ours, theirs)]
     if read[0] is not None and read[1] is not None:
-        return dict(sorted((_differing(_meaning(read[0]), _meaning(read[1])) | in_both).items()))
+        return dict(sorted((_differing(meaning(read[0]), meaning(read[1])) | in_both).items()))
     if _saved_by(ours) != _saved_by(theirs):  # one of them may write all defaults out
         return in_both
     return found
@@ -132,7 +132,7 @@ def _saved_by(config: Mapping[str, Any]) -> str:
     return str(config.get("transformers_version", "")).partition(".")[0]
 
 
-def _meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flat keys and plain values: what computes, by its name in transformers 5."""
     lifted = dict(config)
     text = lifted.pop("text_config", None)

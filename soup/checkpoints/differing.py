@@ -1,119 +1,85 @@
 """Companion files that decide answers and differ between members: named by file, key and value.
 
-Until a member can be asked with its own files, all are asked with the reference's; whoever reads
-the scores must know which of them are not what a member alone would reach.
+Each member is scored with its own, so whoever compares their numbers must know what else than
+weights is different; and a soup of several has the reference's.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.files import chat_template
-from soup.checkpoints.json_text import parse
+from soup.checkpoints.companions import (
+    PROCESSOR_PARTS,
+    TOKENS,
+    Companions,
+    Setting,
+    kind_of,
+    shown_key,
+)
 from soup.words import counted, shown
 
-DECIDING = (
-    "processor_config.json",
-    "preprocessor_config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
-)
-"""JSON files of settings that decide what a model is shown and how it answers."""
-
-WITHOUT_EFFECT = frozenset(
-    {
-        "transformers_version",
-        "_from_model_config",
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "_processor_class",
-        "processor_class",
-        "auto_map",  # the code itself is a file
-        "tokenizer_file",
-        "tokenizer_class",
-        "backend",
-        "is_local",
-        "local_files_only",
-        "extra_special_tokens",  # tokens are compared as such, whatever files hold them
-        "added_tokens_decoder",
-        "additional_special_tokens",
-        "chat_template",  # compared as a text, whatever file holds it
-    }
-)
-"""Keys, at any depth, that change no answer or are compared elsewhere."""
-
 KEYS = 4  # of a file are shown
+VALUE = 60  # characters of a value
 
 
-def differing(reference: Checkpoint, member: Checkpoint) -> list[str]:
-    """What a user should know of a member's companion files, a line for each that differs.
+def differing(reference: Checkpoint, members: Sequence[Checkpoint]) -> list[str]:
+    """What a user should know of members' companion files, a line for each file that differs.
 
-    A file that the member lacks is no difference: it would not run without the reference's.
+    What stands in config.json is compared elsewhere, see ``configs``, and so are tokens, whatever
+    files hold them, see ``tokens``.
     """
-    lines = []
-    for name in DECIDING:
-        ours, theirs = _settings(reference.home / name), _settings(member.home / name)
-        if theirs is None:
-            continue
-        keys = sorted({*(ours or {}), *theirs})
-        found = [key for key in keys if (ours or {}).get(key) != theirs.get(key)]
-        if found:
-            lines.append(f"{name}: {_pairs(found, theirs, ours or {}, reference.name)}")
-    template = chat_template(member.home)
-    if template is not None and template != chat_template(reference.home):
-        lines.append("chat template")
-    code = [
-        path.name
-        for path in sorted(member.home.glob("*.py"))
-        if _content(path) != _content(reference.home / path.name)
-    ]
-    if code:
-        lines.append(f"code: {', '.join(shown(name) for name in code[:KEYS])}")
     return [
-        f"{member.name}: differs from {reference.name} in {line}; all members are scored, and the "
-        f"soup is written, with {reference.name}'s: alone, this member may score otherwise"
-        for line in lines
+        f"{member.name}: differs from {reference.name} in {line}; by default each member is "
+        f"scored with its own, a soup of several with {reference.name}'s"
+        for member in members
+        if member.companions.digest != reference.companions.digest
+        for line in _lines(member.companions, reference.companions, reference.name)
     ]
 
 
-def _settings(file: Path) -> dict[str, Any] | None:
-    """Flat keys of a JSON file; None where there is none that can be read."""
-    try:
-        found = parse(file.read_text()) if file.is_file() else None
-    except (OSError, ValueError):
-        return None
-    return dict(_leaves(found)) if isinstance(found, dict) else None
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if key in WITHOUT_EFFECT:
+def _lines(theirs: Companions, ours: Companions, reference: str) -> Iterator[str]:
+    files: dict[str, list[str]] = {}
+    code = []
+    for key in sorted({*theirs.settings, *ours.settings}):
+        one, other = theirs.settings.get(key), ours.settings.get(key)
+        setting = one or other
+        if setting is None or setting.file == "config.json" or _is_vocabulary(key, setting):
             continue
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+        if "tokenizer/json/" in key and None in (one, other):
+            continue  # the same may stand in files of another form
+        if (one and one.value) == (other and other.value):
+            continue
+        if key == "chat template":
+            files.setdefault("chat template", [])
+        elif kind_of(setting.file) == "code":
+            code.append(setting.file)
+        elif key == setting.file:
+            files.setdefault(setting.file, [])
         else:
-            yield f"{prefix}{key}", value
+            name = shown_key(key).removeprefix(PROCESSOR_PARTS.get(setting.file, ""))
+            text = f"{shown(name)} {_value(one)} ({reference}: {_value(other)})"
+            files.setdefault(setting.file, []).append(text)
+    for file, found in files.items():
+        more = len(found) - KEYS
+        rest = f" and {counted(more, 'more setting')}" if more > 0 else ""
+        yield shown(file) + (f": {', '.join(found[:KEYS])}{rest}" if found else "")
+    if code:
+        more = len(code) - KEYS
+        rest = f" and {more:,} more" if more > 0 else ""
+        yield f"code: {', '.join(map(shown, code[:KEYS]))}{rest}"
 
 
-def _pairs(
-    keys: list[str], theirs: Mapping[str, Any], ours: Mapping[str, Any], reference: str
-) -> str:
-    said = [
-        f"{shown(key)} {_value(theirs, key)} ({reference}: {_value(ours, key)})"
-        for key in keys[:KEYS]
-    ]
-    more = len(keys) - KEYS
-    return ", ".join(said) + (f" and {counted(more, 'more setting')}" if more > 0 else "")
+def _is_vocabulary(key: str, setting: Setting) -> bool:
+    if kind_of(setting.file) != "tokenizer":
+        return False
+    if setting.file not in ("tokenizer.json", "tokenizer_config.json"):
+        return True
+    return shown_key(key).split(".")[0] in TOKENS | {"vocabulary", "merges", "added_tokens"}
 
 
-def _value(settings: Mapping[str, Any], key: str) -> str:
-    return shown(settings[key], 60) if key in settings else "nothing"
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes() if file.is_file() else b""
-    except OSError:
-        return b""
+def _value(setting: Setting | None) -> str:
+    if setting is None:
+        return "nothing"
+    text = setting.value
+    if text.startswith('"') and text.endswith('"'):
+        text = text[1:-1]
+    return shown(text, VALUE)

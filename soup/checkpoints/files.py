@@ -1,13 +1,12 @@
 """The files beside the weights: which ones a model needs."""
 
-import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.json_text import parse, shallow
+from soup.checkpoints.json_text import parse
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -69,7 +68,8 @@ VOLATILE_CONFIG = frozenset(
 """Keys of config.json that say where a checkpoint came from, not how it computes. The dtype is
 among them: the tensors' own is what counts, and is compared with the tensors."""
 
-DOCUMENTS = ("README*", "LICENSE*", "NOTICE*", "*.md", ".gitattributes", "*.png", "*.jpg")
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Where a chat template may stand, the first that there is before the others."""
 
 
 def companions(directory: Path) -> Iterator[Path]:
@@ -121,66 +121,47 @@ def _files(directory: Path) -> Iterator[Path]:
         raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error
 
 
-def require_companions(directory: Path) -> None:
+def require_readable(file: Path) -> None:
     """Fail now, not after hours of scoring, where a file beside the weights cannot be copied.
 
     Raises:
-        CheckpointError: one cannot be read, or is a git-lfs pointer; it is named.
+        CheckpointError: it cannot be read, or is a git-lfs pointer; it is named.
     """
-    for relative in companions(directory):
-        file = directory / relative
-        try:
-            with file.open("rb") as stream:
-                head = stream.read(len(LFS_START))
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-        if head == LFS_START:
-            raise CheckpointError(f"{file}: {LFS_POINTER}")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(len(LFS_START))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    if head == LFS_START:
+        raise CheckpointError(f"{file}: {LFS_POINTER}")
 
 
-def companions_digest(directory: Path) -> str:
-    """SHA-256 of what decides a model's answers besides its weights.
+def template_of(read: Callable[[str], bytes | None]) -> tuple[str, str] | None:
+    """The chat template of a model, as transformers finds it, behind the file that it stands in.
 
-    Documents are left out and config.json is taken without the keys of ``VOLATILE_CONFIG``, so
-    that a checkpoint saved elsewhere, or by another version, counts as the same.
+    Args:
+        read: the content of a file beside the weights, None where there is none of that name.
     """
-    total = hashlib.sha256(b"soup-companions-1\n")
-    for relative in companions(directory):
-        if _matches(relative.name, DOCUMENTS):
+    for name in TEMPLATES:
+        content = read(name)
+        if content is None:
             continue
-        content = (directory / relative).read_bytes()
-        if relative.name == "config.json":
-            content = _canonical(content)
-        digest = hashlib.sha256(content).hexdigest()
-        total.update(f"{relative.as_posix()} {digest}\n".encode())
-    return total.hexdigest()
-
-
-def chat_template(directory: Path) -> str | None:
-    """The chat template beside a model, from the files that transformers reads; None for none."""
-    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
         try:
-            text = (directory / name).read_text()
-            found = text if name.endswith(".jinja") else parse(text).get("chat_template")
-        except (OSError, ValueError, AttributeError):
+            found = content.decode() if name.endswith(".jinja") else _inside(parse(content))
+        except (ValueError, AttributeError, KeyError, TypeError):
             continue
         if isinstance(found, str):
-            return found.strip()
+            return name, found.strip()
     return None
 
 
-def _canonical(content: bytes) -> bytes:
-    try:
-        config = shallow(parse(content))
-    except ValueError:
-        return content
-    return json.dumps(_without_volatile(config), sort_keys=True).encode()
-
-
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_volatile(v) for k, v in value.items() if k not in VOLATILE_CONFIG}
-    return value
+def _inside(settings: dict[str, Any]) -> Any:
+    """A template within JSON; the one called default where there are several, or else all."""
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        named = {entry["name"]: entry["template"] for entry in found}
+        return named.get("default", json.dumps(named, sort_keys=True))
+    return found
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -8,34 +8,40 @@ from pathlib import Path
 
 from soup import markup, words
 from soup.checkpoints import hub, shown, tokens
+from soup.checkpoints.bases import other_bases
+from soup.checkpoints.buffers import leave_out
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.companions import brought, gather
 from soup.checkpoints.configs import described, differences
 from soup.checkpoints.differing import differing
-from soup.checkpoints.files import chat_template, require_companions
+from soup.checkpoints.files import require_readable
 from soup.checkpoints.fitting import fit_all
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.problems import (
     Problem as Problem,  # known from here, too: what a report is made of
 )
 from soup.checkpoints.problems import summary, together
+from soup.checkpoints.supplying import lacking, supply
 from soup.checkpoints.ties import is_tied
 from soup.errors import PoolError, UsageError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
-    """Checkpoints that can be blended. The first is the reference: its names, order, shards and
-    companion files are those of the result.
+    """Checkpoints that can be blended. One is the reference: its names, order, shards and companion
+    files are those of the result.
 
     Attributes:
         members: the checkpoints, in the order given.
         warnings: what a user should know, though it stops nothing.
         base: what they were fine-tuned from, where it was named.
+        chosen: the reference, where it is not the first.
     """
 
     members: tuple[Checkpoint, ...]
     warnings: tuple[str, ...] = ()
     base: Checkpoint | None = None
+    chosen: Checkpoint | None = None
 
     def __repr__(self) -> str:
         return shown.line("Pool", self.members)
@@ -54,7 +60,7 @@ class Pool:
     @property
     def reference(self) -> Checkpoint:
         """The member whose files the result takes after."""
-        return self.members[0]
+        return self.chosen or self.members[0]
 
     @classmethod
     def open(
@@ -62,6 +68,8 @@ class Pool:
         *paths: str | os.PathLike[str],
         dtype: str | None = None,
         base: str | os.PathLike[str] | None = None,
+        reference: str | None = None,
+        processor: str | os.PathLike[str] | None = None,
     ) -> "Pool":
         """Open directories (quoted globs are expanded) and prove from headers that they blend.
 
@@ -70,19 +78,23 @@ class Pool:
             dtype: the output dtype, a key of ``tensors.ITEMSIZES``; with it, members may
                 differ in floating-point dtype.
             base: the model that the members were fine-tuned from: for methods that need it, and
-                the one that LoRA adapters among the members change.
+                the one that LoRA adapters among the members change. It supplies tokenizer,
+                processor, template and code to members that lack them.
+            reference: the name (or path) of the member whose files the result takes after; by
+                default the first.
+            processor: a directory that supplies what members lack, before the base.
 
         Raises:
-            UsageError: no path given, or a glob that matches nothing.
+            UsageError: no path given, a glob that matches nothing, or a reference that is none.
             CheckpointError: a directory is not a readable checkpoint.
             PoolError: they do not fit; the message names tensor, member, expected and found.
         """
-        report = inspect(paths, dtype, base)
+        report = inspect(paths, dtype, base, reference, processor)
         if report.problems:
             first, *more = report.lines
             rest = f" (and {len(more)} more: `soup check` lists them)" if more else ""
             raise PoolError(f"the pool cannot be blended: {first}{rest}")
-        return cls(report.members, report.warnings, report.base)
+        return cls(report.members, report.warnings, report.base, report.reference)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +108,7 @@ class Report:
         duplicates: pairs of names known to hold the same weights, from their files or from a
             digest already computed.
         base: the base, where one was named.
+        reference: the member that the others are compared with.
     """
 
     members: tuple[Checkpoint, ...]
@@ -103,6 +116,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
     base: Checkpoint | None = None
+    reference: Checkpoint | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -152,48 +166,121 @@ def inspect(
     paths: Sequence[str | os.PathLike[str]],
     dtype: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    reference: str | None = None,
+    processor: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Open checkpoints and compare them with the first; nothing but headers is read.
+    """Open checkpoints and compare them with one of them; of weights nothing but headers is read.
 
     Args:
         paths: model directories, and LoRA adapters'.
         dtype: the output dtype; with it, members may differ in floating-point dtype.
         base: the model that they were fine-tuned from; compared like a member. Adapters change
             it, rather than the base that they name.
+        reference: the name or path of the member to compare with; by default the first.
+        processor: a directory with tokenizer, processor, template or code for members without.
 
     Raises:
-        UsageError: see ``expand``.
+        UsageError: see ``expand``; or a reference that is no member.
         CheckpointError: a directory is not a readable checkpoint, or a file that the soup would
             get from it cannot be copied.
     """
     directories = expand(paths)
-    named = zip(directories, unique_names(directories), strict=True)
+    names = unique_names(directories)
+    chosen = _index_of(reference, directories, names)
     parent = [] if base is None else [open_checkpoint(base)]
-    opened = [open_checkpoint(path, name, *parent) for path, name in named]
-    reference, *others = fit_all([*opened, *parent])
-    members = (reference, *others[: len(opened) - 1])
+    opened = [
+        open_checkpoint(path, name, *parent) for path, name in zip(directories, names, strict=True)
+    ]
+    supplies = _supplies(processor)
+    opened, said = supply(opened, parent[0] if parent else None, supplies)
+    every, left_out = leave_out([*opened, *parent])
+    order = [chosen, *(k for k in range(len(every)) if k != chosen)]
+    fitted = fit_all([every[k] for k in order])
+    back = {k: member for k, member in zip(order, fitted, strict=True)}
+    members = tuple(back[k] for k in range(len(opened)))
+    first, *others = fitted
     problems: list[Problem] = []
-    for directory in dict.fromkeys(member.home for member in (reference, *others)):
-        require_companions(directory)
-    warnings = [f"{m.name}: {note}" for m in (reference, *others) for note in m.notes]
-    warnings += _batchnorm_warnings(reference)
+    every_file = [file for member in fitted for file in member.companions.files.values()]
+    for file in dict.fromkeys(file for file in every_file if isinstance(file, Path)):
+        require_readable(file)
+    warnings = [f"{m.name}: {note}" for m in fitted for note in m.notes]
+    warnings += [*said, *left_out, *other_bases(members, parent[0] if parent else None)]
+    warnings += _batchnorm_warnings(first)
+    problems += _lacks_problems(first)
+    warnings += _lacks_warnings(first)
     for member in others:
-        problems += _compare_tensors(reference, member, dtype)
-        problems += _compare_files(reference, member)
-        warnings += _compare_configs(reference, member)
-        warnings += _added_tokens(reference, member)
+        problems += _compare_tensors(first, member, dtype)
+        problems += _compare_files(first, member)
+        warnings += _compare_configs(first, member)
+        warnings += _added_tokens(first, member)
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
-        warnings += differing(reference, member)
-    duplicates = tuple(same_files(members))
+    warnings += differing(first, members)
     return Report(
         members,
         tuple(problems),
         tuple(together(warnings, [member.name for member in members])),
-        duplicates,
-        others[-1] if base is not None else None,
+        tuple(same_files(members)),
+        fitted[-1] if base is not None else None,
+        first,
     )
+
+
+def _index_of(reference: str | None, paths: Sequence[Path], names: Sequence[str]) -> int:
+    """Which member is meant, by its name or by its path.
+
+    Raises:
+        UsageError: none is, or more than one.
+    """
+    if reference is None:
+        return 0
+    here = os.path.abspath(reference)
+    found = [k for k, name in enumerate(names) if name == reference]
+    found = found or [k for k, path in enumerate(paths) if os.path.abspath(path) == here]
+    found = found or [k for k, path in enumerate(paths) if path.name == reference]
+    if len(found) != 1:
+        which = "more than one member" if found else "no member"
+        raise UsageError(
+            f"--reference {reference}: names {which}; expected one of {', '.join(names)}"
+        )
+    return found[0]
+
+
+def _supplies(processor: str | os.PathLike[str] | None) -> Path | None:
+    if processor is None:
+        return None
+    path = Path(os.path.abspath(processor))
+    if not path.is_dir():
+        raise UsageError(
+            f"--processor {processor}: expected a directory with tokenizer and processor, found "
+            + ("a file" if path.exists() else "nothing there")
+        )
+    return path
+
+
+def _lacks_problems(reference: Checkpoint) -> list[Problem]:
+    if not reference.undecided:
+        return []
+    return [
+        Problem(
+            reference.name,
+            "companion files",
+            "those that the soup gets, from it or from one other",
+            "nothing",
+            reference.undecided,
+        )
+    ]
+
+
+def _lacks_warnings(reference: Checkpoint) -> list[str]:
+    absent = [] if reference.undecided else lacking(reference)
+    if not absent:
+        return []
+    return [
+        f"{reference.name}: has no {', no '.join(absent)}, and neither has another member or a "
+        "base: the soup will not load as it is; name a directory that has, with --processor DIR"
+    ]
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -329,7 +416,7 @@ def _compare_files(reference: Checkpoint, member: Checkpoint) -> list[Problem]:
         expected, found = reference.config.get(key), member.config.get(key)
         if expected != found:
             problems.append(Problem(member.name, f"config.json {key}", f"{expected}", f"{found}"))
-    return problems + _compare_tokens(reference.home, member.home, member)
+    return problems + _compare_tokens(reference.tokenizer_home, member.tokenizer_home, member)
 
 
 def _compare_tokens(reference: Path, directory: Path, member: Checkpoint) -> list[Problem]:
@@ -359,7 +446,7 @@ def _token(token: str) -> str:
 
 def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
     """Tokens that only one of two has, in rows that the other has no token for."""
-    found = tokens.compare(reference.home, member.home)
+    found = tokens.compare(reference.tokenizer_home, member.tokenizer_home)
     if found is None or found.clashes:
         return []
     return [
@@ -396,11 +483,11 @@ def _adapter_warnings(member: Checkpoint) -> list[str]:
             f"{member.name}: changes {changed[0]}, to which the output layer is tied in "
             f"{member.base.name}: merged, the change reaches both, in training it may not have"
         )
-    template = chat_template(member.path)
-    if template is not None and template != chat_template(member.home):
+    own = sorted(brought(member.path))
+    if own and member.companions.digest != gather(member.home).digest:
         warnings.append(
-            f"{member.name}: has a chat template that its base {member.base.name} has not; "
-            "the soup is scored and written with the base's"
+            f"{member.name}: brings {' and '.join(own)} of its own, which differ from those of its "
+            f"base {member.base.name}; it is asked with its own"
         )
     return warnings
 
@@ -412,8 +499,8 @@ def _compare_configs(reference: Checkpoint, member: Checkpoint) -> list[str]:
         return []
     return [
         f"{member.name}: config.json differs from {reference.name}'s: "
-        f"{described(found, reference.name)}; the soup is scored and written with "
-        f"{reference.name}'s"
+        f"{described(found, reference.name)}; by default each member is scored with its own, a "
+        f"soup of several with {reference.name}'s"
     ]
 
 

@@ -42,10 +42,10 @@ class Significant:
         Raises:
             ScoringError: there are no outcomes of single questions to test.
         """
-        return self.of(trial.digest, soup.digest)
+        return self.of(trial.key, soup.key)
 
     def of(self, trial: str, soup: str) -> bool:
-        """The same by their digests."""
+        """The same by their keys."""
         digests = {benchmark.name: benchmark.digest for benchmark in self.benchmarks}
         paired = pair(self.journal, digests, [trial, soup], self.weights)
         (found,) = paired.differences([(0, 1)])

@@ -52,7 +52,9 @@ def run_differences(journal: Journal, records: Sequence[Mapping[str, Any]]) -> D
     soups = [r["blend"] for r in records if r["kind"] == "soup"]
     benchmarks: Mapping[str, str] = start["benchmarks"]
     weights = weights_of(records)
-    members = [m["blend"] for m in start["members"]]
+    # In the order of ``recipes.settled``: that in which they were named changes no number.
+    settled = sorted(start["members"], key=lambda m: (m["digest"], m["name"]))
+    members = [m["blend"] for m in settled]
     blends = [
         blend
         for blend in dict.fromkeys([*members, *(d["blend"] for d in decisions), *soups])

@@ -212,6 +212,8 @@ class Journal:
         temporary = self.path.with_name(f".{FILE}.{os.getpid()}")
         try:
             with _locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
+                for left in self.path.parent.glob(f".{FILE}.*"):  # of one that was killed
+                    left.unlink(missing_ok=True)
                 kept = [new for line in _lines(_whole(handle)) if (new := keep(line)) is not None]
                 try:
                     with temporary.open("wb") as file:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from soup import markup
+from soup.choosing.companionship import Companionship
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
@@ -63,6 +64,9 @@ class Row:
 
     difference: Difference | None = None
     """To the best single member."""
+
+    companions: str = ""
+    """Digest of the companion files that it was scored with."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,9 @@ class Leaderboard:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of the mean, by benchmark; empty where all count alike."""
 
+    companions: Companionship = field(default_factory=Companionship)
+    """With whose companion files was scored."""
+
     likeness: Likeness | None = None
     """How alike the members are, in weights and in answers, as far as that is recorded."""
 
@@ -213,6 +220,7 @@ class Leaderboard:
             "settings": dict(self.about.settings),
             "why": self.why,
             "shares": dict(self.shares),
+            "companions": asdict(self.companions),
             "likeness": None if self.likeness is None else self.likeness.to_dict(),
             "lines": [line.to_dict() for line in self.lines],
             "benchmarks": list(self.benchmarks),
@@ -228,6 +236,7 @@ class Leaderboard:
                     "unjudged": dict(row.unjudged),
                     "mean": row.mean,
                     "difference": _json(row.difference),
+                    "companions": row.companions,
                 }
                 for row in self.members
             ],
@@ -347,6 +356,8 @@ class Leaderboard:
         if self.shares:
             parts = [f"{name} {100 * share:.1f}%" for name, share in self.shares.items()]
             lines = [f"the mean counts {', '.join(parts)}"]
+        if self.benchmarks or self.holdouts:
+            lines += self.companions.lines
         steady = [INVARIANT] if self.invariant else []
         return [*lines, *footer(found, self.soup), *([self.why] if self.why else []), *steady]
 
@@ -465,13 +476,14 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
                 _mean(scores, benchmarks, shares),
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
+                member.get("companions", ""),
             )
         )
-    rows.sort(key=lambda row: float("inf") if row.mean is None else -row.mean)
+    rows.sort(key=_place)
     names = {row.digest: row.name for row in reversed(rows)}
     lines = tuple(recorded_lines(journal, names))
-    blends = {m["digest"]: m["blend"] for m in start["members"]}
-    ranked = [(row.name, row.digest, blends[row.digest]) for row in rows]
+    blends = {m["name"]: m["blend"] for m in start["members"]}
+    ranked = [(row.name, row.digest, blends[row.name]) for row in rows]
     alike = likeness_of(journal, ranked, start.get("base"), sure.differ)
     decisions = [r for r in later if r["kind"] == "decision"]
     path = tuple(_step(*pair) for pair in zip(decisions, sure.steps, strict=True))
@@ -490,10 +502,16 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
         ),
         why=_why(rows, path, sure, alike, lines) if start["command"] == "greedy" and soups else "",
         shares=shares,
+        companions=Companionship(**start.get("companions", {})),
         likeness=alike,
         lines=lines,
         invariant=bool(invariant) and all(invariant),
     )
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    """Best first; of equal means in the order of ``recipes.settled``."""
+    return float("inf") if row.mean is None else -row.mean, row.digest, row.name
 
 
 def _moved(path: str, was: str | None, now: str) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import fsum
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
 from soup.errors import ScoringError
-from soup.events import Evaluation, Event, Observer, Progress, ignore
+from soup.events import Evaluation, Event, Observer, Progress, Took, ignore
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Benchmark:
     Attributes:
         name: the column's heading.
         samples: questions to answer.
-        digest: SHA-256 of all that decides the answers and the score besides the weights: data,
-            prompts, generation settings, the reference's companion files, versions.
+        digest: SHA-256 of all that decides the answers and the score besides the model (its
+            weights and the files beside them): data, prompts, generation settings, versions.
         settings: the same, to read; it is kept beside each result.
         questions: what they have in common; None where the scorer cannot say.
     """
@@ -103,7 +103,8 @@ class Scorer(Protocol):
         """Look benchmarks up, in order; nothing is generated.
 
         Args:
-            reference: whose companion files (config, processor, chat template) will be used.
+            reference: the member whose kind of model is asked; a blend says whose companion files
+                (config, processor, chat template) it is asked with.
             names: as the user gave them.
             observe: told of progress.
 
@@ -127,6 +128,15 @@ class HousedScorer(Scorer, Protocol):
 
     def work_in(self, directory: str | os.PathLike[str]) -> None:
         """Keep them there, unless it was made with a place of its own."""
+        ...
+
+
+@runtime_checkable
+class TidyScorer(Scorer, Protocol):
+    """A scorer that may have left files when it was killed."""
+
+    def tidy(self, recorded: Collection[str]) -> None:
+        """Remove what is of no use any more, given the keys of all results that are recorded."""
         ...
 
 
@@ -170,6 +180,44 @@ class PartialScorer(Scorer, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A measurement that will be wanted, or may be; fields as of ``Scorer.measure``.
+
+    Attributes:
+        blend: what is asked.
+        benchmark: what it is asked.
+        task: names the work for progress.
+        likelihood: that it is wanted, above 0; 1 is certain.
+    """
+
+    blend: Blend
+    benchmark: Benchmark
+    task: str
+    likelihood: float = 1.0
+
+
+@runtime_checkable
+class ForesightedScorer(Scorer, Protocol):
+    """A scorer that can work on several things at once, and so ahead of what is asked."""
+
+    @property
+    def at_once(self) -> int:
+        """How many things it can work on at a time."""
+        ...
+
+    def expect(self, wanted: Sequence[Wanted], observe: Observer = ignore) -> None:
+        """Begin with what will be wanted, or may be, as far as there is nothing better to do.
+
+        No result changes by it. What was expected before, and is not any more, is dropped.
+
+        Args:
+            wanted: in order.
+            observe: told of progress.
+        """
+        ...
+
+
 class Outlook(Protocol):
     """What a run has still to ask, see ``soup.choosing.ahead.Ahead``."""
 
@@ -184,6 +232,16 @@ class Outlook(Protocol):
     def skip(self, number: int) -> None:
         """Nothing more is asked in an evaluation."""
         ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A blend that will be scored on some benchmarks, or may be; see ``Wanted``."""
+
+    blend: Blend
+    benchmarks: Sequence[Benchmark]
+    label: str
+    likelihood: float = 1.0
 
 
 @dataclass
@@ -205,6 +263,8 @@ class RecordedScorer:
     shares: Mapping[str, float] = field(default_factory=dict)
     run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
+    _expected: Sequence[Expected] = field(default=(), repr=False)
+    _announced: frozenset[str] = field(default=frozenset(), repr=False)
 
     def score(
         self,
@@ -227,8 +287,10 @@ class RecordedScorer:
         """
         number = self._number(blend, number)
         results: dict[str, Result] = {}
+        if len(benchmarks) > 1 and self.foresees and blend.key not in self._announced:
+            self.expect([Expected(blend, benchmarks, label), *self._expected])
         for benchmark in benchmarks:
-            key = result_key(blend.digest, benchmark.digest)
+            key = result_key(blend.key, benchmark.digest)
             found = recorded(self.journal, key)
             if found is None:
                 task = f"{label} on {benchmark.name}"
@@ -239,10 +301,12 @@ class RecordedScorer:
                 self.journal.append(
                     "result",
                     key=key,
-                    blend=blend.digest,
+                    blend=blend.key,
+                    weights=blend.digest,
                     benchmark=benchmark.digest,
                     seconds=took.seconds(),
                     answered=took.answered,
+                    companions=blend.companions.digest,
                     run=self.run,
                     result=result_to_json(found, benchmark.settings),
                 )
@@ -251,6 +315,26 @@ class RecordedScorer:
                 self.ahead.done(number, benchmark)
             results[benchmark.name] = found
         return Score(results, self.shares if self.shares.keys() == results.keys() else {})
+
+    @property
+    def foresees(self) -> bool:
+        """Whether it helps to tell what will be scored."""
+        return isinstance(self.scorer, ForesightedScorer) and self.scorer.at_once > 1
+
+    def expect(self, blends: Sequence[Expected]) -> None:
+        """Let the scorer begin with what will be scored, or may be; see ``ForesightedScorer``."""
+        if not self.foresees:
+            return
+        assert isinstance(self.scorer, ForesightedScorer)
+        self._expected = blends
+        self._announced = frozenset(one.blend.key for one in blends)
+        wanted = [
+            Wanted(one.blend, benchmark, f"{one.label} on {benchmark.name}", one.likelihood)
+            for one in blends
+            for benchmark in one.benchmarks
+            if recorded(self.journal, result_key(one.blend.key, benchmark.digest)) is None
+        ]
+        self.scorer.expect(wanted, self.observe)
 
     def begin(self, blend: Blend, benchmark: Benchmark, label: str, task: str) -> None:
         """Tell that a blend is asked a benchmark by other ways than ``score``."""
@@ -263,7 +347,7 @@ class RecordedScorer:
 
     def _number(self, blend: Blend, number: int | None = None) -> int:
         following = max(self._numbers.values(), default=0) + 1
-        known = self._numbers.setdefault(blend.digest, number or following)
+        known = self._numbers.setdefault(blend.key, number or following)
         return number or known
 
     def _tell(self, number: int, label: str, benchmark: Benchmark, task: str) -> None:
@@ -279,27 +363,36 @@ class _Took:
         self._task = task
         self._began = time.monotonic()
         self._first: int | None = None
-        self.answered = 0
+        self._answered = 0
+        self._told: Took | None = None
+
+    @property
+    def answered(self) -> int:
+        return self._answered if self._told is None else self._told.answered
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Took):
+            self._told = event  # several shared it: what passed here is not what it took
+            return
         if isinstance(event, Progress) and event.task == self._task:
             if self._first is None:
                 self._first = event.done  # those before were kept from a run that was stopped
-            self.answered = max(self.answered, event.done - self._first)
+            self._answered = max(self._answered, event.done - self._first)
         self._observe(event)
 
     def seconds(self) -> float:
-        return round(time.monotonic() - self._began, 6)
+        spent = time.monotonic() - self._began if self._told is None else self._told.seconds
+        return round(spent, 6)
+
+
+def result_key(blend_key: str, benchmark_digest: str) -> str:
+    """The content key of a result, of a ``Blend.key``: no model's name, no path."""
+    return hashlib.sha256(f"{blend_key} {benchmark_digest}".encode()).hexdigest()
 
 
 def benchmark_digest(settings: Mapping[str, Any]) -> str:
     """The digest of a benchmark that is measured so; see ``Benchmark``."""
     return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
-
-
-def result_key(blend_digest: str, benchmark_digest: str) -> str:
-    """The content key of a result: no model's name, no path."""
-    return hashlib.sha256(f"{blend_digest} {benchmark_digest}".encode()).hexdigest()
 
 
 def recorded(journal: Journal, key: str) -> Result | None:

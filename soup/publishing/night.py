@@ -46,7 +46,8 @@ class Plan:
         settle: seconds for which no file of a checkpoint may have changed.
         skip_bad: leave out what is damaged or does not fit; else that is an error.
         keep: older soups that stay; None keeps all.
-        opening: more for ``Pool.open``: dtype, base.
+        opening: more for ``Pool.open``: dtype, base, processor.
+        reference: the member whose files the soup gets; None is the first.
     """
 
     publish: str | os.PathLike[str]
@@ -55,6 +56,7 @@ class Plan:
     skip_bad: bool = True
     keep: int | None = 3
     opening: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class _Night:
         return self.end(verdict, board, sifted, (), None)
 
     def decide(self, sifted: Sifted) -> Night:
-        pool = Pool.open(*sifted.ready, **self.plan.opening)
+        pool = Pool.open(*sifted.ready, **self.plan.opening, reference=self.plan.reference)
         self.published = self.shelf.current
         self.older = self._published(pool)
         changes = self._changes(pool)
@@ -260,7 +262,8 @@ class _Night:
             for record in reversed(history)
             if record.get("published") == self.published.name and record.get("candidate")
         ]
-        keys += [str(manifest(self.published).get("blend", ""))]
+        there = manifest(self.published)
+        keys += [str(there.get("key") or there.get("blend", ""))]
         for key in keys:
             if results_of(chosen.scorer.journal, key, wanted) is not None:
                 return str(key)
@@ -345,7 +348,7 @@ class _Night:
 
 def scored_as(blend: Blend) -> str:
     """What a blend's results are recorded by."""
-    return blend.digest
+    return blend.key
 
 
 def asked(history: Sequence[Mapping[str, Any]], benchmarks: Sequence[str], tonight: str) -> int:

@@ -115,7 +115,7 @@ def gather(work: str | os.PathLike[str]) -> Facts:
         flipped,
         history(journal, records[0]),
         cost_of(journal, records, [step.stopped for step in board.path if step.stopped]),
-        command_of(board, _relative(journal)),
+        command_of(board, _relative(journal), records[0].get("base_path")),
         str(records[0].get("base") or ""),
         str(journal.path.parent),
     )
@@ -129,8 +129,8 @@ def _best(board: Leaderboard, records: Sequence[Mapping[str, Any]]) -> Named | N
     if not board.members or board.members[0].mean is None:
         return None
     row = board.members[0]
-    blends = {m["digest"]: m["blend"] for m in records[0]["members"]}
-    return Named(row.name, blends[row.digest])
+    blends = {m["name"]: m["blend"] for m in records[0]["members"]}
+    return Named(row.name, blends[row.name])
 
 
 def _compared(
@@ -195,11 +195,15 @@ def _verdict(board: Leaderboard) -> tuple[str, str]:
     return word, f"{sentence} ({interval}): {tail}."
 
 
-def command_of(board: Leaderboard, below: str) -> str:
+def command_of(board: Leaderboard, below: str, base: str | None = None) -> str:
     """The command that makes this run again; paths below a directory are shown relative to it."""
     settings = board.about.settings
     words = ["soup", board.command]
-    words += [_short(row.path, below) for row in sorted(board.members, key=lambda r: r.path)]
+    members = sorted(board.members, key=lambda r: r.path)
+    words += [_short(row.path, below) for row in members]
+    reference = board.companions.reference
+    if reference and members and members[0].name != reference:
+        words += ["--reference", reference]
     weights = settings.get("bench_weights") or {}
     for name in settings.get("benchmarks", ()):
         weight = f"={weights[name]:g}" if name in weights else ""
@@ -217,6 +221,12 @@ def command_of(board: Leaderboard, below: str) -> str:
     for value in settings.get("weights") or ():
         words += ["--weight", f"{value:g}"]
     words += ["--as-adapter"] if settings.get("as_adapter") else []
+    words += ["--same-companions"] if settings.get("same_companions") else []
+    words += ["--base", _short(base, below)] if base else []
+    measured = (settings.get("measured_with") or {}).values()
+    longest = {one.get("max_new_tokens") for one in measured}
+    if len(longest) == 1 and isinstance(length := longest.pop(), int):
+        words += ["--max-new-tokens", str(length)]
     return shlex.join(words)
 
 

@@ -18,7 +18,8 @@ from soup.blending.running import RunningSum
 from soup.blending.streaming import stream
 from soup.blending.writer import write
 from soup.checkpoints.checkpoint import TensorInfo
-from soup.checkpoints.files import companions, companions_digest
+from soup.checkpoints.companions import gather
+from soup.checkpoints.files import companions
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, inspect
 from soup.errors import CheckpointError, PoolError
@@ -448,7 +449,7 @@ def test_workers_open_adapters_again_on_the_same_base(tmp_path: Path) -> None:
     worker = Worker(lambda message: None)
     worker._refer_to(*encode_checkpoint(pool.reference))
     assert worker._blend(message).digest == message["digest"] == blend.digest
-    assert companions_digest(pool.reference.home) == companions_digest(base)
+    assert pool.reference.companions.digest == gather(base).digest
 
 
 def test_the_command_averages_adapters(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Which base LoRA adapters say that they were trained on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.json_text import read_object
+from soup.checkpoints.weights import ADAPTER
+
+
+def other_bases(members: Sequence[Checkpoint], base: Checkpoint | None) -> list[str]:
+    """A line for adapters that name another base than the one that is used, or than each other.
+
+    A name on a hub and a directory here are one where their last parts are: nothing more is known
+    of a directory's origin than what it is called, and what its config.json calls itself.
+
+    Args:
+        members: of a pool; those that are full models are passed over.
+        base: the one that ``--base`` names.
+    """
+    named = {m.name: _named(m) for m in members if m.base is not None}
+    named = {name: found for name, found in named.items() if found}
+    adapters = {member.name: member for member in members if member.name in named}
+    lines = []
+    groups: dict[str, list[str]] = {}
+    for name, found in named.items():
+        groups.setdefault(found, []).append(name)
+    if base is not None:
+        for found, names in groups.items():
+            if not _is_base(found, adapters[names[0]], base):
+                lines.append(
+                    f"{_who(names)}: trained on {found!r} by {ADAPTER}, but --base is {base.path}; "
+                    "an adapter of another base makes a wrong model"
+                )
+        return lines
+    kinds: list[tuple[str, list[str]]] = []
+    for found, names in groups.items():
+        known = next((k for k in kinds if _last(k[0]) == _last(found)), None)
+        if known is None:
+            kinds.append((found, list(names)))
+        else:
+            known[1].extend(names)
+    for found, names in kinds[1:]:
+        lines.append(
+            f"{_who(names)}: trained on {found!r} by {ADAPTER}, {_who(kinds[0][1])} on "
+            f"{kinds[0][0]!r}; fine-tunes of different bases do not average well"
+        )
+    return lines
+
+
+def _named(member: Checkpoint) -> str:
+    return str(read_object(member.path / ADAPTER).get("base_model_name_or_path") or "")
+
+
+def _is_base(found: str, member: Checkpoint, base: Checkpoint) -> bool:
+    if os.path.realpath(member.path / found) == os.path.realpath(base.path):
+        return True
+    called = [str(base.path), os.path.realpath(base.path), str(base.config.get("_name_or_path"))]
+    return _last(found) in map(_last, called)
+
+
+def _last(name: str) -> str:
+    """The last part of a path or of a hub's name; of a snapshot in a hub's cache the model's."""
+    parts = [part for part in Path(name.replace("\\", "/")).parts if part not in ("/", ".")]
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached and "snapshots" in parts:
+        return cached[-1].split("--")[-1].lower()
+    return parts[-1].lower() if parts else ""
+
+
+def _who(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

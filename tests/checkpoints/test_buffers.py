@@ -1,0 +1,77 @@
+"""soup/checkpoints/buffers.py and bases.py: what is left out of a pool, and what is told of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from soup.blending.blend import Blend
+from soup.blending.writer import write
+from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.pool import Pool, inspect
+from tests.conftest import make_adapter, make_checkpoint, random_tensors
+
+BUFFERS = {
+    "vision_tower.embeddings.position_ids": torch.arange(4)[None],
+    "model.layers.0.rotary_emb.inv_freq": torch.rand(4),
+}
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
+def test_buffers_that_one_member_stores_are_left_out(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """In either order, with a note; the member's digest stays that of all that it stores."""
+    make_checkpoint(tmp_path / "old", random_tensors(0) | BUFFERS)
+    make_checkpoint(tmp_path / "new", random_tensors(1))
+    report = inspect([tmp_path / name for name in order])
+    assert not report.problems
+    (warning,) = report.warnings
+    assert warning.startswith("old: stores 2 buffers (")
+    pool = Pool(report.members, chosen=report.reference)
+    out = write(Blend(pool.members, pool.reference), tmp_path / "soup", kind="average").path
+    assert open_checkpoint(out).tensors.keys() == random_tensors(0).keys()
+    old = next(member for member in report.members if member.name == "old")
+    assert old.digest == open_checkpoint(tmp_path / "old").digest
+
+
+def test_buffers_that_all_store_stay_and_weights_are_never_left_out(tmp_path: Path) -> None:
+    """Only what a model computes by itself may be missing in one."""
+    paths = [
+        make_checkpoint(tmp_path / name, random_tensors(k) | BUFFERS) for k, name in enumerate("ab")
+    ]
+    report = inspect(paths)
+    assert not report.warnings and not report.problems
+    assert BUFFERS.keys() <= report.members[0].tensors.keys()
+    extra = random_tensors(2) | BUFFERS | {"layers.1.weight": torch.ones(4, 4)}
+    assert inspect([*paths, make_checkpoint(tmp_path / "c", extra)]).problems
+
+
+def adapter(path: Path, base: Path, named: str) -> Path:
+    """An adapter that says it was trained on ``named``."""
+    matrix = random_tensors(1)["layers.0.weight"]
+    factors = {f"layers.0.lora_{half}.weight": matrix.clone() for half in "AB"}
+    return make_adapter(path, factors, base, base_model_name_or_path=named)
+
+
+def test_adapters_of_another_base_than_the_one_named_are_told(tmp_path: Path) -> None:
+    """With both names; a path whose last part is the same is the same."""
+    base = make_checkpoint(tmp_path / "Qwen2-VL-2B", random_tensors(0))
+    paths = [
+        adapter(tmp_path / "a", base, "Qwen/Qwen2-VL-2B"),
+        adapter(tmp_path / "b", base, "/data/models/Qwen2-VL-2B-Instruct"),
+    ]
+    (warning,) = [line for line in inspect(paths, base=base).warnings if "trained on" in line]
+    assert warning.startswith("b: trained on '/data/models/Qwen2-VL-2B-Instruct'")
+    assert f"--base is {base}" in warning
+
+
+def test_adapters_that_name_different_bases_are_told(tmp_path: Path) -> None:
+    """Where no base was named by the user: the one's and the other's."""
+    one = make_checkpoint(tmp_path / "one", random_tensors(0))
+    other = make_checkpoint(tmp_path / "other", random_tensors(0))
+    paths = [adapter(tmp_path / "a", one, str(one)), adapter(tmp_path / "b", other, str(other))]
+    (warning,) = [line for line in inspect(paths).warnings if "trained on" in line]
+    assert warning.startswith(f"b: trained on '{other}'") and f"a on '{one}'" in warning
+    same = [paths[0], adapter(tmp_path / "c", one, str(one))]
+    assert not [line for line in inspect(same).warnings if "trained on" in line]
