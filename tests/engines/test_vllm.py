@@ -146,8 +146,8 @@ def test_words_that_were_proven_are_not_proven_again(
         (benchmark,) = scorer.benchmarks(pool.reference, [file])
         told.clear()
         first.append(scorer.measure(blend, benchmark, "task", observe).outcomes)
-        assert f"check the words of {benchmark.name}" in " ".join(told)
-        assert f"measure the questions of {benchmark.name}" in " ".join(told)
+        assert any(task.startswith("check the words of") for task in told)
+        assert any(task.startswith("measure the questions of") for task in told)
         scorer.close()  # the next worker knows nothing but what is on the disk
         told.clear()
         assert scorer.measure(blend, benchmark, "task", observe).outcomes == first[-1]
