@@ -221,12 +221,12 @@ def command_of(board: Leaderboard, below: str, base: str | None = None) -> str:
     for value in settings.get("weights") or ():
         words += ["--weight", f"{value:g}"]
     words += ["--as-adapter"] if settings.get("as_adapter") else []
+    words += ["--same-companions"] if settings.get("same_companions") else []
     words += ["--base", _short(base, below)] if base else []
     measured = (settings.get("measured_with") or {}).values()
     longest = {one.get("max_new_tokens") for one in measured}
     if len(longest) == 1 and isinstance(length := longest.pop(), int):
         words += ["--max-new-tokens", str(length)]
-    words += ["--same-companions"] if settings.get("same_companions") else []
     return shlex.join(words)
 
 
