@@ -228,7 +228,11 @@ class _Night:
         new = scored_as(chosen.soup)
         if self.published is None or self.older is None:
             return Verdict(BETTER, "nothing was published here before")
-        if manifest(self.published).get("blend") == chosen.soup.digest:
+        there = manifest(self.published)
+        # Soups of earlier versions do not say which files they were scored with.
+        if there.get("key", chosen.soup.key) == chosen.soup.key and (
+            there.get("blend") == chosen.soup.digest
+        ):
             return Verdict(NOT_BETTER, f"the same soup is published already, {self.published.name}")
         back = taken_back(history)
         if chosen.soup.digest in back:

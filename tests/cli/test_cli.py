@@ -294,7 +294,8 @@ def test_blend_merges_by_a_method(pool_paths: list[Path], base_path: Path, tmp_p
     manifest = json.loads((tmp_path / "soup-blend" / "soup.json").read_text())
     assert (manifest["kind"], manifest["method"]) == ("blend", "ties")
     assert manifest["parameters"] == {"density": 0.5, "lambda": 0.7}
-    assert [m["coefficient"] for m in manifest["members"]] == [1, 2, 3, 4]
+    shares = {m["name"]: m["coefficient"] for m in manifest["members"]}
+    assert shares == {"a": 1, "b": 2, "c": 3, "d": 4}
     shown = " ".join(run(tmp_path, "leaderboard").stdout.split())
     assert "blend soup: 4 of 4 members by ties (density 0.5, lambda 0.7), written to" in shown
     document = json.loads(run(tmp_path, "leaderboard", "--json", "-").stdout)
@@ -319,7 +320,8 @@ def test_blend_reads_its_options_from_soup_toml(pool_paths: list[Path], tmp_path
     ]
     assert [m["coefficient"] for m in manifests[0]["members"]] == [0.5, 0.5]
     assert manifests[1]["parameters"] == {"t": 0.3}
-    assert [m["coefficient"] for m in manifests[2]["members"]] == [1, 0]
+    shares = {m["name"]: m["coefficient"] for m in manifests[2]["members"]}
+    assert shares == {"a": 1, "b": 0}
 
 
 def test_parameters_are_names_with_numbers() -> None:
