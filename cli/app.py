@@ -11,6 +11,7 @@ from soup.cli import (
     config,
     demo,
     differing,
+    journal,
     line,
     looking,
     models,
@@ -18,6 +19,7 @@ from soup.cli import (
     report,
     rescoring,
     soups,
+    status,
     stopping,
     verifying,
 )
@@ -80,6 +82,7 @@ app.command()(soups.score)
 app.command()(soups.plan)
 app.command()(nightly.nightly)
 app.command()(nightly.rollback)
+app.command()(journal.journal)
 app.command()(looking.check)
 app.command()(looking.leaderboard)
 app.command()(differing.compare)
@@ -87,6 +90,7 @@ app.command()(differing.answers)
 app.command()(line.line)
 app.command()(report.report)
 app.command()(rescoring.rescore)
+app.command()(status.status)
 app.command()(verifying.verify)
 app.command()(models.families)
 app.command()(models.doctor)

@@ -88,7 +88,41 @@ class Evaluation:
             object.__setattr__(self, name, shown(getattr(self, name), LABEL))
 
 
-Event = Progress | Note | Evaluation
+@dataclass(frozen=True)
+class Took:
+    """What a measurement has taken of those who shared it, where several did.
+
+    Attributes:
+        task: of the ``Progress`` that counted its answers.
+        seconds: of all of them together.
+        answered: questions that were not answered before.
+    """
+
+    task: str
+    seconds: float
+    answered: int
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What several workers do together.
+
+    Attributes:
+        workers: how many there are.
+        busy: those that are at something.
+        ahead: answers that are there already to what will be asked, or may be.
+        saved: answers that were made because they were likely to be wanted, and were.
+        dropped: the same, and were not.
+    """
+
+    workers: int
+    busy: int
+    ahead: int = 0
+    saved: int = 0
+    dropped: int = 0
+
+
+Event = Progress | Note | Evaluation | Took | Crew
 Observer = Callable[[Event], None]
 
 

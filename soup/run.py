@@ -28,6 +28,7 @@ from soup.choosing.likeness import known_distances, remember_distances
 from soup.choosing.recipes import (
     Accept,
     Decision,
+    Expect,
     Mix,
     Trial,
     as_given,
@@ -38,6 +39,7 @@ from soup.choosing.recipes import (
 )
 from soup.choosing.scoring import (
     Benchmark,
+    Expected,
     HousedScorer,
     PartialScorer,
     RecordedScorer,
@@ -49,6 +51,7 @@ from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
 from soup.holding import alone
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -80,8 +83,8 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
-        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.choosing.confident``; None measures every trial in full.
+        confident: stop greedy trials early, so that with this chance, above 0.5 and below 1, none
+            is stopped that would win, see ``soup.choosing.confident``; None measures all in full.
         accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
             whose rise is significant, see ``soup.choosing.accepting``.
         alpha: the chance that a significant greedy run keeps anybody where nobody helps.
@@ -165,8 +168,9 @@ def make(
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
     with (
-        around(observe) as told,
-        alone(settings.work, lambda text: told(Note(text, warning=True))),
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
     ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
@@ -303,8 +307,9 @@ def score(
             "--bench path/to/questions.tsv"
         )
     with (
-        around(observe) as told,
-        alone(settings.work, lambda text: told(Note(text, warning=True))),
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "score") as told,
         failures_recorded("score", asdict(settings)) as attempt,
     ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
@@ -383,16 +388,20 @@ class _Walk:
     def scored(self) -> None:
         """Tell that nothing more is asked."""
         if self.scorer is not None:
+            self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
 
     def score_members(self) -> None:
         if self.scorer is None:
             return
-        count = len(self.pool.members)
-        for k, member in enumerate(self.pool.members, 1):
-            blend = self.mix([member])
-            label = f"{member.name} ({k} of {count})"
-            self.scorer.score(blend, self.benchmarks + self.holdouts, label, k)
+        count, every = len(self.pool.members), self.benchmarks + self.holdouts
+        members = [
+            Expected(self.mix([member]), every, f"{member.name} ({k} of {count})")
+            for k, member in enumerate(self.pool.members, 1)
+        ]
+        self.scorer.expect(members)
+        for k, one in enumerate(members, 1):
+            self.scorer.score(one.blend, every, one.label, k)
         self.weigh()
 
     def weigh(self) -> None:
@@ -415,7 +424,7 @@ class _Walk:
 
         return mean
 
-    def attempt(self) -> Trial | None:
+    def attempt(self, candidates: int) -> Trial | None:
         if self.settings.confident is None:
             return None
         assert self.scorer is not None
@@ -423,11 +432,24 @@ class _Walk:
         return Trials(
             self.scorer,
             self.benchmarks,
-            self.settings.confident,
+            (1 - self.settings.confident) / max(candidates - 1, 1),
             self.settings.min_gain,
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
         )
+
+    def expect(self) -> Expect | None:
+        """Tells a scorer that can work ahead which trials may follow."""
+        scorer = self.scorer
+        if scorer is None or not scorer.foresees:
+            return None
+
+        def tell(trials: Sequence[tuple[Blend, float]]) -> None:
+            # A trial that may be stopped early is asked bit by bit.
+            ahead = trials if self.settings.confident is None else trials[1:]
+            scorer.expect([Expected(b, self.benchmarks, _label(b), p) for b, p in ahead])
+
+        return tell
 
     def accept(self, members: int) -> Accept | None:
         if self.settings.accept == "gain":
@@ -563,6 +585,7 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
@@ -636,6 +659,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
     if kind == "max":
         return maximum(members, walk.mix, walk.acc())
     acc = walk.acc() if walk.benchmarks else None
+    distinct = len({member.digest for member in members})
     if kind == "average":
         return average(_ordered(members, walk.settings), walk.mix, acc)
     if kind == "blend":
@@ -645,6 +669,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.mix,
         walk.acc(),
         walk.settings.min_gain,
-        walk.attempt(),
-        walk.accept(len({member.digest for member in members})),
+        walk.attempt(distinct),
+        walk.accept(distinct),
+        walk.expect(),
     )

@@ -86,6 +86,10 @@ class Terminal:
         """Type Ctrl-C."""
         self._process.sendintr()
 
+    def kill(self) -> None:
+        """End it."""
+        self._process.terminate(force=True)
+
     def resize(self, rows: int, columns: int) -> None:
         """Make the window another size."""
         try:

@@ -1,5 +1,6 @@
 """The main job on a real pool: real checkpoints, real VLMEvalKit, the command line."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -153,6 +154,51 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
         for member in one["members"]:
             member.pop("path")
     assert found == expected
+
+
+def children(parent: int) -> list[int]:
+    """Processes that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_two_workers_make_the_same_soup_even_when_one_is_killed(
+    greedy: Path, workplace: Path
+) -> None:
+    """Leaderboard, bytes, what was said: all as by one; one death is a warning; nobody is left."""
+    arguments = [sys.executable, "-m", "soup", "greedy", "ckpts/*", *TSV, "--workers", "2"]
+    with (workplace / "told").open("w") as told:
+        process = subprocess.Popen(
+            [*arguments, "--json", "board.json"], cwd=workplace, stdout=told, stderr=told
+        )
+    journal = workplace / ".soup" / "journal.jsonl"
+    workers: set[int] = set()
+    while process.poll() is None:
+        found = children(process.pid)
+        if len(workers) < 3 and journal.exists() and '"kind":"result"' in journal.read_text():
+            if len(found) == 2 and not workers:
+                os.kill(found[-1], signal.SIGKILL)
+            workers.update(found)
+        time.sleep(0.05)
+    words = (workplace / "told").read_text()
+    assert process.returncode == 0, words
+    assert "was killed (signal 9)" in words
+    assert "(death 1 of 3)" in words
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
+    assert files(workplace / "soup-greedy") == files(greedy / "soup-greedy")
+    predictions = [place / ".soup" / "predictions" for place in (greedy, workplace)]
+    assert files(predictions[1]) == files(predictions[0])
+    expected, board = document(greedy), document(workplace)
+    for one in (expected, board):
+        one["soup"].pop("out")
+        for member in one["members"]:
+            member.pop("path")
+    assert board == expected
 
 
 def test_what_a_method_merged_scores_the_same_when_it_is_read_again(

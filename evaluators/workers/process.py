@@ -8,11 +8,13 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import soup
 from soup.errors import BY_NAME, ScoringError
+from soup.evaluators.workers.nursery import born
 from soup.evaluators.workers.protocol import PROTOCOL
 from soup.events import Note, Observer, Progress, ignore
 
@@ -20,6 +22,14 @@ ROOT = Path(soup.__file__).resolve().parent.parent
 
 START = """
 import os, sys
+if sys.platform == "linux":
+    try:
+        import ctypes
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: no parent, no worker, even one that hangs
+    except (ImportError, OSError, AttributeError):
+        pass  # it ends when stdin closes
+    if os.getppid() != int(sys.argv[2]):
+        os._exit(0)
 out = os.dup(1)
 os.dup2(2, 1)  # whatever libraries print must not stand between our lines
 from importlib.machinery import PathFinder
@@ -64,8 +74,14 @@ class Died(Exception):
 class Process:
     """One worker process, from its start to its end."""
 
-    def __init__(self, python: str, log: Path) -> None:
-        """Start it under the interpreter ``python``; what it prints is added to ``log``."""
+    def __init__(self, python: str, log: Path, variables: Mapping[str, str] = {}) -> None:
+        """Start it.
+
+        Args:
+            python: the interpreter.
+            log: what it prints is added there.
+            variables: of its environment, besides ours.
+        """
         self.python = python
         self._log = log
         self._greeted = False
@@ -77,16 +93,20 @@ class Process:
             "PYTHONUNBUFFERED": "1",
             # On a busy machine, threads that spin at a barrier cost far more than they save.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+            **variables,
         }
         with log.open("ab") as errors:
             self._begin = errors.tell()
-            self._process = subprocess.Popen(
-                [python, "-c", START, str(ROOT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
+            self._process = born(
+                lambda: subprocess.Popen(
+                    [python, "-c", START, str(ROOT), str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env=environment,
+                    start_new_session=True,  # so that all of it can be ended
+                )
             )
 
     @property
@@ -125,9 +145,15 @@ class Process:
         by_others = self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
         raise Died(how, self._last_words(), self._greeted or by_others)
 
+    def kill(self) -> None:
+        """End it, and what it has started; whoever asks it is told so by ``Died``."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
+        """End it, and let go of it."""
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -19,6 +19,14 @@ that died, so the same must come of it:
     kit         cache, judge → {}: instead of ``open`` where no model is to be asked
     evaluate    benchmark (source), answers (a table that is kept), keep, task → a Result's fields
 
+Where several workers share the work (``fleet``), they keep nothing. Who asks puts together what
+they say:
+    answer      blend, benchmark (source), positions, task → {"answers", "loading", "answering"}:
+                texts, and the seconds that both took
+    score       benchmark (source), answers (to all, in order), keep, task → a Result's fields
+    positions   benchmark (source), samples → {"positions"}: of the questions behind them
+    right       benchmark (source), positions, answers → {"outcomes"}: of these alone
+
 A change of any of these is a new number in ``PROTOCOL``.
 """
 
@@ -27,7 +35,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 6
+PROTOCOL = 7
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:

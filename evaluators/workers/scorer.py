@@ -9,8 +9,15 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.questions import Questions
-from soup.choosing.scoring import Benchmark, Part, Result, benchmark_digest, result_key
-from soup.errors import BenchmarkError, ScoringError, UsageError
+from soup.choosing.scoring import (
+    Benchmark,
+    Part,
+    Result,
+    Wanted,
+    benchmark_digest,
+    result_key,
+)
+from soup.errors import BenchmarkError, ScoringError, SoupError, UsageError
 from soup.evaluators.engines.kept import ANSWERS
 from soup.evaluators.engines.vllm_options import VllmOptions, require_engine
 from soup.evaluators.kit.early import require_sources
@@ -18,12 +25,15 @@ from soup.evaluators.kit.finished import table_of
 from soup.evaluators.kit.judge import named_judge
 from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
+from soup.evaluators.workers.devices import places
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
+from soup.evaluators.workers.fleet import Fleet, Hand, Work
 from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
+from soup.evaluators.workers.queue import Rules
 from soup.events import Note, Observer, ignore
 
 OURS = ("worker_python", "engine")
@@ -58,6 +68,8 @@ class VLMEvalKitScorer:
         judge_url: str | None = None,
         engine: str = "auto",
         vllm: Mapping[str, Any] | None = None,
+        workers: int | str = 1,
+        gpus_per_worker: int = 1,
     ) -> None:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
@@ -78,10 +90,13 @@ class VLMEvalKitScorer:
             judge_url: its OpenAI-compatible endpoint, ``…/v1``; the key is in OPENAI_API_KEY.
             engine: who answers, one of ``ENGINES``.
             vllm: options of that engine, see ``VllmOptions``.
+            workers: processes that share the work, each with a model of its own; ``auto`` is one
+                for each GPU, and one where there is none.
+            gpus_per_worker: GPUs that share one model, with vLLM.
 
         Raises:
-            UsageError: a number, a device or a dtype that cannot be, a family that is none, or a
-                judge without an address or the other way round.
+            UsageError: a number, a device or a dtype that cannot be, a family that is none, a judge
+                without an address or the other way round, or more workers than GPUs.
         """
         self._judge = named_judge(judge, judge_url)
         if family is not None:
@@ -113,14 +128,17 @@ class VLMEvalKitScorer:
         }
         self._engine = require_engine(engine, "--engine")
         VllmOptions.of(vllm or {})
-        self._vllm = dict(vllm or {})
+        self._places = places(workers, gpus_per_worker, device, engine)
+        parallel = {"tensor_parallel": gpus_per_worker} if gpus_per_worker > 1 else {}
+        self._vllm = parallel | dict(vllm or {})
+        self._fleet: Fleet | None = None
         self._worker_python = worker_python
         self._family = family
         self._families = families or {}
         self._checked: tuple[str, Family, Environment] | None = None
         self._recalled: Known | None = None
         self._process: Process | None = None
-        self._log_is_ours = False
+        self._logs: set[int] = set()
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._sources: dict[str, str] = {}
@@ -136,6 +154,8 @@ class VLMEvalKitScorer:
     ) -> None:
         if error is None:
             self._forget()
+            if self._fleet is not None:
+                self._fleet.forget_guesses()
         self.close()
 
     def work_in(self, directory: str | os.PathLike[str]) -> None:
@@ -158,6 +178,7 @@ class VLMEvalKitScorer:
         """See ``soup.choosing.scoring.Scorer``."""
         known, opening, asking = self._requests(reference, names)
         if self._process is not None or not self._recall(known, [opening, *asking]):
+            self._end_fleet()  # its workers know of other benchmarks
             for request in (opening, *asking):
                 self._tell(request, known, observe)
         return self._described(reference, opening, asking)
@@ -231,9 +252,12 @@ class VLMEvalKitScorer:
         """See ``choosing.scoring.Scorer``; asked again, it has recorded what it was told before."""
         self._forget()
         work = self._work_on(blend, benchmark, task)
-        answer = self._ask({"do": "measure", **work}, observe)
+        if len(self._places) > 1:
+            answer = self._together().measure(self._shared(Wanted(blend, benchmark, task)), observe)
+        else:
+            answer = self._ask({"do": "measure", **work}, observe)
+            answer.pop("seconds")
         self._measured = Path(work["keep"]).with_suffix(ANSWERS)
-        answer.pop("seconds")
         return Result(**answer | {"benchmark": benchmark.name}, settings=benchmark.settings)
 
     def outcomes(
@@ -245,8 +269,53 @@ class VLMEvalKitScorer:
         observe: Observer = ignore,
     ) -> Part:
         """See ``soup.choosing.scoring.PartialScorer``."""
+        if len(self._places) > 1:
+            shared = self._shared(Wanted(blend, benchmark, task))
+            return Part(**self._together().outcomes(shared, samples, observe))
         work = self._work_on(blend, benchmark, task)
         return Part(**self._ask({"do": "outcomes", **work, "samples": list(samples)}, observe))
+
+    def expect(self, wanted: Sequence[Wanted], observe: Observer = ignore) -> None:
+        """See ``soup.choosing.scoring.ForesightedScorer``; one worker alone does nothing ahead."""
+        if len(self._places) > 1 and (wanted or self._fleet is not None):
+            self._together().expect([self._shared(one) for one in wanted], observe)
+
+    @property
+    def at_once(self) -> int:
+        """How many workers there are."""
+        return len(self._places)
+
+    def _shared(self, wanted: Wanted) -> Work:
+        """A measurement as several workers share it."""
+        blend, benchmark = wanted.blend, wanted.benchmark
+        judged = isinstance(benchmark.settings.get("judge"), Mapping)
+        request = self._work_on(blend, benchmark, wanted.task)
+        return Work(
+            request, blend.key, benchmark.digest, benchmark.samples, judged, wanted.likelihood
+        )
+
+    def _together(self) -> Fleet:
+        """The workers that share the work; the first may be there already."""
+        if self._fleet is None:
+            assert self._checked is not None, "benchmarks come first"
+            first, self._process = self._process, None
+            batch = self._options["batch_size"]
+            rules = Rules(fewest=max(batch, 16)) if isinstance(batch, int) else Rules()
+
+            def spawn(number: int) -> Hand:
+                nonlocal first
+                if number == 0 and first is not None:
+                    taken, first = first, None
+                    return taken
+                return self._spawn(number)
+
+            self._fleet = Fleet(len(self._places), spawn, self._teach, self._log_of, rules)
+        return self._fleet
+
+    def _end_fleet(self) -> None:
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
 
     def _work_on(self, blend: Blend, benchmark: Benchmark, task: str) -> dict[str, Any]:
         """What the worker needs to know to work on a result."""
@@ -270,7 +339,8 @@ class VLMEvalKitScorer:
         remove_leavings(self._work / "predictions", recorded)
 
     def close(self) -> None:
-        """End the worker."""
+        """End the workers."""
+        self._end_fleet()
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -301,7 +371,7 @@ class VLMEvalKitScorer:
         require(environment, family)
         if self._checked is None or python != self._checked[0]:
             self.close()
-            self._log_is_ours = False
+            self._logs.clear()
         self._checked = python, family, environment
         return environment
 
@@ -348,28 +418,44 @@ class VLMEvalKitScorer:
     def _ready(self) -> Process:
         """The worker; one that is new has been told everything."""
         if self._process is None:
-            assert self._checked is not None, "benchmarks come first"
-            if not self._log_is_ours:
-                self.log.unlink(missing_ok=True)
-                self._log_is_ours = True
-            self._process = Process(self._checked[0], self.log)
-            for request, known in self._told.values():
-                found = self._process.ask(request)
-                if found != known and self._recalled is not None:
-                    self._recalled.forget()
-                    self.close()
-                    raise ScoringError(
-                        f"{_label(request)}: it is not what it was in an earlier run, though no "
-                        "file has changed; that is forgotten now: run the same command again"
-                    )
-                if found != known:
-                    different = sorted(k for k in known if known[k] != found.get(k))
-                    raise ScoringError(
-                        "the worker was started again and is not what it was: "
-                        + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
-                    )
+            self._process = self._spawn(0)
+            try:
+                self._teach(self._process)
+            except SoupError:
+                self.close()
+                raise
             self._recalled = None
         return self._process
+
+    def _log_of(self, number: int) -> Path:
+        """What a worker, by its number from 0, prints."""
+        return self.log.with_stem(f"{self.log.stem}-{number + 1}") if number else self.log
+
+    def _spawn(self, number: int) -> Process:
+        """A worker that knows nothing yet, by its number from 0."""
+        assert self._checked is not None, "benchmarks come first"
+        log = self._log_of(number)
+        if number not in self._logs:  # of an earlier command
+            log.unlink(missing_ok=True)
+            self._logs.add(number)
+        return Process(self._checked[0], log, self._places[number])
+
+    def _teach(self, process: Hand) -> None:
+        """Tell a worker everything that another one was told; it must say the same."""
+        for request, known in list(self._told.values()):
+            found = process.ask(request)
+            if found != known and self._recalled is not None:
+                self._recalled.forget()
+                raise ScoringError(
+                    f"{_label(request)}: it is not what it was in an earlier run, though no "
+                    "file has changed; that is forgotten now: run the same command again"
+                )
+            if found != known:
+                different = sorted(k for k in known if known[k] != found.get(k))
+                raise ScoringError(
+                    "the worker was started again and is not what it was: "
+                    + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
+                )
 
 
 def _label(request: dict[str, Any]) -> str:

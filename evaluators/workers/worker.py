@@ -61,6 +61,10 @@ class Worker:
             "outcomes": self.outcomes,
             "kit": self.kit,
             "evaluate": self.evaluate,
+            "answer": self.answer,
+            "score": self.score,
+            "positions": self.positions,
+            "right": self.right,
         }
         return action[request.pop("do")](**request)
 
@@ -171,6 +175,29 @@ class Worker:
             "outcomes": outcome.outcomes,
         }
 
+    def score(self, benchmark: str, answers: list[str], keep: str, task: str) -> dict[str, Any]:
+        """Score the answers to all questions of a benchmark, in order."""
+        return self._evaluated(self._datasets[benchmark], answers, Path(keep), task)
+
+    def answer(
+        self, blend: dict[str, Any], benchmark: str, positions: list[int], task: str
+    ) -> dict[str, Any]:
+        """Swap the blend in, answer some questions. Who asks keeps the answers."""
+        begun = time.perf_counter()
+        self._load(blend, benchmark, task)
+        loaded = time.perf_counter()
+        answers = self._answer(benchmark, positions, None, task)
+        seconds = {"loading": loaded - begun, "answering": time.perf_counter() - loaded}
+        return {"answers": answers, **seconds}
+
+    def positions(self, benchmark: str, samples: list[str]) -> dict[str, Any]:
+        """The questions behind some samples, see ``soup.evaluators.kit.vlmevalkit.Dataset``."""
+        return {"positions": self._datasets[benchmark].positions(samples)}
+
+    def right(self, benchmark: str, positions: list[int], answers: list[str]) -> dict[str, Any]:
+        """How right the answers to some questions are."""
+        return {"outcomes": self._datasets[benchmark].outcomes(positions, answers)}
+
     def outcomes(
         self,
         blend: dict[str, Any],
@@ -220,15 +247,17 @@ class Worker:
         while dataset.notes:
             self._observe(Note(dataset.notes.pop(0), warning=True))
 
-    def _answer(self, benchmark: str, positions: Sequence[int], kept: Kept, task: str) -> list[str]:
+    def _answer(
+        self, benchmark: str, positions: Sequence[int], kept: Kept | None, task: str
+    ) -> list[str]:
         """The loaded blend's answers to these questions."""
         messages = self._messages[self._asked]
-        done = len(kept.known)
+        done, of = (0, len(positions)) if kept is None else (len(kept.known), len(messages))
 
         def progress(count: int) -> None:
             nonlocal done
             done += count
-            self._observe(Progress(task, done, len(messages), "samples"))
+            self._observe(Progress(task, done, of, "samples"))
 
         self._last_progress = 0.0  # what has been answered before is not to count as our speed
         progress(0)
@@ -350,7 +379,10 @@ def main(out: int) -> None:
     def read() -> None:
         for line in sys.stdin:
             requests.put(line)
-        os._exit(0)  # even in the middle of an answer: nobody waits for it any more
+        # Even in the middle of an answer: nobody waits for it any more.
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # and what a library has started
+        os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     worker = Worker(send)

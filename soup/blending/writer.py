@@ -6,6 +6,7 @@ written by ``soup.blending.shards``.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
 from soup.blending.verifying import check, sealed, unsealed
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
+from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
@@ -198,7 +200,7 @@ def _same_soup(
     Files that somebody has put there besides do not matter, unless they decide answers.
     """
     try:
-        there = json.loads((target / MANIFEST).read_text())
+        there = read_object(target / MANIFEST)
         digest = there.pop("digest")
         if there.get("check") != check({**there, "digest": digest}):
             return None
@@ -260,9 +262,11 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+    except SoupError:
         digest = "old"
+    if not re.fullmatch("[0-9a-f]{8}", digest):
+        digest = "old"  # it becomes part of a path
     name = target.with_name(f"{target.name}.{digest}")
     count = 1
     while name.exists():

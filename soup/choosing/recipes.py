@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.confident import Stopped
+from soup.choosing.expecting import chance, trials
 
 Acc = Callable[[Blend], float]
 """The mean of the chosen benchmarks, 0–100, of a blend."""
@@ -19,6 +20,12 @@ Trial = Callable[[Blend, Blend], float | Stopped]
 
 Accept = Callable[[Blend, Blend], bool]
 """Whether the first blend's rise over the second is enough, where there is one."""
+
+Expect = Callable[[Sequence[tuple[Blend, float]]], None]
+"""Told of blends that may be scored, and how likely that is; the first of them is certain."""
+
+AHEAD = 64
+"""Trials that are foreseen, at most; for hundreds of idle workers it is not worth more."""
 
 Mix = Callable[[Sequence[Checkpoint]], Blend]
 """The blend of some members, summed in this order; of one member, that member."""
@@ -94,6 +101,7 @@ def greedy(
     min_gain: float = 0.0,
     attempt: Trial | None = None,
     accept: Accept | None = None,
+    expect: Expect | None = None,
 ) -> Iterator[Decision]:
     """Greedy Soup: best first, keep each next member only if the average with it is better.
 
@@ -108,13 +116,18 @@ def greedy(
         attempt: scores a trial against the soup so far where that may end early; what is stopped
             is not kept.
         accept: asked of each trial that rises; None keeps them all.
+        expect: told before each trial which may follow it.
     """
     ranked = distinct(rank(members, mix, acc))
     best, highest = ranked[0]
     kept = [best]
     yield Decision(best.name, mix(kept), highest, kept=True)
-    for member, _ in ranked[1:]:
+    for k, (member, _) in enumerate(ranked[1:], 1):
         trial = mix([*kept, member])
+        if expect is not None:
+            likely = chance(len(kept) - 1, k - 1)
+            after = trials(kept, [untried for untried, _ in ranked[k:]], likely, AHEAD)
+            expect([(mix(members), share) for members, share in after])
         mean = attempt(trial, mix(kept)) if attempt else acc(trial)
         if isinstance(mean, Stopped):
             yield Decision(member.name, trial, None, kept=False, stopped=mean)

@@ -14,7 +14,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
 from soup.errors import ScoringError
-from soup.events import Evaluation, Event, Observer, Progress, ignore
+from soup.events import Evaluation, Event, Observer, Progress, Took, ignore
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,44 @@ class PartialScorer(Scorer, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A measurement that will be wanted, or may be; fields as of ``Scorer.measure``.
+
+    Attributes:
+        blend: what is asked.
+        benchmark: what it is asked.
+        task: names the work for progress.
+        likelihood: that it is wanted, above 0; 1 is certain.
+    """
+
+    blend: Blend
+    benchmark: Benchmark
+    task: str
+    likelihood: float = 1.0
+
+
+@runtime_checkable
+class ForesightedScorer(Scorer, Protocol):
+    """A scorer that can work on several things at once, and so ahead of what is asked."""
+
+    @property
+    def at_once(self) -> int:
+        """How many things it can work on at a time."""
+        ...
+
+    def expect(self, wanted: Sequence[Wanted], observe: Observer = ignore) -> None:
+        """Begin with what will be wanted, or may be, as far as there is nothing better to do.
+
+        No result changes by it. What was expected before, and is not any more, is dropped.
+
+        Args:
+            wanted: in order.
+            observe: told of progress.
+        """
+        ...
+
+
 class Outlook(Protocol):
     """What a run has still to ask, see ``soup.choosing.ahead.Ahead``."""
 
@@ -194,6 +232,16 @@ class Outlook(Protocol):
     def skip(self, number: int) -> None:
         """Nothing more is asked in an evaluation."""
         ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A blend that will be scored on some benchmarks, or may be; see ``Wanted``."""
+
+    blend: Blend
+    benchmarks: Sequence[Benchmark]
+    label: str
+    likelihood: float = 1.0
 
 
 @dataclass
@@ -215,6 +263,8 @@ class RecordedScorer:
     shares: Mapping[str, float] = field(default_factory=dict)
     run: str = ""
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
+    _expected: Sequence[Expected] = field(default=(), repr=False)
+    _announced: frozenset[str] = field(default=frozenset(), repr=False)
 
     def score(
         self,
@@ -237,6 +287,8 @@ class RecordedScorer:
         """
         number = self._number(blend, number)
         results: dict[str, Result] = {}
+        if len(benchmarks) > 1 and self.foresees and blend.key not in self._announced:
+            self.expect([Expected(blend, benchmarks, label), *self._expected])
         for benchmark in benchmarks:
             key = result_key(blend.key, benchmark.digest)
             found = recorded(self.journal, key)
@@ -263,6 +315,26 @@ class RecordedScorer:
                 self.ahead.done(number, benchmark)
             results[benchmark.name] = found
         return Score(results, self.shares if self.shares.keys() == results.keys() else {})
+
+    @property
+    def foresees(self) -> bool:
+        """Whether it helps to tell what will be scored."""
+        return isinstance(self.scorer, ForesightedScorer) and self.scorer.at_once > 1
+
+    def expect(self, blends: Sequence[Expected]) -> None:
+        """Let the scorer begin with what will be scored, or may be; see ``ForesightedScorer``."""
+        if not self.foresees:
+            return
+        assert isinstance(self.scorer, ForesightedScorer)
+        self._expected = blends
+        self._announced = frozenset(one.blend.key for one in blends)
+        wanted = [
+            Wanted(one.blend, benchmark, f"{one.label} on {benchmark.name}", one.likelihood)
+            for one in blends
+            for benchmark in one.benchmarks
+            if recorded(self.journal, result_key(one.blend.key, benchmark.digest)) is None
+        ]
+        self.scorer.expect(wanted, self.observe)
 
     def begin(self, blend: Blend, benchmark: Benchmark, label: str, task: str) -> None:
         """Tell that a blend is asked a benchmark by other ways than ``score``."""
@@ -291,17 +363,26 @@ class _Took:
         self._task = task
         self._began = time.monotonic()
         self._first: int | None = None
-        self.answered = 0
+        self._answered = 0
+        self._told: Took | None = None
+
+    @property
+    def answered(self) -> int:
+        return self._answered if self._told is None else self._told.answered
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Took):
+            self._told = event  # several shared it: what passed here is not what it took
+            return
         if isinstance(event, Progress) and event.task == self._task:
             if self._first is None:
                 self._first = event.done  # those before were kept from a run that was stopped
-            self.answered = max(self.answered, event.done - self._first)
+            self._answered = max(self._answered, event.done - self._first)
         self._observe(event)
 
     def seconds(self) -> float:
-        return round(time.monotonic() - self._began, 6)
+        spent = time.monotonic() - self._began if self._told is None else self._told.seconds
+        return round(spent, 6)
 
 
 def result_key(blend_key: str, benchmark_digest: str) -> str:

@@ -316,7 +316,7 @@ def _past(facts: Facts, charts: Any) -> dict[str, Any]:
         rows.append(Record(cells))
     heads = ("begun, UTC", "made", "members", "best single", "soup", "gain", "ended")
     alike = [one for one in facts.past if one.alike and one.best is not None]
-    drawn = charts.history(alike) if len({one.time for one in alike}) > 1 else None
+    drawn = charts.history(alike) if len(alike) > 1 else None
     return {"chart": drawn, "table": Table(heads, rows, words=(1, 6))}
 
 

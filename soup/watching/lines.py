@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from soup.events import Evaluation, Work
+from soup.events import Crew, Evaluation, Work
 from soup.watching.tasks import Scene, Task
 
 DOT = " · "
@@ -35,6 +35,8 @@ def whole(scene: Scene, width: int | None = None, *, labels: bool = False) -> st
     if labels:
         head += f" ({one.label})"
     speed = [f"{rate(task.rate)}/s"] if task and task.rate else []
+    if scene.crew is not None and scene.speed:
+        speed = [f"{rate(scene.speed)}/s"]
     parts = [head, "", f"{done:,} of {one.samples:,}", *speed, *_times(scene)]
     return _fitting(parts, one.benchmark, width)
 
@@ -71,6 +73,8 @@ def _seconds(evaluation: Evaluation, scene: Scene) -> tuple[float, float | None]
     """Seconds that are left of an evaluation, and of the whole run; None where nobody knows."""
     task = scene.task_of(evaluation)
     done = scene.answers.get(evaluation.task, 0)
+    if scene.crew is not None:
+        return _shared(evaluation, done, scene.crew, scene.speed)
     earlier = 1 / evaluation.pace if evaluation.pace else scene.speed
     speed = (task and task.rate) or earlier
     if earlier and done < SOON * evaluation.samples:
@@ -84,6 +88,44 @@ def _seconds(evaluation: Evaluation, scene: Scene) -> tuple[float, float | None]
 
     here = left / speed + needs(evaluation.rest)
     return here, here + needs(evaluation.later)
+
+
+def _shared(
+    evaluation: Evaluation, done: int, crew: Crew, speed: float | None
+) -> tuple[float, float | None] | None:
+    """The same where several workers share all of it; paces are those of one worker."""
+    if not speed and evaluation.pace:
+        speed = crew.workers / evaluation.pace
+    if not speed:
+        return None
+
+    def needs(work: Work) -> float:
+        return work.seconds / crew.workers + work.questions / speed
+
+    here = (evaluation.samples - done) / speed + needs(evaluation.rest)
+    made = crew.ahead / speed  # of what comes later, mostly
+    return here, max(here, here + needs(evaluation.later) - made)
+
+
+def crew(one: Crew) -> str:
+    """What several workers have done together, beyond what has been asked for."""
+    parts = [f"{one.workers} workers, {one.busy} busy"]
+    parts += [f"{one.ahead:,} answers ahead"] if one.ahead else []
+    if one.saved or one.dropped:
+        parts += [f"of guesses {one.saved:,} came true, {one.dropped:,} did not"]
+    return DOT.join(parts)
+
+
+def worker(one: Task | None, speed: float | None) -> tuple[str, str]:
+    """What one of several workers does, and how far and how fast; None is nothing."""
+    if one is None:
+        return "idle", ""
+    text = f"{amount(one.done, one.unit)} of {amount(one.total, one.unit)}"
+    if one.unit == "B":
+        speed = one.rate
+    if speed:
+        text += f"{DOT}{amount(speed, one.unit) if one.unit == 'B' else rate(speed)}/s"
+    return one.name, text
 
 
 def task(one: Task, *, counted: bool = True) -> tuple[str, str]:

@@ -68,6 +68,8 @@ class NotebookWatch:
         shown = [("warning: " if note.warning else "") + note.text for note in self._notes]
         if not self._quiet:
             shown += [lines.whole(scene)]
+            if scene.crew is not None and scene.evaluations:
+                shown += [lines.crew(scene.crew)]
             shown += [": ".join(filter(None, lines.task(one))) for one in scene.tasks]
         return "\n".join(filter(None, shown))
 

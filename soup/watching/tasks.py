@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from soup.events import Evaluation, Progress
+from soup.events import Crew, Evaluation, Progress, Took
 
 LATE = 1.0  # seconds in which an ended task's events are taken for late ones
 WINDOW = 60.0  # seconds over which a speed is the mean
@@ -45,10 +45,23 @@ class Scene:
     """How far the evaluations' tasks have come, by name; they may have ended by now."""
     speed: float | None = None
     """Samples per second of the newest task that had a speed: for what has none yet."""
+    crew: Crew | None = None
+    """What several workers do together, where there are several."""
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    """Samples per second of each of them, over all that it has done of late."""
 
     def task_of(self, evaluation: Evaluation) -> Task | None:
         """The one that counts an evaluation's answers, while it is at hand."""
-        return next((task for task in self.tasks if task.name == evaluation.task), None)
+        return next(
+            (t for t in self.tasks if t.name == evaluation.task and t.who == evaluation.who), None
+        )
+
+    @property
+    def workers(self) -> dict[str, Task | None]:
+        """What each of several workers does; None is nothing."""
+        doing = {task.who: task for task in self.tasks if task.who}
+        names = [f"worker {k + 1}" for k in range(self.crew.workers if self.crew else 0)]
+        return {name: doing.get(name) for name in names}
 
 
 @dataclass
@@ -74,6 +87,31 @@ class _Track:
         return (self.event.done - done) / (now - then)
 
 
+class _Meter:
+    """How fast somebody answers, over several tasks."""
+
+    def __init__(self, now: float) -> None:
+        self._before = 0  # answered in tasks that have ended
+        self._last = 0
+        self._moments: deque[tuple[float, int]] = deque([(now, 0)])
+
+    def move(self, done: int, now: float) -> None:
+        """So many are answered of the task at hand; where they are fewer, it is another one."""
+        if done < self._last:
+            self._before += self._last
+        self._last = done
+        if now - self._moments[-1][0] >= STEP:
+            self._moments.append((now, self._before + done))
+        while now - self._moments[0][0] > WINDOW and len(self._moments) > 1:
+            self._moments.popleft()
+
+    @property
+    def speed(self) -> float:
+        """Per second, from the first moment to the last."""
+        (then, before), (last, count) = self._moments[0], self._moments[-1]
+        return (count - before) / (last - then) if last - then >= SOONEST else 0.0
+
+
 class Tasks:
     """The tasks at hand; safe to use from any thread."""
 
@@ -85,11 +123,17 @@ class Tasks:
         self._evaluations: dict[str, Evaluation] = {}
         self._answers: dict[str, int] = {}
         self._speed: float | None = None
+        self._crew: Crew | None = None
+        self._meters: dict[str, _Meter] = {}
 
-    def take(self, event: Progress | Evaluation) -> None:
+    def take(self, event: Progress | Evaluation | Crew | Took) -> None:
         """Learn of one event."""
         with self._lock:
-            if isinstance(event, Progress):
+            if isinstance(event, Took):
+                return
+            if isinstance(event, Crew):
+                self._crew = event
+            elif isinstance(event, Progress):
                 self._progress(event, self._clock())
             elif event.benchmark:
                 self._evaluations[event.who] = event
@@ -106,9 +150,13 @@ class Tasks:
                 for track in self._tracks.values()
                 for e in [track.event]
             )
+            measured = {who: meter.speed for who, meter in self._meters.items()}
             speeds = [task.rate for task in tasks if task.unit == "samples" and task.rate]
+            if self._crew is not None and any(measured.values()):
+                speeds = [sum(measured.values())]
             self._speed = speeds[-1] if speeds else self._speed
-            return Scene(tasks, self._at_hand(), dict(self._answers), self._speed)
+            answers = dict(self._answers)
+            return Scene(tasks, self._at_hand(), answers, self._speed, self._crew, measured)
 
     def _at_hand(self) -> tuple[Evaluation, ...]:
         return tuple(self._evaluations.values())
@@ -122,8 +170,12 @@ class Tasks:
                 self._ended[event.who, track.event.task] = now
             track = self._tracks[event.who] = _Track(event)
         track.move(event, now)
-        if event.task in self._answers:
+        asked = self._evaluations.get(event.who)
+        if asked is not None and asked.task == event.task:
             self._answers[event.task] = min(track.event.done, track.event.total)
+        if event.unit == "samples" and event.who:
+            meter = self._meters.setdefault(event.who, _Meter(now))
+            meter.move(track.event.done, now)
         if track.event.done >= track.event.total:
             if event.unit == "samples":
                 self._speed = track.rate(now) or self._speed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from soup.events import Event, Note
 from soup.watching import lines
-from soup.watching.tasks import Tasks
+from soup.watching.tasks import Task, Tasks
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LINE_EVERY = 10.0  # seconds between plain lines, at least
 REDRAWN = 8  # times a second
 BAR = 20  # characters
+SHORT = 10  # the same, of each of several workers
+SHOWN = 16  # workers with a line each
 
 
 class Watch:
@@ -118,18 +120,37 @@ class Watch:
         whole = lines.whole(scene, width)
         if whole:
             parts.append(Text(whole, style="bold", no_wrap=True, overflow="crop"))
+        if scene.crew is not None and scene.evaluations:
+            parts.append(Text(lines.shortened(lines.crew(scene.crew), width), no_wrap=True))
+
+        def row(name: str, text: str, one: Task | None, bar: int) -> None:
+            cells: list[RenderableType] = [Text(name, no_wrap=True)]
+            if one is not None:
+                cells.append(ProgressBar(total=max(one.total, 1), completed=one.done, width=bar))
+            grid = Table.grid(padding=(0, 1, 0, 0))
+            grid.add_row(*cells, Text(text, no_wrap=True))
+            parts.append(grid)
+
         asked = {evaluation.task for evaluation in scene.evaluations}
+        workers = scene.workers if scene.crew is not None else {}
         for one in scene.tasks:
-            alone = one.name in asked and len(asked) == 1  # the line above has its counts
-            name, text = lines.task(one, counted=not alone)
-            room = width - BAR - 1 - (len(text) + 1 if text else 0)
-            row = Table.grid(padding=(0, 1, 0, 0))
-            row.add_row(
-                Text(lines.shortened(name, max(room, 1)), no_wrap=True),
-                ProgressBar(total=max(one.total, 1), completed=one.done, width=BAR),
-                Text(text, no_wrap=True),
-            )
-            parts.append(row)
+            if one.who not in workers:
+                alone = one.name in asked and len(asked) == 1  # the line above has its counts
+                name, text = lines.task(one, counted=not alone)
+                room = width - BAR - 1 - (len(text) + 1 if text else 0)
+                row(lines.shortened(name, max(room, 1)), text, one, BAR)
+        if not scene.evaluations:  # what they are still at is for nothing
+            workers = {}
+        shown = [
+            (who, doing, *lines.worker(doing, scene.speeds.get(who)))
+            for who, doing in list(workers.items())[:SHOWN]
+        ]
+        longest = max((len(text) for *_, text in shown), default=0)
+        for who, doing, name, text in shown:
+            room = max(width - SHORT - 4 - len(who) - longest, 1)
+            row(f"{who}: {lines.shortened(name, room):{room}}", text, doing, SHORT)
+        if len(workers) > SHOWN:
+            parts.append(Text(f"and {len(workers) - SHOWN} more workers"))
         return Group(*parts)
 
 

@@ -29,7 +29,7 @@ def test_descriptions_have_room(tmp_path: Path, command: str) -> None:
         starts = [
             match.end()
             for row in rows
-            if (match := re.match(r"│ .*?(?:--|CKPT|DIR|NAME|\* +A\b)", row))
+            if (match := re.match(r"│ .*?(?:--|CKPT|DIR|NAME|ACTION|\* +A\b)", row))
         ]
         assert starts, panel
         # every description of a panel begins in one column: where those that go on are indented

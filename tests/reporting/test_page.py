@@ -66,7 +66,7 @@ def test_the_page_says_all_that_is_known(made: Made) -> None:
     for part in (
         "greedy soup of", "average soup", "hold‑out", "Questions that flipped", "expected: 1",
         "cosine of differences to the mean", "straight line", "Runs so far", "soup greedy 'ckpts/",
-        "known already", "even <img", Journal.open(made.work).runs.popitem()[0],
+        "known already", "even <img", made.facts.board.about.run,
     ):  # fmt: skip
         assert part in found.text, part
     pictures = [attrs for tag, attrs in found.tags if tag == "img"]
