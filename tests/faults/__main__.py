@@ -7,6 +7,7 @@ python -m tests.faults --long    # 500 kills at random moments, every step of ea
 import argparse
 import errno
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.runs import (
@@ -18,41 +19,37 @@ from tests.faults.runs import (
     kills_at_steps,
 )
 
-
-def table(rows: list[Row]) -> str:
-    """As Markdown, with what did not survive below it."""
-    found = [
-        "| fault | injected | survived | bytes lost | results repeated |",
-        "|---|---|---|---|---|",
-    ]
-    found += [f"| {r.kind} | {r.injected} | {r.survived} | {r.lost} | {r.repeated} |" for r in rows]
-    return "\n".join([*found, *(f"{r.kind}: {text}" for r in rows for text in r.wrong)])
+HEAD = "| fault | injected | survived | bytes lost | results repeated |\n|---|---|---|---|---|"
 
 
-def all_of(place: Place, kills: int, each: int, flips: int) -> list[Row]:
-    """Every kind of fault."""
-    return [
-        kills_at_steps(place, each),
-        kills_at_random(place, kills),
-        *(errors_at_steps(place, n, each) for n in (errno.ENOSPC, errno.EIO, errno.EDQUOT)),
-        flipped_bits(place, flips),
-    ]
+def all_of(place: Place, kills: int, each: int, flips: int) -> Iterator[Row]:
+    """Every kind of fault, one after the other."""
+    yield kills_at_random(place, kills)
+    yield flipped_bits(place, flips)
+    yield kills_at_steps(place, each)
+    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        yield errors_at_steps(place, number, each)
 
 
 def main() -> None:
-    """Run and print; exit code 1 where anything did not survive."""
+    """Run and print, kind by kind; exit code 1 where anything did not survive."""
     parser = argparse.ArgumentParser(description="Put faults into whole runs.")
     parser.add_argument("--long", action="store_true", help="hundreds of each")
     parser.add_argument("--kills", type=int, help="at random moments")
     parser.add_argument("--each", type=int, help="steps of each kind")
     parser.add_argument("--flips", type=int, help="flipped bits")
     given = parser.parse_args()
+    kills, each, flips = (500, 60, 400) if given.long else (30, 4, 30)
+    kills, each, flips = given.kills or kills, given.each or each, given.flips or flips
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
-        kills, each, flips = (500, 60, 400) if given.long else (30, 4, 30)
-        kills, each, flips = given.kills or kills, given.each or each, given.flips or flips
-        rows = all_of(Place(Path(root)), kills, each, flips)
-    print(table(rows))
-    raise SystemExit(any(row.wrong for row in rows))
+        print(HEAD, flush=True)
+        for row in all_of(Place(Path(root)), kills, each, flips):
+            cells = (row.kind, row.injected, row.survived, row.lost, row.repeated)
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            wrong += [f"{row.kind}: {text}" for text in row.wrong]
+    print("\n".join(wrong), end="\n" if wrong else "")
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":
