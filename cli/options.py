@@ -17,10 +17,12 @@ import typer
 
 from soup.blending.methods import METHODS, Method
 from soup.cli import completing
+from soup.cli.values import Count
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
 WORK = Path(".soup")
+ONE = Count("1")
 
 Base = Annotated[
     Path | None,
@@ -265,19 +267,28 @@ class ScoringOptions:
         ),
     ] = "auto"
     workers: Annotated[
-        str,
+        Count,
         typer.Option(
             "--workers",
             metavar="N",
+            parser=Count,
             help="Processes that share the work, each with a model; auto is one for each GPU.",
         ),
-    ] = "1"
+    ] = ONE
     gpus_per_worker: Annotated[
         int,
         typer.Option(
             "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
         ),
     ] = 1
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            help="Answers that do not depend on what is asked beside them: vllm, on a GPU of "
+            "compute capability 8.0 or more; slower.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

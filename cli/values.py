@@ -11,12 +11,18 @@ from typer.models import OptionInfo
 from soup.errors import UsageError
 from soup.words import shown
 
+
+class Count(str):
+    """A number, or ``auto``."""
+
+
 WANTED: Mapping[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     Path: ((str,), "a path in quotes"),
     str: ((str,), "text in quotes"),
+    Count: ((int, str), 'a whole number, or "auto"'),
 }
 """By an option's type: what TOML has for it, and how to say that."""
 

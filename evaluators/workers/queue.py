@@ -6,14 +6,20 @@ its metric. Whoever is free takes the next slice:
 1. the metric of a job that is certainly wanted;
 2. of what is certainly wanted, a slice of the blend that it holds; else of a blend that nobody
    holds, so that members spread first; else of one that others hold, where that helps;
-3. the same of what is only likely to be wanted, the likeliest first.
+3. the same of what is only likely to be wanted, the likeliest first, where that pays.
 
 Joining k workers that hold a blend costs a swap of S seconds and brings the end of R seconds of
 work from R/k down to (R + S)/(k + 1), which is sooner where R > k·S. To work on something likely
 instead would be better only if it were likelier than N/(k + 1), N being all workers: never.
 
-Slices shrink as the work ends, so that none is waited for long. Speeds are learned from slices that
-were done, and so are deadlines. The same calls at the same times give the same slices.
+A guess that comes true with a chance of p saves at most the time until it is decided, D. One that
+does not keeps its worker from what is wanted then, for L = max(S + slice - D, slice / 2) seconds,
+as what is begun is not broken off. It pays where p·D > c·(1 - p)·L·u; of N workers those matter
+that could join what is wanted then, u = R / (S·N), at most 1; c is caution.
+
+Of a blend's benchmarks the one whose metric takes longest comes first, so that it is not waited for
+in the end. Slices shrink as the work ends, so that none is waited for long. Speeds are learned from
+slices that were done, and so are deadlines. The same calls at the same times give the same slices.
 """
 
 from collections import deque
@@ -23,6 +29,9 @@ from statistics import median
 
 RECENT = 9
 """Newest loads that their usual time is the median of."""
+
+CAUTION = 2.0
+"""How much a wrong guess counts: all these times are estimates, and waiting costs nothing new."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ class _Worker:
     at: Slice | None = None
     swaps: bool = False
     since: float = 0.0
+    expected: float = 0.0
     deadline: float = 0.0
 
 
@@ -157,6 +167,8 @@ class Queue:
         self._holders: dict[str, int] = {}
         self._metrics: list[Job] = []
         self._speeds: dict[str, tuple[float, float]] = {}
+        self._metric_times: dict[str, float] = {}
+        self._decided = (float("nan"), 0.0)
         self._loads: deque[float] = deque(maxlen=RECENT)
         self._loaded: set[int] = set()
 
@@ -183,6 +195,7 @@ class Queue:
             found[key] = known or job
         self._jobs = found
         self._regroup()
+        self._decided = (float("nan"), 0.0)
         return dropped
 
     def want(self, job: Job) -> Job:
@@ -194,6 +207,7 @@ class Queue:
         known.likelihood = 1.0
         self._jobs = {known.key: known, **self._jobs}
         self._regroup()
+        self._decided = (float("nan"), 0.0)
         return known
 
     def drop(self, key: str) -> None:
@@ -247,12 +261,14 @@ class Queue:
         """
         me = self._workers[worker]
         assert me.at is None, "one thing at a time"
-        found = self._metric(certain=True) or self._questions(me, certain=True)
-        found = found or self._metric(certain=False) or self._questions(me, certain=False)
+        found = self._metric(certain=True) or self._questions(me, certain=True, now=now)
+        found = found or self._metric(certain=False)
+        found = found or self._questions(me, certain=False, now=now)
         if found is None:
             return None
         me.at, me.since = found, now
         me.deadline = now + self._allowed(worker, me, found)
+        me.expected = now + self._expected(me, found)
         if found.is_metric:
             found.job.evaluation = "runs"
         else:
@@ -268,34 +284,79 @@ class Queue:
                 return Slice(job)
         return None
 
-    def _questions(self, me: _Worker, certain: bool) -> Slice | None:
-        group = self._choose(me, certain)
+    def _questions(self, me: _Worker, certain: bool, now: float) -> Slice | None:
+        group = self._choose(me, certain, now)
         if group is None:
             return None
-        job = next(job for job in group.jobs if job.pending)
+        # What takes longest to evaluate comes first: a judge reads while the rest is answered.
+        pending = [job for job in group.jobs if job.pending]
+        job = max(pending, key=self._metric_time)
         found = job.again.pop(0) if job.again else self._cut(job, group, me)
         self._weigh(group)
         if not group.pending:
             self._reopen()
         return found
 
-    def _choose(self, me: _Worker, certain: bool) -> _Group | None:
-        held = self._open.get(me.holds or "")
-        if held is not None and (held.likelihood >= 1) == certain:
+    def _choose(self, me: _Worker, certain: bool, now: float) -> _Group | None:
+        swap, held = self.load_time, self._open.get(me.holds or "")
+        if not certain:
+            return self._guess(me, held, swap, self._until_decided(now))
+        if held is not None and held.likelihood >= 1:
             return held
         best, most = None, 0.0
         for group in self._open.values():
-            if (group.likelihood >= 1) != certain:
-                continue
+            if group.likelihood < 1:
+                break  # they stand in order of their likelihood
             if not group.holders:
                 return group
-            gain = group.seconds - group.holders * self.load_time
+            gain = group.seconds - group.holders * swap
             worth = gain / (group.holders * (group.holders + 1))
-            if not certain and gain > 0:
-                return group  # they stand in order of their likelihood
             if worth > most:
                 best, most = group, worth
         return best
+
+    def _guess(
+        self, me: _Worker, held: _Group | None, swap: float, decided: float
+    ) -> _Group | None:
+        """The likeliest that pays, see above."""
+        slice_ = self._rules.shortest
+        for group in [held] if held is not None else self._open.values():
+            share = group.likelihood
+            joins = group is not held and group.holders > 0
+            if share >= 1 or (joins and group.seconds <= group.holders * swap):
+                continue
+            late = max((0.0 if group is held else swap) + slice_ - decided, slice_ / 2)
+            of_use = min(1.0, group.seconds / (swap * len(self._workers))) if swap else 1.0
+            if share * decided > CAUTION * (1 - share) * late * of_use:
+                return group
+        return None
+
+    def _until_decided(self, now: float) -> float:
+        """Seconds until all that is certainly wanted is done, as far as anybody knows."""
+        if now != self._decided[0]:
+            times = [0.0]
+            for me in self._workers.values():
+                if me.at is not None and me.at.job.certain:
+                    after = 0.0 if me.at.is_metric else self._metric_time(me.at.job)
+                    times.append(max(me.expected - now, 0.0) + after)
+            times += [self._metric_time(job) for job in self._metrics if job.certain]
+            for group in self._open.values():
+                if group.likelihood < 1:
+                    break
+                after = max(map(self._metric_time, group.jobs))
+                times.append(group.seconds / max(group.holders, 1) + after)
+            self._decided = (now, max(times))
+        return self._decided[1]
+
+    def _metric_time(self, job: Job) -> float:
+        return self._metric_times.get(job.benchmark, 0.0) if job.metric else 0.0
+
+    def _expected(self, me: _Worker, found: Slice) -> float:
+        """Seconds that a slice should take."""
+        if found.is_metric:
+            return self._metric_time(found.job)
+        load = self.load_time if me.holds != found.job.blend else 0.0
+        return load + (self.pace(found.job.benchmark) or 0.0) * len(found.positions)
 
     def _cut(self, job: Job, group: _Group, me: _Worker) -> Slice:
         """A new slice of a job, for a worker that will hold its blend."""
@@ -347,6 +408,7 @@ class Queue:
         assert found is not None, "it was at something"
         if found.is_metric:
             found.job.evaluation = "done"
+            self._metric_times[found.job.benchmark] = now - me.since
             return found
         if me.swaps:
             if worker in self._loaded:

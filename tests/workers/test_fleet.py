@@ -18,7 +18,7 @@ from soup.evaluators.workers.devices import places
 from soup.evaluators.workers.fleet import Fleet, Hand, Work
 from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.queue import Rules
-from soup.events import Crew, Event, Note, Observer, Progress, Took, ignore
+from soup.events import Event, Note, Observer, Progress, Took, ignore
 
 SMALL = Rules(shortest=0.002, longest=0.01, fewest=4, grace=0.3, patience=5.0, unknown=20.0)
 
@@ -184,22 +184,38 @@ def test_what_was_made_ahead_is_used_or_goes(tmp_path: Path) -> None:
     """Answers to what was likely are counted as saved or as dropped; no file of theirs stays."""
     world = World()
     fleet = world.fleet(2)
-    fleet.expect([work(tmp_path, "a"), *(work(tmp_path, x, 0.5) for x in "bc")], ignore)
-    fleet.measure(work(tmp_path, "a"), ignore)
-    while fleet._queue.has_work() or fleet._queue.busy:
-        time.sleep(0.005)
+    for blend in "xyz":  # now it knows how long things take
+        fleet.measure(work(tmp_path, blend), ignore)
+    ahead = threading.Event()
+
+    def happens(hand: FakeHand, request: dict[str, Any]) -> None:
+        if request["do"] == "score" and request["task"] == "a on x":
+            ahead.wait(20)
+
+    world.happens = happens
+    fleet._queue._metric_times["x"] = 10.0  # a judge is slow: there is time for guesses
+    a, b, c = (work(tmp_path, blend, share) for blend, share in (("a", 1), ("b", 0.5), ("c", 0.5)))
+    fleet.expect([a, b, c], ignore)
+
+    def watch() -> None:
+        while any(len(one.answers) < 100 for one in fleet._asked.values()):
+            time.sleep(0.005)
+        ahead.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    fleet.measure(a, ignore)
+    watcher.join()
     events: list[Event] = []
     fleet.expect([work(tmp_path, "b")], events.append)
     before = len(world.asked)
     fleet.measure(work(tmp_path, "b"), events.append)
-    assert [blend for _, blend, _ in world.asked[before:]] == []
-    crew = [event for event in events if isinstance(event, Crew)][-1]
-    assert (crew.workers, crew.saved, crew.dropped) == (2, 100, 100)
-    fleet.forget_guesses()
+    assert [x for x in world.asked[before:] if x[1] == "b"] == [], "all was there"
+    fleet.expect([], events.append)
+    assert (fleet.saved, fleet.dropped) == (100, 100)
+    assert Note("2 workers: of 200 answers that were made on a guess, 100 were wanted") in events
     fleet.close()
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "a.tsv", "a.answers", "b.tsv", "b.answers"
-    }  # fmt: skip
+    assert {path.name[0] for path in tmp_path.iterdir()} == set("xyzab")
 
 
 def test_parts_are_answered_once(tmp_path: Path) -> None:

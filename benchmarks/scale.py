@@ -1,0 +1,445 @@
+"""How a run gets faster with more workers: simulated with the real queue, and measured.
+
+    python benchmarks/scale.py simulate           # the tables; seconds to minutes, no GPU, no model
+    python benchmarks/scale.py queue              # what the queue itself costs per slice
+    python benchmarks/scale.py real --workers 1 2 # the demo's pool, real workers; minutes
+
+The simulation is one of discrete events: the code that hands out work (``workers.queue``), the
+greedy recipe and its guesses (``choosing.recipes``, ``choosing.expecting``) are the real ones; only
+workers, and with them time, are made up, from costs that are given below or by options. It says
+what the policy makes of such costs, not what they are on your machine.
+"""
+
+import argparse
+import heapq
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from common import demo, machine, ours, table
+
+from soup.choosing.recipes import greedy
+from soup.evaluators.kit.suites import NEEDS_JUDGE, QUESTIONS
+from soup.evaluators.workers.queue import Job, Queue, Slice
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a made-up machine and its benchmarks.
+
+    Attributes:
+        build: seconds until a worker has a model, once.
+        swap: seconds to load other weights into it.
+        speed: questions per second of one worker, in full batches.
+        batch: questions of a full batch; a smaller one takes as long.
+        metric: seconds to evaluate a benchmark.
+        judge: seconds more, where a judge is asked.
+        jitter: share by which every time varies at random.
+        benchmarks: questions of each, and whether it asks a judge.
+    """
+
+    build: float = 60.0
+    swap: float = 6.0
+    speed: float = 40.0
+    batch: int = 32
+    metric: float = 3.0
+    judge: float = 30.0
+    jitter: float = 0.2
+    benchmarks: tuple[tuple[int, bool], ...] = tuple(
+        (many, name in NEEDS_JUDGE) for name, many in QUESTIONS.items()
+    )
+
+
+POINTS = Costs()
+SMALL = replace(POINTS, benchmarks=((1500, False),))
+TINY = replace(POINTS, benchmarks=((300, False),))
+JUDGED = replace(POINTS, judge=180.0)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What stands for a checkpoint: a name, and how good it is."""
+
+    name: str
+    rises: bool
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What stands for a blend."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def digest(self) -> str:
+        """Names it."""
+        return "+".join(member.name for member in self.members)
+
+
+class World:
+    """Workers in virtual time around the real queue; a scorer that the real recipe asks."""
+
+    def __init__(self, workers: int, costs: Costs, guess: bool, seed: int) -> None:
+        self.queue = Queue(range(workers))
+        self.count, self.costs, self.guess = workers, costs, guess
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.idle = set(range(workers))
+        self.held: dict[int, str] = {}
+        self.events: list[tuple[float, int, float]] = []
+        self.spent = dict.fromkeys(("answers", "swaps", "metrics", "guesses"), 0.0)
+        self.slices = 0
+
+    def jobs(self, blend: str, likelihood: float) -> list[Job]:
+        """A blend asked everything."""
+        return [
+            Job(f"{blend} {k}", blend, str(k), range(many), likelihood, eager=not judged)
+            for k, (many, judged) in enumerate(self.costs.benchmarks)
+        ]
+
+    def expect(self, blends: Sequence[tuple[str, float]]) -> None:
+        """See ``ForesightedScorer``: what is there already goes on."""
+        wanted = [job for blend, share in blends for job in self.jobs(blend, share)]
+        self.queue.expect(wanted)
+        self.offer()
+
+    def score(self, blend: str) -> None:
+        """Wait until a blend has been asked everything."""
+        for job in self.jobs(blend, 1.0):
+            wanted = self.queue.want(job)
+            self.offer()
+            while not wanted.done:
+                self.step()
+            self.queue.drop(job.key)
+
+    def offer(self) -> None:
+        """Let whoever is idle look at what there is to do."""
+        for worker in sorted(self.idle):
+            if not self.queue.has_work():
+                return
+            self.begin(worker)
+
+    def begin(self, worker: int) -> None:
+        """One worker takes what the queue has for it."""
+        found = self.queue.take(worker, self.now)
+        if found is None:
+            self.idle.add(worker)
+            return
+        self.idle.discard(worker)
+        self.slices += 1
+        loading, rest, kind = self.times(worker, found)
+        factor = 1 + self.costs.jitter * (2 * self.random.random() - 1)
+        loading, rest = loading * factor, rest * factor
+        self.spent["swaps"] += loading
+        self.spent[kind] += rest
+        heapq.heappush(self.events, (self.now + loading + rest, worker, loading))
+
+    def times(self, worker: int, found: Slice) -> tuple[float, float, str]:
+        """Seconds of loading and of the rest, and what the rest is."""
+        costs, job = self.costs, found.job
+        if found.is_metric:
+            judged = costs.benchmarks[int(job.benchmark)][1]
+            return 0.0, costs.metric + (costs.judge if judged else 0.0), "metrics"
+        loading = 0.0
+        if self.held.get(worker) != job.blend:
+            loading = costs.swap if worker in self.held else costs.build
+            self.held[worker] = job.blend
+        batches = ceil(len(found.positions) / costs.batch)
+        kind = "answers" if job.certain else "guesses"
+        return loading, batches * costs.batch / costs.speed, kind
+
+    def step(self) -> None:
+        """Go on to the next worker that is done."""
+        self.now, worker, loading = heapq.heappop(self.events)
+        found = self.queue.done(worker, self.now, loading=loading)
+        self.begin(worker)
+        if found.job.answered and self.idle:
+            self.offer()  # its metric
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one simulated greedy run: seconds, and worker-seconds by what they went into."""
+
+    members: float
+    trials: float
+    answers: float
+    shares: dict[str, float]
+    slices: int
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all of it."""
+        return self.members + self.trials
+
+
+def simulate(workers: int, members: int, costs: Costs, guess: bool, seed: int) -> Run:
+    """A greedy run in which each trial is kept with a chance of one half."""
+    chance = random.Random(1000 + seed)
+    pool = [Member(f"m{k}", chance.random() < 0.5) for k in range(members)]
+    world = World(workers, costs, guess, seed)
+    scores: dict[str, float] = {}
+    between = 0.0
+
+    def mix(some: Sequence[Member]) -> Mixed:
+        return Mixed(tuple(some))
+
+    def acc(blend: Mixed) -> float:
+        if len(blend.members) > 1:
+            world.score(blend.digest)
+            rises = blend.members[-1].rises
+            before = scores[mix(blend.members[:-1]).digest]
+            scores[blend.digest] = before + (1e-6 if rises else -1e-6)
+        return scores[blend.digest]
+
+    singles = [mix([member]).digest for member in pool]
+    world.expect([(blend, 1.0) for blend in singles])
+    for k, blend in enumerate(singles):
+        world.score(blend)
+        scores[blend] = 50.0 - k * 1e-3
+    between = world.now
+
+    def expect(trials: Sequence[tuple[Mixed, float]]) -> None:
+        ahead = trials if guess else trials[:1]
+        world.expect([(blend.digest, share) for blend, share in ahead])
+
+    for _ in greedy(pool, mix, acc, expect=expect):  # type: ignore[arg-type]
+        pass
+    total = workers * world.now
+    used = sum(world.spent.values())
+    shares = {name: spent / total for name, spent in world.spent.items()}
+    shares["idle"] = max(0.0, 1 - used / total)
+    return Run(between, world.now - between, world.spent["answers"], shares, world.slices)
+
+
+def mean_of(workers: int, members: int, costs: Costs, guess: bool, repeats: int) -> Run:
+    """The median run by its whole time."""
+    runs = [simulate(workers, members, costs, guess, seed) for seed in range(repeats)]
+    return sorted(runs, key=lambda run: run.whole)[len(runs) // 2]
+
+
+def bound(run: Run) -> str:
+    """What takes most of the workers' time besides answers that count."""
+    name, share = max(
+        ((n, s) for n, s in run.shares.items() if n != "answers"), key=lambda pair: pair[1]
+    )
+    if run.shares["answers"] > 0.8:
+        return "answers"
+    where = " (chain)" if name == "idle" and run.trials > run.members else ""
+    return f"{name}{where} {share:.0%}"
+
+
+def show_simulation(given: argparse.Namespace) -> None:
+    """The tables."""
+    costs = replace(POINTS, speed=given.speed, swap=given.swap, build=given.build)
+    print(f"Costs: build {costs.build:.0f} s, swap {costs.swap:.0f} s, {costs.speed:.0f} questions "
+          f"per second in batches of {costs.batch}, metric {costs.metric:.0f} s, judge "
+          f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; half of the trials are kept; medians "
+          f"of {given.repeats}")  # fmt: skip
+    suites = {"POINTS (8)": costs, "1 × 1,500": replace(SMALL, speed=costs.speed)}
+    scale(suites["POINTS (8)"], 10, given, "the POINTS suite, 10 members")
+    many = replace(costs, benchmarks=((1500, False),) * 20)
+    rows = []
+    for name, one, members, workers in (
+        ("1 × 1,500", suites["1 × 1,500"], 4, 4), ("1 × 1,500", suites["1 × 1,500"], 10, 8),
+        ("POINTS", costs, 4, 8), ("POINTS", costs, 100, 8), ("POINTS", costs, 100, 64),
+        ("20 × 1,500", many, 100, 64), ("POINTS", costs, 1000, 256),
+        ("20 × 1,500", many, 1000, 1024),
+    ):  # fmt: skip
+        if members * workers > given.largest:
+            continue
+        repeats = given.repeats if members * workers <= 1000 else 1
+        rows.append([name, str(members), *cells(workers, members, one, repeats)])
+    heads = ["benchmarks", "members", "workers", *HEADS]
+    print("\nOther sizes:")
+    table(heads, rows)
+    chain(given)
+
+
+HEADS = ["members", "trials", "with guesses", "gain", "whole", "to one worker", "what bounds it"]
+
+
+def cells(workers: int, members: int, costs: Costs, repeats: int) -> list[str]:
+    """One row: minutes of both phases, with and without guesses."""
+    plain = mean_of(workers, members, costs, False, repeats)
+    guessed = mean_of(workers, members, costs, True, repeats)
+    one = mean_of(1, members, costs, False, 1)
+    minutes = [f"{seconds / 60:.1f}" for seconds in (guessed.members, plain.trials, guessed.trials)]
+    efficiency = one.whole / workers / guessed.whole
+    return [
+        str(workers), *minutes, f"{plain.trials / guessed.trials:.2f} ×",
+        f"{guessed.whole / 60:.1f} min", f"{efficiency:.2f}", bound(guessed),
+    ]  # fmt: skip
+
+
+def scale(costs: Costs, members: int, given: argparse.Namespace, title: str) -> None:
+    """One pool on more and more workers."""
+    one = simulate(1, members, costs, False, 0)
+    rows = []
+    for workers in (1, 2, 4, 8, 16, 64, 256, 1024):
+        plain = mean_of(workers, members, costs, False, given.repeats)
+        guessed = mean_of(workers, members, costs, True, given.repeats)
+        scoring = one.members / workers / guessed.members
+        rows.append([
+            str(workers), f"{guessed.members / 60:.1f}", f"{scoring:.2f}",
+            f"{plain.trials / 60:.1f}", f"{guessed.trials / 60:.1f}",
+            f"{plain.trials / guessed.trials:.2f} ×", f"{guessed.whole / 60:.1f}",
+            f"{one.whole / workers / guessed.whole:.2f}", bound(guessed),
+        ])  # fmt: skip
+    print(f"\nMinutes of a greedy run, {title}:")
+    table(["workers", "members", "efficiency", "trials", "with guesses", "gain", "whole",
+           "efficiency", "what bounds it"], rows)  # fmt: skip
+
+
+def chain(given: argparse.Namespace) -> None:
+    """What guesses gain on the greedy chain alone, by what a trial is made of."""
+    rows = []
+    for name, costs in (
+        ("POINTS suite, judge 30 s", POINTS), ("the same, judge 180 s", JUDGED),
+        ("the same, no judge, metrics at once", replace(POINTS, judge=0.0, metric=0.5)),
+        ("1 × 1,500 questions", SMALL), ("1 × 300 questions", TINY),
+        ("1 × 300 questions, swap 20 s", replace(TINY, swap=20.0)),
+    ):  # fmt: skip
+        plain = mean_of(8, 20, costs, False, given.repeats)
+        guessed = mean_of(8, 20, costs, True, given.repeats)
+        wrong = guessed.shares["guesses"]
+        rows.append([
+            name, f"{plain.trials / 19:.1f}", f"{guessed.trials / 19:.1f}",
+            f"{plain.trials / guessed.trials:.2f} ×", f"{plain.shares['idle']:.0%}",
+            f"{wrong:.0%}",
+        ])  # fmt: skip
+    print("\nSeconds of a trial on 8 workers, 19 trials of which half are kept:")
+    table(["a trial", "without guesses", "with", "gain", "idle without", "in guesses"], rows)
+
+
+def show_queue(given: argparse.Namespace) -> None:
+    """Microseconds of the queue's own code for each slice: taken and handed in."""
+    rows = []
+    for workers, blends, benchmarks in ((2, 6, 3), (8, 10, 8), (64, 100, 8), (1024, 1000, 8)):
+        times = []
+        for _ in range(given.repeats):
+            queue = Queue(range(workers))
+            asked = [
+                Job(f"{blend} {k}", str(blend), str(k), range(1500))
+                for blend in range(blends)
+                for k in range(benchmarks)
+            ]
+            begun = time.perf_counter()
+            queue.expect(asked)
+            expecting = time.perf_counter() - begun
+            waiting = [(0.0, k) for k in range(workers)]
+            slices, spent = 0, 0.0
+            while waiting:
+                now, worker = heapq.heappop(waiting)
+                begun = time.perf_counter()
+                if queue.at(worker) is not None:
+                    queue.done(worker, now, loading=5.0)
+                found = queue.take(worker, now)
+                spent += time.perf_counter() - begun
+                if found is not None:
+                    slices += 1
+                    heapq.heappush(waiting, (now + 1 + 0.025 * len(found.positions), worker))
+            times.append((spent / slices, slices, expecting))
+        each, slices, expecting = sorted(times)[len(times) // 2]
+        rows.append([f"{workers:,}", f"{blends:,} × {benchmarks}", f"{slices:,}",
+                     f"{each * 1e6:.0f}", f"{expecting * 1e3:.1f}"])  # fmt: skip
+    print(machine())
+    table(["workers", "blends × benchmarks", "slices", "µs per slice", "ms to expect all"], rows)
+
+
+def show_real(given: argparse.Namespace) -> None:
+    """`soup score` and `soup greedy` on the demo's pool, with real workers on this machine."""
+    with tempfile.TemporaryDirectory(prefix="soup-scale-") as scratch:
+        place = given.directory or Path(scratch)
+        pool = demo(place)
+        rows: list[list[str]] = []
+        seconds: dict[int, list[float]] = {}
+        for repeat in range(given.repeats):
+            for workers in given.workers:
+                found = json.loads(subprocess.run(
+                    [sys.executable, __file__, "child", str(pool), str(place / f"w{workers}"),
+                     "--workers", str(workers), "--rows", str(given.rows)],
+                    check=True, capture_output=True, text=True, env=ours(),
+                ).stdout.splitlines()[-1])  # fmt: skip
+                print(f"{repeat + 1}: {workers} workers, {found['samples']} questions in "
+                      f"{found['seconds']:.1f} s", flush=True)  # fmt: skip
+                seconds.setdefault(workers, []).append(found["seconds"])
+        one = statistics.median(seconds[given.workers[0]]) * given.workers[0]
+        for workers, times in seconds.items():
+            middle = statistics.median(times)
+            rows.append([str(workers), f"{middle:.1f} ({min(times):.1f}–{max(times):.1f})",
+                         f"{one / middle:.2f} ×", f"{one / workers / middle:.2f}"])  # fmt: skip
+        print(machine())
+        table(["workers", "seconds of scoring", "to one", "efficiency"], rows)
+
+
+def child(given: argparse.Namespace) -> None:
+    """Score the pool's members, from when all workers have a model: what a longer run consists of.
+
+    One thread each, so that a worker alone does not take both cores.
+    """
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import soup
+    from soup.evaluators import VLMEvalKitScorer
+
+    pool_at, work = given.places
+    shutil.rmtree(work, ignore_errors=True)
+    data = Path(work) / "data"
+    data.mkdir(parents=True)
+    names = []
+    for file in sorted((Path(pool_at) / "benchmarks").glob("*.tsv")):
+        lines = file.read_text().splitlines(True)
+        head, rows = lines[0], lines[1:]
+        many = (rows * ceil(given.rows / len(rows)))[: given.rows]
+        renumbered = [f"{k}\t{row.split(chr(9), 1)[1]}" for k, row in enumerate(many)]
+        (data / file.name).write_text(head + "".join(renumbered))
+        names.append(str(data / file.name))
+    paths = sorted((Path(pool_at) / "ckpts").iterdir())
+    pool = soup.Pool.open(*paths)
+    count = int(given.workers[0])
+    options: dict[str, Any] = {"device": "cpu", "max_new_tokens": 4, "workers": count}
+    with VLMEvalKitScorer(work=work, **options) as scorer:
+        warm = soup.Settings(benchmarks=names[:1], work=work)
+        soup.score(soup.Pool.open(*paths[: max(count, 1)]), scorer, warm, soup.events.ignore)
+        begun = time.perf_counter()
+        asked = soup.Settings(benchmarks=names[1:], work=work)
+        soup.score(pool, scorer, asked, soup.events.ignore)
+        seconds = time.perf_counter() - begun
+    samples = len(paths) * len(names[1:]) * given.rows
+    print(json.dumps({"seconds": seconds, "samples": samples}))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("simulate", "queue", "real", "child"))
+    parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=3, help="of each [3]")
+    parser.add_argument("--largest", type=int, default=300_000, help="members × workers [300,000]")
+    parser.add_argument("--speed", type=float, default=POINTS.speed, help="questions per second")
+    parser.add_argument("--swap", type=float, default=POINTS.swap, help="seconds")
+    parser.add_argument("--build", type=float, default=POINTS.build, help="seconds")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="real ones")
+    parser.add_argument("--rows", type=int, default=1200, help="questions per benchmark [1200]")
+    parser.add_argument("--directory", type=Path, help="where to work, kept [a temporary one]")
+    given = parser.parse_args()
+    shows = {"simulate": show_simulation, "queue": show_queue, "real": show_real, "child": child}
+    shows[given.what](given)
+
+
+if __name__ == "__main__":
+    main()
