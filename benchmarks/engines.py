@@ -89,7 +89,7 @@ def prepared(given: argparse.Namespace, place: Path, python: str) -> dict[str, A
         "python": python,
         "work": str(place),
         "families": {"qwen2.5-vl": QWEN},
-        "sizes": SIZES,
+        "sizes": [size for size in SIZES if size >= 16],
     }
 
 

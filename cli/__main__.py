@@ -1,16 +1,22 @@
 """The `soup` command; also `python -m soup`."""
 
-import signal
+from soup.cli import stopping
 
 
 def main() -> None:
     """Import the command line and run it."""
-    # Importing takes a moment: Ctrl-C then just ends the process, without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stopping.catch(early=True)  # importing takes a moment
+    from soup.cli import streams
+
+    streams.open_closed()
+    streams.guard()
     from soup.cli.app import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    stopping.catch()
+    try:
+        run()
+    except KeyboardInterrupt:  # while it was ending already
+        stopping.at_once()
 
 
 if __name__ == "__main__":

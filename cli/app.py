@@ -1,7 +1,6 @@
 """`soup`: options become one library call; errors become one line and an exit code."""
 
 import os
-import signal
 import sys
 from typing import Annotated, Any
 
@@ -20,6 +19,8 @@ from soup.cli import (
     report,
     rescoring,
     soups,
+    status,
+    stopping,
 )
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
@@ -37,8 +38,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 
 def _version(value: bool) -> None:
@@ -90,30 +89,27 @@ app.command()(differing.answers)
 app.command()(line.line)
 app.command()(report.report)
 app.command()(rescoring.rescore)
+app.command()(status.status)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)
 
 
-def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
-    signal.signal(signal.SIGTERM, _stop)
     try:
         code = command(app)(standalone_mode=False)
+        sys.stdout.flush()
     except SoupError as error:
         _fail(str(error), error.exit_code)
     except CommandError as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = STOPPED
+        code = stopping.CODE
     except BrokenPipeError:
         os._exit(141)  # whoever read our output has gone
-    if code == STOPPED:  # typer, too, returns this for Ctrl-C
-        _fail("stopped; what has been scored is kept, the same command goes on from there", code)
+    if code == stopping.CODE:  # typer, too, returns this for Ctrl-C
+        _fail(stopping.TEXT, code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -22,6 +22,9 @@ NAMES = (24, 16, 11)
 HEAD = 5
 """Characters of a shortened head: as many as a score has."""
 ANY = 1 << 16  # columns
+HELD = "magenta"  # of hold-outs
+BAR = 12  # columns of a bar
+EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,16 @@ class _Layout:
     table: Table | None
     lines: Sequence[str] = ()
     legend: Sequence[str] = ()
+    holdouts: Table | None = None
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for table in (self.table, self.holdouts) if table is not None]
 
     def fits(self, console: Console) -> bool:
-        if self.table is None:
-            return True
         options = console.options.update(max_width=ANY)
-        return Measurement.get(console, options, self.table).maximum <= console.width
+        widths = [Measurement.get(console, options, table).maximum for table in self.tables]
+        return max(widths, default=0) <= console.width
 
 
 def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboard] = ()) -> None:
@@ -58,9 +65,11 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
     soups = [run.soup for run in (*others, board) if run.soup is not None]
     rows: list[Row | SoupRow] = [*board.members, *soups]
     if rows and (board.benchmarks or board.holdouts):
-        layout = next(each for each in _layouts(board, rows, console.width) if each.fits(console))
-        if layout.table is not None:
-            console.print(layout.table)
+        bars = console.is_terminal  # a pipe has any room, and no use for them
+        layouts = _layouts(board, rows, console.width, bars)
+        layout = next(each for each in layouts if each.fits(console))
+        for table in layout.tables:
+            console.print(table)
         for line in (*layout.lines, *layout.legend):
             console.print(line, highlight=False)
     if len(board.path) > 1:
@@ -83,7 +92,9 @@ def _narrowest(table: Table, console: Console) -> bool:
     return Measurement.get(console, options, table).minimum <= console.width
 
 
-def _layouts(board: Leaderboard, rows: Sequence[Row | SoupRow], width: int) -> Iterator[_Layout]:
+def _layouts(
+    board: Leaderboard, rows: Sequence[Row | SoupRow], width: int, bars: bool
+) -> Iterator[_Layout]:
     """From the one that shows most to the one that always fits."""
     members = len(board.members)
     names = [row.name if isinstance(row, Row) else f"{row.kind} soup" for row in rows]
@@ -91,11 +102,21 @@ def _layouts(board: Leaderboard, rows: Sequence[Row | SoupRow], width: int) -> I
     ranks += [""] * (len(rows) - members)
     columns = list(_columns(board, rows))
     if len(board.benchmarks) + len(board.holdouts) <= MOST:
-        yield _upright(ranks, names, columns, members)
         different, equal = _different(columns)
+        if bars and (bar := _bars(rows)):
+            yield _upright(ranks, names, [columns[0], bar, *columns[1:]], members)
+        yield _upright(ranks, names, columns, members)
         yield _upright(ranks, names, different, members, equal)
         for most in NAMES[:-1]:
             yield _upright(ranks, distinct(names, most), different, members, equal)
+        held = [column for column in different if column.style == HELD]
+        if held and len(held) < len(different):
+            first = [column for column in different if column.style != HELD]
+            for most in NAMES[:-1]:
+                short = distinct(names, most)
+                upper = _upright(ranks, short, first, members, equal)
+                lower = _upright(ranks, short, held, members)
+                yield replace(upper, holdouts=lower.table)
         heads = distinct([c.short or c.head for c in different], HEAD, _abbreviated)
         said = [f"{h} = {c.head}" for h, c in zip(heads, different, strict=True) if h != c.head]
         narrow = [replace(c, head=h) for h, c in zip(heads, different, strict=True)]
@@ -121,12 +142,28 @@ def _columns(board: Leaderboard, rows: Sequence[Row | SoupRow]) -> Iterator[_Col
         yield _Column(name, [number(row.scores.get(name)) for row in rows])
     for name in board.holdouts:
         cells = [number(row.holdouts.get(name)) for row in rows]
-        yield _Column(f"{name} (h)", cells, "magenta")
+        yield _Column(f"{name} (h)", cells, HELD)
     worst = [percent(max(row.unparsed.values(), default=None)) for row in rows]
     yield _Column("unparsed", worst, "dim")
     missing = [sum(row.unjudged.values()) for row in rows]
     if any(missing):
         yield _Column("unjudged", [str(count) for count in missing], "yellow")
+
+
+def _bars(rows: Sequence[Row | SoupRow]) -> _Column | None:
+    """A bar for each mean, from the lowest to the highest; None where they tell nothing."""
+    means = [row.mean for row in rows if row.mean is not None]
+    if len(set(means)) < 2:
+        return None
+    low, high = min(means), max(means)
+
+    def bar(mean: float | None) -> str:
+        if mean is None:
+            return " " * BAR
+        eighths = 1 + round((8 * BAR - 1) * (mean - low) / (high - low))
+        return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(BAR)
+
+    return _Column(f"{low:.1f} – {high:.1f}", [bar(row.mean) for row in rows], "blue")
 
 
 def _different(columns: Sequence[_Column]) -> tuple[list[_Column], list[str]]:

@@ -14,7 +14,8 @@ import soup
 from soup.cli import config, console, report
 from soup.cli.options import Device, Quiet
 from soup.errors import OutputError, UsageError
-from soup.events import Observer, Progress
+from soup.events import Note, Observer, Progress
+from soup.holding import unfinished
 
 if TYPE_CHECKING:
     from soup import Leaderboard
@@ -81,9 +82,6 @@ def run(directory: Path, device: str, observe: Observer) -> "list[Leaderboard]":
 
 
 def _build(root: Path, observe: Observer) -> None:
-    import shutil
-    import tempfile
-
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise OutputError(f"{root}: exists and is not a demo; choose another directory")
     try:
@@ -92,10 +90,12 @@ def _build(root: Path, observe: Observer) -> None:
         raise _missing(error) from error
     root.parent.mkdir(parents=True, exist_ok=True)
     # Complete or not at all, like every directory we make.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with unfinished(root, lambda text: observe(Note(text))) as temporary:
         temporary.chmod(0o755)
-        build(temporary, lambda what, done, of: observe(Progress(what, done, of, "models")))
+        try:
+            build(temporary, lambda what, done, of: observe(Progress(what, done, of, "models")))
+        except ImportError as error:
+            raise _missing(error) from error
         try:
             if root.exists():
                 root.rmdir()
@@ -105,10 +105,6 @@ def _build(root: Path, observe: Observer) -> None:
                 f"{root}: cannot be written: {error.strerror}; choose another directory, or run "
                 "the command again to go on with what is there"
             ) from error
-    except ImportError as error:
-        raise _missing(error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _missing(error: ImportError) -> UsageError:

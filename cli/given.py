@@ -103,9 +103,9 @@ def scorer_of(
         family=scoring.family,
         families=families,
         engine=scoring.engine,
-        vllm=config.vllm(),
         workers=scoring.workers,
         gpus_per_worker=scoring.gpus_per_worker,
+        vllm=config.vllm() | ({"batch_invariant": True} if scoring.batch_invariant else {}),
     )
 
 

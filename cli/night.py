@@ -28,12 +28,15 @@ from soup.cli.results import (
 )
 from soup.errors import SoupError, UsageError
 from soup.evaluators import VLMEvalKitScorer
+from soup.evaluators.kit.hub_names import HUB_DATASETS
 from soup.evaluators.kit.suites import distinct_names
 from soup.publishing import page
 from soup.publishing.gate import Rules
+from soup.publishing.hub import foretell, push, require_repository
 from soup.publishing.junit import failed_to_junit, to_junit
 from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
+from soup.publishing.shelf import Shelf
 from soup.run import Settings
 from soup.words import plain
 
@@ -54,6 +57,7 @@ class Asked:
     keep: int = 3
     junit: Path | None = None
     notify: str | None = None
+    push: str | None = None
     time_limit: str | None = None
 
 
@@ -74,8 +78,10 @@ def play(
     seconds = None if asked.time_limit is None else seconds_of(asked.time_limit)
     if asked.notify is not None:
         require_address(asked.notify)
+    if asked.push is not None:
+        require_repository(asked.push)
     if run.dry_run:
-        _foretell(pool, settings, scorer, plan, display)
+        _foretell(pool, settings, scorer, plan, display, asked.push)
         return 0
     require_places(display)
     try:
@@ -191,6 +197,7 @@ def _failure_told(asked: Asked) -> Iterator[None]:
 
 
 def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
+    _try(lambda: _push(night, asked))
     taken = False
 
     def documents() -> None:
@@ -220,12 +227,29 @@ def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
         console.out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
+def _push(night: Night, asked: Asked) -> None:
+    """Send the soup in use, where the repository has not got it: also what an earlier night could
+    not send, or what was rolled back to.
+    """
+    if asked.push is None or night.current is None:
+        return
+    shelf = Shelf.open(asked.publish)
+    sent = [n["pushed"] for n in shelf.nights() if n.get("repository") == asked.push]
+    if sent[-1:] == [night.current.name]:
+        return
+    address = push(night.current, asked.push, HUB_DATASETS)
+    time = clock().isoformat(timespec="seconds")
+    shelf.remember({"time": time, "pushed": night.current.name, "repository": asked.push})
+    print(f"sent {night.current.name} to {asked.push}: {plain(address)}", file=sys.stderr)
+
+
 def _try(tell: Callable[[], None]) -> None:
     """Do what must not change the result."""
     try:
         tell()
-    except (SoupError, OSError) as error:
-        print("warning:", plain(str(error)), file=sys.stderr)
+    except Exception as error:  # a defect of ours, too, comes after the result
+        what = str(error) if isinstance(error, SoupError) else f"{type(error).__name__}: {error}"
+        print("warning:", plain(what), file=sys.stderr)
 
 
 def _foretell(
@@ -234,12 +258,12 @@ def _foretell(
     scorer: VLMEvalKitScorer,
     plan: Plan,
     display: ShowOptions,
+    repository: str | None,
 ) -> None:
-    """What would be left out, and what the rest would cost."""
+    """What would be left out, what the rest would cost, and what would be sent."""
     from soup.choosing.journal import Journal
     from soup.cli.plan import show_plan
     from soup.errors import PoolError
-    from soup.publishing.shelf import Shelf
     from soup.publishing.sifting import sift
 
     journal = Journal.open(settings.work, create=False)
@@ -259,3 +283,6 @@ def _foretell(
     ready = replace(pool, ckpts=[str(path) for path in sifted.ready])
     would = replace(settings, out=Shelf.at(plan.publish).place(f"{clock():%Y-%m-%d}", ""))
     show_plan("greedy", ready, would, scorer, display.json)
+    if repository is not None:
+        for line in foretell(Shelf.at(plan.publish).current, repository, HUB_DATASETS):
+            print(plain(line), file=sys.stderr)

@@ -119,6 +119,16 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ORG/NAME",
+            help="Send what is published to this repository of the Hugging Face hub, private where "
+            "it is new.",
+            rich_help_panel=PUBLISHING,
+        ),
+    ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -153,6 +163,7 @@ def nightly(
         keep=keep,
         junit=junit,
         notify=notify,
+        push=push,
         time_limit=time_limit,
     )
     raise typer.Exit(play(pool, settings, scorer, asked, display, run))

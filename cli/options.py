@@ -281,6 +281,14 @@ class ScoringOptions:
             "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
         ),
     ] = 1
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            help="Answers that do not depend on what is asked beside them: vllm, on a GPU of "
+            "compute capability 8.0 or more; slower.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

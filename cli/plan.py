@@ -104,7 +104,9 @@ def _tell(
     names = ", ".join([*settings.benchmarks, *(f"{h} (hold-out)" for h in settings.holdouts)])
     lines = [f"plan: {kind} of {counted(count, 'member')}{how} on {names or 'no benchmark'}"]
     if settings.confident is not None:
-        lines.append(f"trials that cannot win with confidence {settings.confident:g} end early")
+        lines.append(
+            f"losing trials end early; with a chance of {settings.confident:g} none would have won"
+        )
     if kind != "score":
         target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
         check_target(target, every)

@@ -111,8 +111,8 @@ def greedy(
         typer.Option(
             "--confident",
             metavar="P",
-            help="Stop a trial early that cannot win with confidence P, e.g. 0.95 "
-            "(default: never).",
+            help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
+            "have won (default: never).",
             rich_help_panel=CHOOSING,
         ),
     ] = None,

@@ -12,6 +12,7 @@ from soup.choosing.weighing import shares_of
 from soup.errors import UsageError
 from soup.events import Evaluation, Note, Observer
 from soup.run import Settings, identify
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -50,7 +51,7 @@ def line(
         raise UsageError("a line needs a benchmark: add --bench NAME, e.g. --bench MMStar")
     if settings.mean == "z":
         raise UsageError("--mean z goes by the spread of a pool, a line has none; use macro")
-    with around(observe) as told:
+    with around(observe) as shown, stated(shown, settings.work, "line") as told:
         return _line(pool, scorer, settings, points, told)
 
 

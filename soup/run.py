@@ -44,11 +44,14 @@ from soup.choosing.scoring import (
     PartialScorer,
     RecordedScorer,
     Scorer,
+    TidyScorer,
 )
 from soup.choosing.trials import Trials, means_of_outcomes
 from soup.choosing.weighing import MEANS, require_weight, shares_of
 from soup.errors import PoolError, UsageError
 from soup.events import Evaluation, Note, Observer, Progress
+from soup.holding import alone
+from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
 
@@ -80,8 +83,8 @@ class Settings:
         weights: one per member in the pool's order; only for a blend, where None means that all
             count the same. Used as they are, not scaled to a sum of one.
         min_gain: points that a greedy step must gain, see ``soup.choosing.recipes.greedy``.
-        confident: stop a greedy trial that cannot win with this confidence, above 0.5 and below
-            1, see ``soup.choosing.confident``; None measures every trial in full.
+        confident: stop greedy trials early, so that with this chance, above 0.5 and below 1, none
+            is stopped that would win, see ``soup.choosing.confident``; None measures all in full.
         accept: ``gain`` keeps every trial that rises, as POINTS does; ``significant`` only those
             whose rise is significant, see ``soup.choosing.accepting``.
         alpha: the chance that a significant greedy run keeps anybody where nobody helps.
@@ -164,7 +167,12 @@ def make(
     check_target(out, every)
     if settings.as_adapter:
         stack(every)  # an error now, not after hours of scoring
-    with around(observe) as told, failures_recorded(kind, asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, kind) as told,
+        failures_recorded(kind, asdict(settings)) as attempt,
+    ):
         return _make(kind, pool, scorer, settings, out, told, attempt, gate)
 
 
@@ -298,7 +306,12 @@ def score(
             "nothing to score with: add --bench NAME, e.g. --bench MMBench_DEV_EN or "
             "--bench path/to/questions.tsv"
         )
-    with around(observe) as told, failures_recorded("score", asdict(settings)) as attempt:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "score") as told,
+        failures_recorded("score", asdict(settings)) as attempt,
+    ):
         walk = _begin("score", pool, scorer, settings, told, attempt)
         walk.score_members()
         walk.scored()
@@ -406,7 +419,7 @@ class _Walk:
 
         return mean
 
-    def attempt(self) -> Trial | None:
+    def attempt(self, candidates: int) -> Trial | None:
         if self.settings.confident is None:
             return None
         assert self.scorer is not None
@@ -414,7 +427,7 @@ class _Walk:
         return Trials(
             self.scorer,
             self.benchmarks,
-            self.settings.confident,
+            (1 - self.settings.confident) / max(candidates - 1, 1),
             self.settings.min_gain,
             means_of_outcomes([self.scorer.score(m, self.benchmarks, "") for m in members]),
             _label,
@@ -541,6 +554,8 @@ def _begin(
             )
         if isinstance(scorer, HousedScorer):
             scorer.work_in(settings.work)
+        if isinstance(scorer, TidyScorer):
+            scorer.tidy(journal.results)
         observe(Note(f"looking up {counted(len(names), 'benchmark')}"))  # a worker starts: seconds
         found = scorer.benchmarks(pool.reference, names, observe)
         repeated = {b.name for b in found if [f.name for f in found].count(b.name) > 1}
@@ -565,6 +580,7 @@ def _begin(
         benchmarks={b.name: b.digest for b in benchmarks},
         holdouts={b.name: b.digest for b in holdouts},
         base=pool.base.digest if pool.base else None,
+        base_path=str(pool.base.path) if pool.base else None,
         members=[
             {
                 "name": member.name,
@@ -638,6 +654,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
     if kind == "max":
         return maximum(members, walk.mix, walk.acc())
     acc = walk.acc() if walk.benchmarks else None
+    distinct = len({member.digest for member in members})
     if kind == "average":
         return average(_ordered(members, walk.settings), walk.mix, acc)
     if kind == "blend":
@@ -647,7 +664,7 @@ def _decisions(kind: str, members: Sequence[Checkpoint], walk: _Walk) -> Iterato
         walk.mix,
         walk.acc(),
         walk.settings.min_gain,
-        walk.attempt(),
-        walk.accept(len({member.digest for member in members})),
+        walk.attempt(distinct),
+        walk.accept(distinct),
         walk.expect(),
     )

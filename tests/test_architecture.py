@@ -28,7 +28,13 @@ ROOMS = [
 ]
 """Every room may import those before it, and none after it."""
 
-ANYWHERE = ["soup._version", "soup.words", "soup.markup", "soup.evaluators.writing"]
+ANYWHERE = [
+    "soup._version",
+    "soup.words",
+    "soup.markup",
+    "soup.holding",
+    "soup.evaluators.writing",
+]
 """Small things without imports of ours (but errors) that every room may use."""
 
 FACE = "soup"

@@ -48,8 +48,7 @@ def test_known_results_are_not_measured_again(pool_paths: list[Path], tmp_path: 
     """Members', and the middle's, in whichever order it was tried."""
     scorer = FakeScorer(valley)
     make("greedy", Pool.open(*pool_paths), scorer, settings(tmp_path))
-    tried = ("a", "b")
-    assert (tried, "x") in scorer.calls
+    assert any(set(names) == {"a", "b"} for names, _ in scorer.calls)
     scorer.calls.clear()
     line(Pool.open(*reversed(pool_paths[:2])), scorer, settings(tmp_path), 5)
     assert len(scorer.calls) == 2

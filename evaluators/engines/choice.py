@@ -47,6 +47,11 @@ def open_engine(
             if name == "vllm":
                 raise ScoringError(f"--engine vllm: {reason}; use --engine transformers") from None
             observe(Note(f"engine: transformers ({reason})"))
+    if (vllm or {}).get("batch_invariant"):
+        raise ScoringError(
+            "batch-invariant: with transformers, answers may depend on what is asked beside them; "
+            "use --engine vllm on a GPU, or leave --batch-invariant out"
+        )
     from soup.evaluators.engines.resident import Resident
 
     return Resident(reference, options, cache, RunningSum(memory_budget(), cache))

@@ -62,8 +62,11 @@ def _make(place: Path, target: Path, companions: Companions, links: dict[str, Pa
         companions.write(made)
         for name, file in links.items():
             (made / name).symlink_to(os.path.abspath(file))
-        if target.exists():
-            shutil.rmtree(target)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError:  # it is there: damaged, or made by another worker in the same moment
+            if not _is_right(target, companions, links):
+                shutil.rmtree(target, ignore_errors=True)
+                made.rename(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)

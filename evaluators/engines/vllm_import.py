@@ -15,9 +15,19 @@ import soup
 from soup.errors import ScoringError
 from soup.evaluators.engines.vllm_options import VllmOptions
 
+INVARIANT = (8, 0)
+"""The least compute capability at which answers do not depend on what is asked beside them."""
+
 
 def import_vllm(device: torch.device, options: VllmOptions) -> Any:
     """VLLM's module, told by its environment what cannot be told otherwise."""
+    if options.batch_invariant and (
+        device.type != "cuda" or torch.cuda.get_device_capability(device) < INVARIANT
+    ):
+        raise ScoringError(
+            "batch-invariant: vLLM needs a GPU of compute capability 8.0 or more for it; leave "
+            "--batch-invariant out"
+        )
     # The core in this process: its caches can be looked into, and it ends when we do.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

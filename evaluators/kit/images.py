@@ -11,16 +11,17 @@ import io
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from soup import holding
 from soup.errors import BenchmarkError
 from soup.evaluators.kit.regular import Unreadable, read_regular
 
@@ -103,8 +104,7 @@ def unpack(
             wrong = [item for item, same in zip(items, right, strict=True) if not same]
     if not wrong:
         return None
-    temporary = _directory_beside(place)
-    try:
+    with _directory_beside(place) as temporary:
         digests = _write_all(wrong, name, temporary, place, progress)
         again = place.is_dir()
         _write_manifest(temporary, known | digests)
@@ -112,8 +112,6 @@ def unpack(
             _replace(temporary, place, [*digests, MANIFEST])
         else:
             _become(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if not again:
         return None
     return (
@@ -152,12 +150,16 @@ def _matches(file: Path, known: Mapping[str, str]) -> bool:
         return False
 
 
-def _directory_beside(place: Path) -> Path:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise _unwritable(place, error) from error
+@contextmanager
+def _directory_beside(place: Path) -> Iterator[Path]:
+    """To be filled and renamed; what others left of it when they were killed is removed."""
+    with ExitStack() as stack:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made = stack.enter_context(holding.unfinished(place))
+        except OSError as error:
+            raise _unwritable(place, error) from error
+        yield made
 
 
 def _write_all(

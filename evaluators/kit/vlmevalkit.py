@@ -7,7 +7,6 @@ counts); of its wrappers in ``kit_wrapper.py`` and beside it.
 
 import csv
 import importlib.metadata
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from soup import holding
 from soup.errors import BenchmarkError, ScoringError, SoupError
 from soup.evaluators.kit.apart import outcomes_apart
 from soup.evaluators.kit.finished import keep_table, packed
@@ -279,10 +279,10 @@ class Dataset:
         # A fresh directory with neutral names: evaluate reuses whatever lies beside its input.
         arguments, case = judge_arguments(self.judge)
         with (
-            tempfile.TemporaryDirectory(prefix="soup-eval-") as fresh,
+            holding.scratch("soup-eval-") as fresh,
             words(columns) if self.own else nullcontext(),
         ):
-            file = Path(fresh) / "predictions.tsv"
+            file = fresh / "predictions.tsv"
             with writing(file):
                 asked.to_csv(file, **AS_TSV)
             try:
@@ -292,7 +292,7 @@ class Dataset:
             except Exception as error:
                 # A part may have nothing of a kind that the report divides by (MMVet's do); the
                 # outcomes are there before it.
-                if keep is not None or not outcomes(Path(fresh)):
+                if keep is not None or not outcomes(fresh):
                     raise ScoringError(
                         f"{self.name}: VLMEvalKit's evaluate failed ({type(error).__name__}: "
                         f"{error})" + (f"; predictions are in {packed(keep)}" if keep else "")
@@ -302,9 +302,9 @@ class Dataset:
                 if keep is not None:
                     files = [self._images.names(index) for index in frame["index"]]
                     keep_table(keep, frame.assign(image_files=files).to_csv(None, **AS_TSV))
-            right = outcomes(Path(fresh))
+            right = outcomes(fresh)
             if not right and isinstance(self.kit, image_vqa.OCRBench):
-                right = outcomes_apart(self.kit, frame, Path(fresh), report["Final Score"])
+                right = outcomes_apart(self.kit, frame, fresh, report["Final Score"])
             if self._any_of:
                 right = {index: float(value > 0) for index, value in right.items()}
             return _Evaluation(report, frame, right, case.unjudged if case else 0)

@@ -45,6 +45,8 @@ class Family:
         workarounds: defects of this wrapper that are mended, by name in
             ``soup.evaluators.models.workarounds``, besides those that all have.
         verified: the transformers it was last run under, and whether tests or a person ran it.
+        vllm: whether vLLM asks it: ``equal`` where tests found all answers to be transformers' own,
+            ``untried``, or ``no`` where it is asked through its own code.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Family:
     packages: Mapping[str, str] = field(default_factory=dict)
     workarounds: tuple[str, ...] = ()
     verified: str = "never"
+    vllm: str = "no"
 
     @property
     def batched(self) -> bool:
@@ -139,6 +142,7 @@ FAMILIES: tuple[Family, ...] = (
         packages=QWEN_UTILS,
         workarounds=("gpu-memory", "path"),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="qwen2.5-vl",
@@ -155,6 +159,7 @@ FAMILIES: tuple[Family, ...] = (
         packages=QWEN_UTILS,
         workarounds=("gpu-memory", "path", "architectures"),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="qwen3-vl",
@@ -167,6 +172,7 @@ FAMILIES: tuple[Family, ...] = (
         packages=QWEN_UTILS,
         workarounds=("gpu-memory", "path"),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="internvl-hf",
@@ -178,6 +184,7 @@ FAMILIES: tuple[Family, ...] = (
         decode="stripped",
         workarounds=("no-image",),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="llava-onevision",
@@ -188,6 +195,7 @@ FAMILIES: tuple[Family, ...] = (
         decode="plain",
         workarounds=("empty-images",),
         verified=IN_TESTS,
+        vllm="untried",
     ),
     Family(
         name="smolvlm",
@@ -200,6 +208,7 @@ FAMILIES: tuple[Family, ...] = (
         decode="stripped",
         workarounds=("empty-images",),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="smolvlm2",
@@ -212,6 +221,7 @@ FAMILIES: tuple[Family, ...] = (
         packages={"num2words": "num2words"},
         workarounds=("empty-images",),
         verified=IN_TESTS,
+        vllm="equal",
     ),
     Family(
         name="points",

@@ -60,7 +60,8 @@ class Died(Exception):
     Attributes:
         how: it ended, e.g. "was killed (signal 9), ...".
         words: the last lines that it printed, indented; or that there are none.
-        greeted: whether it ever answered: if not, it would end in the same way again.
+        greeted: whether it ever answered, or was ended by somebody else before it could: if not,
+            it would end in the same way again.
     """
 
     def __init__(self, how: str, words: str, greeted: bool) -> None:
@@ -140,7 +141,9 @@ class Process:
                     return dict(message["result"])
         except BrokenPipeError:
             pass
-        raise Died(self._how_it_ended(), self._last_words(), self._greeted)
+        how = self._how_it_ended()
+        by_others = self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
+        raise Died(how, self._last_words(), self._greeted or by_others)
 
     def kill(self) -> None:
         """End it, and what it has started; whoever asks it is told so by ``Died``."""

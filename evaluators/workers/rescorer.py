@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from soup.choosing.journal import Journal
+from soup.choosing.leaderboard import leaderboard_of
 from soup.choosing.questions import Questions
 from soup.choosing.rescoring import (
     Change,
     Records,
     Rescored,
     Scored,
-    board,
     find_run,
     follow,
     rescored,
@@ -197,7 +197,7 @@ def rescore(
         records[0]["run"],
         changes,
         {name: _differing(old[name], way.settings) for name, way in ways.items()},
-        board(after),
+        leaderboard_of(after, decided),
         verdict(after, decided),
         tuple(s.benchmark for s in _firsts(every) if ways[s.benchmark].digest != s.digest),
     )

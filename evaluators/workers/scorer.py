@@ -1,7 +1,7 @@
 """Our side of the worker: a scorer that asks VLMEvalKit in a process of its own."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ from soup.evaluators.workers.early import require_beside, require_compute_dtype,
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
 from soup.evaluators.workers.fleet import Fleet, Hand, Work
 from soup.evaluators.workers.known import Known, now
+from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.queue import Rules
@@ -332,6 +333,10 @@ class VLMEvalKitScorer:
         if self._measured is not None:
             self._measured.unlink(missing_ok=True)
             self._measured = None
+
+    def tidy(self, recorded: Collection[str]) -> None:
+        """See ``soup.choosing.scoring.TidyScorer``: files of commands that were killed."""
+        remove_leavings(self._work / "predictions", recorded)
 
     def close(self) -> None:
         """End the workers."""

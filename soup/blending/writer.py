@@ -6,19 +6,21 @@ written by ``soup.blending.shards``.
 
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup import holding
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.stack import stack
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
+from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
@@ -92,27 +94,22 @@ def write(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
+            temporary.chmod(0o777 & ~_umask())
+            beside.write(temporary)
+            if stacked is not None:
+                shards.write_adapter(blend, stacked, temporary)
+            else:
+                shards.write_weights(blend, temporary, f"write {target.name}", observe)
+            blend.require_unchanged()
+            digest = open_checkpoint(temporary, base=blend.reference.base).digest
+            manifest["digest"] = digest
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            _flush(temporary)
+            kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        beside.write(temporary)
-        if stacked is not None:
-            shards.write_adapter(blend, stacked, temporary)
-        else:
-            shards.write_weights(blend, temporary, f"write {target.name}", observe)
-        blend.require_unchanged()
-        digest = open_checkpoint(temporary, base=blend.reference.base).digest
-        manifest["digest"] = digest
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
-        _flush(temporary)
-        kept = _swap_in(temporary, target, overwrite)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if kept is not None:
         observe(Note(f"the earlier soup at {target.name} was kept as {kept.name}"))
     return Written(target, digest, reused=False)
@@ -200,7 +197,7 @@ def _same_soup(
     Files that somebody has put there besides do not matter, unless they decide answers.
     """
     try:
-        there = json.loads((target / MANIFEST).read_text())
+        there = read_object(target / MANIFEST)
         digest = there.pop("digest")
         if there == json.loads(json.dumps(manifest)):
             found = gather(target)
@@ -253,16 +250,18 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
         if aside.is_symlink():  # what it leads to is not ours to delete
             aside.unlink()
         else:
-            shutil.rmtree(aside)
+            holding.delete(aside)
         return None
     return aside
 
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+    except SoupError:
         digest = "old"
+    if not re.fullmatch("[0-9a-f]{8}", digest):
+        digest = "old"  # it becomes part of a path
     name = target.with_name(f"{target.name}.{digest}")
     count = 1
     while name.exists():

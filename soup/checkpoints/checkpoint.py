@@ -17,6 +17,7 @@ from typing import Any
 
 from soup.checkpoints import names, quantised
 from soup.checkpoints.companions import Companions, brought, gather
+from soup.checkpoints.files import require_plain
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.soundness import Scan, Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
@@ -265,6 +266,7 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         raise CheckpointError(
             f"{directory}: expected a model directory, but it {found}{instead_of(directory)}"
         )
+    require_plain(directory)
     shards, weight_map, notes = find_weights(directory)
     states = file_states(shards)
     config = _read_config(directory)

@@ -1,49 +1,66 @@
 """When a candidate can be given up before all of it is measured: the statistics, and no more.
 
-A candidate c wins against the soup so far, s, if the mean over B benchmarks rises by more than
-``min_gain``: D = (1/B) · sum_b (value_b(c) − value_b(s)) > min_gain. Where a benchmark's value is
-100 times the mean of its samples' outcomes, its part of D is a mean of paired differences
-d_i = outcome_i(c) − outcome_i(s) over N samples, all outcomes of s being known.
+A candidate c wins against the soup so far, s, if the weighted mean of the benchmarks rises by more
+than ``min_gain``. Where a benchmark's value is 100 times the mean of its N_b outcomes, a question
+adds a paired difference, and over all N questions of such benchmarks
 
-Samples are answered in a fixed order that is as good as random, ten slices to a benchmark. After
-each of the first nine slices of all benchmarks there is a look: has the candidate lost?
+    D = known + (100/N) · sum_i x_i,     x_i = N · w_b / N_b · (outcome_i(c) − outcome_i(s)),
+
+w_b being a benchmark's share of the mean, and ``known`` what benchmarks add that are measured in
+full. All outcomes of s are known. Questions of all benchmarks are answered in one fixed order that
+is as good as random, slice by slice; after each slice but the last there is a look: has c lost?
 
 - For certain, when D ≤ min_gain even if all that is left were answered right.
-- With confidence P, when an upper bound of D is ≤ min_gain. The n samples seen of a benchmark are a
-  random sample without replacement of its N, one stratum among B (stratified random sampling:
-  Cochran, Sampling Techniques, 3rd edition, 1977, chapter 5). What they say of the rest:
+- Else by a bet against its winning. Did c win, D > min_gain, the next difference, drawn without
+  replacement, would on average be at least what is still missing, per question:
 
-      u   = sum d_i / (n + 2)                          the expected difference of an unseen one
-      v   = (sum d_i² + 2) / (n + 2) − u²              its variance
-      D̃   = (100/B) · sum_b [ (n/N)·mean(d_i) + (1 − n/N)·u ]
-      V   = (100/B)² · sum_b (1 − n/N) · v / n         with finite population correction
+      m_i = (N · g − sum_{j<i} x_j) / (N − i + 1),          g = (min_gain − known) / 100
 
-      bound = D̃ + z·√V,   z the normal quantile of 1 − (1 − P)/9
+  Whoever begins with 1 and puts λ_i on "x_i is less" holds
 
-  Two imagined pairs in u and v, one won and one lost, keep the variance from vanishing where few
-  pairs disagree (Bonett & Price 2012, J. Educ. Behav. Stat. 37; cf. Agresti & Min 2005, Stat.
-  Med. 24). Dividing 1 − P by the number of looks (Bonferroni) makes the bound hold for all of
-  them together, however they depend on each other.
+      W_n = prod_{i≤n} (1 + λ_i · (m_i − x_i)),
 
-Assumptions: the sum of the slices' differences is about normally distributed, which the first looks
-at benchmarks of less than about a hundred samples strain; and slices are random, which holds for
-samples in a fixed shuffled order whatever the benchmark's own. So 1 − P is an approximate bound on
-how often a candidate that would have won on all samples is stopped, for each candidate; it is no
-bound for a whole run. A candidate that is not stopped is measured in full: nothing is won early.
+  which, if c wins, is a nonnegative supermartingale whatever is bet, as long as λ_i is settled
+  before x_i is seen. So it ever reaches 1/e with a chance of at most e (Ville), at whatever looks,
+  with whatever outcomes: no normal approximation, no correction for looking often (Waudby-Smith &
+  Ramdas 2020, arXiv:2006.04347, and 2021, arXiv:2010.09686: sampling without replacement, bets).
+  c is given up when it does. The bets are
+
+      λ_i = min( √( 2 · ln(1/e) / (v_i · h · N) ), 0.9 / (max x − m_i) )
+
+  v_i the variance of the differences before i, ``PRIOR`` imagined ones among them; this is the bet
+  that grows fastest where the wealth arrives after a share h of the questions.
+
+The error is that of a whole run: e = (1 − P) / the trials that it could make. So with a chance of
+at least P no trial is stopped that would have won on all questions, however the trials depend on
+each other. All that is assumed is that the order is random. A candidate that is not stopped is
+measured in full: nothing is won early. ``benchmarks/confident.py`` compares this with the test of
+earlier versions, a stratified normal one at nine looks.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import fsum, sqrt
-from statistics import NormalDist
+from math import fsum, inf, log, log1p, sqrt
 
-LOOKS = 10
-"""Slices of each benchmark; after all but the last there is a look."""
+LOOKS = 20
+"""Slices; after all but the last there is a look."""
 
 TIE = 1e-9
 """Points: what is smaller is the last bits of a sum."""
+
+SHARE = 0.3
+"""Of the questions, after which the bets are to pay."""
+
+PRIOR = 10
+"""Imagined differences before the first."""
+
+DISAGREE = 0.15
+"""Share of questions on which these are none of 0."""
+
+MOST = 0.9
+"""Of what there is, at most, is put on one question."""
 
 
 @dataclass(frozen=True)
@@ -66,77 +83,79 @@ class Stopped:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """One benchmark, answered in part.
+class Seen:
+    """What is known of a candidate at a look.
 
     Attributes:
-        differences: per sample seen, the candidate's outcome minus the soup's, −1 to 1; not empty.
-        unseen: per sample not seen, the soup's outcome, 0–1.
-        share: of the mean, 0–1; None where all benchmarks count alike.
+        differences: x_i of the questions answered, in their order; not empty.
+        room: the sum of what the x_i left could be at most.
+        weights: N · w_b / N_b of every question, answered or not.
+        known: points of D that are known.
     """
 
     differences: Sequence[float]
-    unseen: Sequence[float]
-    share: float | None = None
+    room: float
+    weights: Sequence[float]
+    known: float = 0.0
+
+    @property
+    def estimate(self) -> float:
+        """D, in points, if the questions left were like those seen."""
+        return self.known + 100 * fsum(self.differences) / len(self.differences)
+
+    @property
+    def possible(self) -> float:
+        """D, in points, if all that is left were answered right."""
+        return self.known + 100 * (fsum(self.differences) + self.room) / len(self.weights)
+
+    def lost(self, min_gain: float, error: float) -> bool:
+        """Whether the candidate is given up; a tie is no win.
+
+        Args:
+            min_gain: points that it must win by more than.
+            error: the chance, above 0 and below 1, that one that would win ever is.
+        """
+        if self.possible <= min_gain + TIE:
+            return True
+        return self.wealth(min_gain, error) >= log(1 / error)
+
+    def wealth(self, min_gain: float, error: float) -> float:
+        """The logarithm of the most that betting against the candidate has ever held."""
+        count, most = len(self.weights), max(self.weights)
+        goal = count * (min_gain - self.known) / 100
+        pace = 2 * log(1 / error) / (SHARE * count)
+        square = PRIOR * DISAGREE * fsum(w * w for w in self.weights) / count
+        total = now = best = 0.0
+        for k, x in enumerate(self.differences):
+            missing = (goal - total) / (count - k)
+            if missing > most:
+                return inf  # it cannot win any more
+            if missing > -most:
+                variance = square / (PRIOR + k) - (total / (PRIOR + k)) ** 2
+                bet = sqrt(pace / variance)
+                if missing < most:
+                    bet = min(bet, MOST / (most - missing))
+                now += log1p(bet * (missing - x))
+                best = max(best, now)
+            total += x
+            square += x * x
+        return best
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What is known of D, in points.
+def slices(samples: Mapping[str, Iterable[str]]) -> list[list[tuple[str, str]]]:
+    """Samples of several benchmarks in one order as good as random, in ``LOOKS`` slices.
 
-    Attributes:
-        estimate: the differences seen, taken for all.
-        bound: D is not higher, with the confidence asked for.
-        possible: D if all that is left were answered right.
-    """
-
-    estimate: float
-    bound: float
-    possible: float
-
-    def lost(self, min_gain: float) -> bool:
-        """Whether the candidate cannot win; a tie is no win."""
-        return min(self.bound, self.possible) <= min_gain + TIE
-
-
-def outlook(pairs: Sequence[Pairs], known: Sequence[float], confidence: float) -> Outlook:
-    """What one look sees.
+    The order is the same for the same benchmarks. Slices are equally long, give or take one; the
+    first is not empty.
 
     Args:
-        pairs: benchmarks answered in part.
-        known: of each other benchmark the difference of its values, in points; where not all count
-            alike, times its share and the number of benchmarks.
-        confidence: P, above 0.5 and below 1, for all looks together.
+        samples: by the benchmark's digest.
+
+    Returns:
+        Pairs of a digest and a sample.
     """
-    count = len(pairs) + len(known)
-    share = 100 / count
-    estimates, means, variances, possible = [], [], [], []
-    for pair in pairs:
-        seen, left = len(pair.differences), len(pair.unseen)
-        size = seen + left
-        total = fsum(pair.differences)
-        expected = total / (seen + 2)
-        weight = 1.0 if pair.share is None else pair.share * count
-        squares = fsum(d * d for d in pair.differences)
-        variance = (squares + 2) / (seen + 2) - expected**2
-        estimates.append(weight * total / seen)
-        means.append(weight * (total + left * expected) / size)
-        variances.append(weight**2 * left / size * variance / seen)
-        possible.append(weight * (total + fsum(1 - outcome for outcome in pair.unseen)) / size)
-    sure = fsum(known) / 100
-    z = NormalDist().inv_cdf(1 - (1 - confidence) / (LOOKS - 1))
-    return Outlook(
-        share * (sure + fsum(estimates)),
-        share * (sure + fsum(means) + z * sqrt(fsum(variances))),
-        share * (sure + fsum(possible)),
-    )
-
-
-def slices(samples: Iterable[str], seed: str) -> list[list[str]]:
-    """Samples in an order as good as random, the same for the same seed, in ``LOOKS`` slices.
-
-    Slices are equally long, give or take one; the first is not empty.
-    """
-    order = sorted(samples, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    every = [(digest, name) for digest, names in samples.items() for name in names]
+    seed = " ".join(sorted(samples))
+    order = sorted(every, key=lambda pair: hashlib.sha256(f"{seed} {pair}".encode()).digest())
     ends = [-(-len(order) * k // LOOKS) for k in range(LOOKS + 1)]
     return [order[start:end] for start, end in pairwise(ends)]

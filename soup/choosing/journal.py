@@ -166,24 +166,6 @@ class Journal:
             )
         return self.runs[newest]
 
-    def supposing(self, records: Sequence[dict[str, Any]]) -> "Journal":
-        """This journal's results and benchmarks with more records, in memory alone.
-
-        Args:
-            records: as ``append`` takes them, with their kinds; runs are only those among them.
-        """
-        found = Journal(self.path)
-        for mine, theirs in ((self.results, found.results), (self.benchmarks, found.benchmarks)):
-            for key in mine:
-                record = mine.peek(key)
-                if isinstance(record, bytes):
-                    theirs.put(key, record)
-                else:
-                    theirs[key] = record
-        for record in records:
-            found._take(record)
-        return found
-
     @property
     def timed(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """How long results took, in order, by their benchmark's digest: records without results."""
@@ -230,6 +212,8 @@ class Journal:
         temporary = self.path.with_name(f".{FILE}.{os.getpid()}")
         try:
             with _locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
+                for left in self.path.parent.glob(f".{FILE}.*"):  # of one that was killed
+                    left.unlink(missing_ok=True)
                 kept = [new for line in _lines(_whole(handle)) if (new := keep(line)) is not None]
                 try:
                     with temporary.open("wb") as file:

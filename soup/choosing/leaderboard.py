@@ -142,6 +142,9 @@ class About:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+INVARIANT = "answers do not depend on what was asked beside them (batch-invariant)"
+
+
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
     """A run, to look at.
@@ -185,6 +188,9 @@ class Leaderboard:
 
     lines: Sequence[Line] = ()
     """Scores between two of the members, where ``soup line`` recorded them."""
+
+    invariant: bool = False
+    """Whether every answer was given by an engine whose answers do not depend on others."""
 
     @property
     def best(self) -> float | None:
@@ -352,7 +358,8 @@ class Leaderboard:
             lines = [f"the mean counts {', '.join(parts)}"]
         if self.benchmarks or self.holdouts:
             lines += self.companions.lines
-        return [*lines, *footer(found, self.soup), *([self.why] if self.why else [])]
+        steady = [INVARIANT] if self.invariant else []
+        return [*lines, *footer(found, self.soup), *([self.why] if self.why else []), *steady]
 
     def cells(self, row: Row | SoupRow) -> list[str]:
         """One row: benchmarks, mean, difference to best, hold-outs, unparsed, perhaps unjudged."""
@@ -453,9 +460,11 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
     sure = run_differences(journal, records)
     shares = shares_in(records)
     rows = []
+    invariant = []
     for member in start["members"]:
         scores = _results(journal, member["blend"], benchmarks)
         held = _results(journal, member["blend"], holdouts)
+        invariant += [r.settings.get("batch_invariant") is True for r in (scores | held).values()]
         rows.append(
             Row(
                 member["name"],
@@ -496,6 +505,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
         companions=Companionship(**start.get("companions", {})),
         likeness=alike,
         lines=lines,
+        invariant=bool(invariant) and all(invariant),
     )
 
 

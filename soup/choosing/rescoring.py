@@ -15,7 +15,7 @@ from typing import Any
 from soup.choosing.accepting import Significant
 from soup.choosing.comparing import results_of, shares_in
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.leaderboard import Leaderboard
 from soup.choosing.questions import Questions
 from soup.choosing.scoring import (
     Benchmark,
@@ -260,8 +260,8 @@ def follow(
     records: Records,
     benchmarks: Mapping[str, Benchmark],
     changes: Sequence[Change],
-) -> tuple[Journal, Records]:
-    """The journal, in memory alone, as if the run had been measured in the new way.
+) -> tuple[Journal, list[dict[str, Any]]]:
+    """The run's results and its records, in memory alone, as if they had been measured so.
 
     Decisions stay what they were; their means are new.
 
@@ -271,17 +271,19 @@ def follow(
         benchmarks: in the new way, by name, those that changed.
         changes: every result on them.
     """
-    supposed: list[dict[str, Any]] = []
+    found = Journal(journal.path)
+    for scored in scored_in(journal, records):
+        found.results[scored.key] = journal.results[scored.key]
+        if scored.digest in journal.benchmarks:
+            found.benchmarks[scored.digest] = journal.benchmarks[scored.digest]
     for change in changes:
         benchmark = benchmarks[change.scored.benchmark]
         key = result_key(change.scored.blend, benchmark.digest)
         result = result_to_json(change.result, benchmark.settings)
-        supposed.append({"kind": "result", "key": key, "result": result})
+        found.results[key] = {"kind": "result", "key": key, "result": result}
     for benchmark in benchmarks.values():
         questions = benchmark.questions or Questions()
-        known = {"digest": benchmark.digest, "questions": questions.to_json()}
-        supposed.append({"kind": "benchmark"} | known)
-    found = journal.supposing(supposed)
+        found.benchmarks[benchmark.digest] = {"questions": questions.to_json()}
     start = dict(records[0])
     for kind in ("benchmarks", "holdouts"):
         start[kind] = {
@@ -296,15 +298,7 @@ def follow(
     for record in later:
         if record["kind"] == "decision" and record["mean"] is not None:
             record["mean"] = _mean(found, record["blend"], start["benchmarks"], shares)
-    found = journal.supposing([*supposed, start, *later])
-    return found, found.runs[start["run"]]
-
-
-def board(journal: Journal) -> Leaderboard:
-    """The leaderboard of what ``follow`` made."""
-    found = last_leaderboard(journal)
-    assert found is not None, "follow puts a run into it"
-    return found
+    return found, [start, *later]
 
 
 def verdict(journal: Journal, records: Records) -> Verdict | None:
@@ -324,13 +318,15 @@ def verdict(journal: Journal, records: Records) -> Verdict | None:
     missing = [name for name, mean in means.items() if mean is None]
     if missing:
         return Verdict(was, (), f"{missing[0]} was not scored in full")
-    first: dict[str, str] = {}
-    for member in start["members"]:
-        first.setdefault(member["digest"], member["name"])
-    ranked = sorted(first.values(), key=lambda name: -(means[name] or 0.0))
+    # As ``recipes.rank`` and ``recipes.distinct`` have it.
+    order = sorted(start["members"], key=lambda m: (m["digest"], m["name"]))
+    order.sort(key=lambda m: -(means[m["name"]] or 0.0))
     if start["command"] == "max":
-        return Verdict(was, (ranked[0],))
-    return _greedy(journal, records, was, ranked, shares)
+        return Verdict(was, (order[0]["name"],))
+    best: dict[str, str] = {}
+    for member in order:
+        best.setdefault(member["digest"], member["name"])
+    return _greedy(journal, records, was, list(best.values()), shares)
 
 
 def _greedy(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import fsum
 from typing import Any, Protocol, runtime_checkable
@@ -128,6 +128,15 @@ class HousedScorer(Scorer, Protocol):
 
     def work_in(self, directory: str | os.PathLike[str]) -> None:
         """Keep them there, unless it was made with a place of its own."""
+        ...
+
+
+@runtime_checkable
+class TidyScorer(Scorer, Protocol):
+    """A scorer that may have left files when it was killed."""
+
+    def tidy(self, recorded: Collection[str]) -> None:
+        """Remove what is of no use any more, given the keys of all results that are recorded."""
         ...
 
 

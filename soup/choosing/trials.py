@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from math import fsum
 
 from soup.blending.blend import Blend
-from soup.choosing.confident import LOOKS, Pairs, Stopped, outlook, slices
+from soup.choosing.confident import LOOKS, SHARE, Seen, Stopped, slices
 from soup.choosing.scoring import (
     Benchmark,
     PartialScorer,
@@ -45,7 +45,7 @@ class Trials:
     Attributes:
         scorer: over a ``PartialScorer``.
         benchmarks: whose mean decides.
-        confidence: see ``soup.choosing.confident``.
+        error: the chance, at most, that a trial is stopped that would win.
         min_gain: points that a candidate must gain by more than.
         by_sample: names of those that can be judged by some of their samples. The others are
             measured in full before.
@@ -54,7 +54,7 @@ class Trials:
 
     scorer: RecordedScorer
     benchmarks: Sequence[Benchmark]
-    confidence: float
+    error: float
     min_gain: float
     by_sample: Collection[str]
     label: Callable[[Blend], str]
@@ -96,33 +96,32 @@ class Trials:
                     difference *= self.scorer.shares[name] * len(self.benchmarks)
                 known.append(difference)
                 answered += result.samples
-        for _ in range(LOOKS - 1):
-            for race in races:
-                answered += self._answer(race, candidate)
-            seen = outlook([race.pairs for race in races], known, self.confidence)
-            if seen.lost(self.min_gain):
+        running = _Running(races, sum(known) / len(self.benchmarks), len(self.benchmarks))
+        for part in slices({r.benchmark.digest: r.before.outcomes for r in races})[:-1]:
+            answered += sum(self._answer(race, candidate, part) for race in races)
+            running.take(part)
+            if part and running.seen.lost(self.min_gain, self.error):
                 of = sum(benchmark.samples for benchmark in self.benchmarks)
-                return Stopped(answered, of, round(seen.estimate, 10))
+                return Stopped(answered, of, round(running.seen.estimate, 10))
         return None
 
-    def _answer(self, race: "_Race", candidate: Blend) -> int:
-        """One more slice of a benchmark; the number of its questions."""
-        samples = race.slices.pop(0)
+    def _answer(self, race: "_Race", candidate: Blend, part: Sequence[tuple[str, str]]) -> int:
+        """A slice's questions of one benchmark; their number."""
+        samples = [sample for digest, sample in part if digest == race.benchmark.digest]
         if not samples:
             return 0
         scorer = self.scorer.scorer
         assert isinstance(scorer, PartialScorer)
         task = f"{self.label(candidate)} on {race.benchmark.name}"
         self.scorer.begin(candidate, race.benchmark, self.label(candidate), task)
-        part = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
-        if part.outcomes.keys() != set(samples):
+        found = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
+        if found.outcomes.keys() != set(samples):
             raise ScoringError(
                 f"{race.benchmark.name}: outcomes of {len(samples)} samples expected, found "
-                f"{len(part.outcomes)}, or of others; leave --confident out"
+                f"{len(found.outcomes)}, or of others; leave --confident out"
             )
-        for sample in samples:
-            race.differences.append(part.outcomes[sample] - race.unseen.pop(sample))
-        return part.samples
+        race.after |= found.outcomes
+        return found.samples
 
     def _recorded(self, blend: Blend, benchmark: Benchmark) -> bool:
         key = result_key(blend.key, benchmark.digest)
@@ -132,25 +131,51 @@ class Trials:
         """The content key of a trial: all that decides when it ends."""
         parts = [candidate.key, soup.key, *(b.digest for b in self.benchmarks)]
         parts += [share.hex() for share in self.scorer.shares.values()]
-        parts += [self.confidence.hex(), float(self.min_gain).hex(), str(LOOKS)]
+        parts += [self.error.hex(), float(self.min_gain).hex(), f"bets {SHARE} {LOOKS}"]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 @dataclass
 class _Race:
-    """A benchmark, answered slice by slice; the soup's result on it is known."""
+    """A benchmark that is answered in part; the soup's result on it is known."""
 
     benchmark: Benchmark
     before: Result
     share: float | None
-    slices: list[list[str]] = field(init=False)
-    unseen: dict[str, float] = field(init=False)
-    differences: list[float] = field(init=False, default_factory=list)
+    after: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.unseen = dict(self.before.outcomes)
-        self.slices = slices(self.unseen, self.benchmark.digest)
+
+class _Running:
+    """A candidate's differences so far, as ``confident`` wants them."""
+
+    def __init__(self, races: Sequence[_Race], known: float, benchmarks: int) -> None:
+        self._races = {race.benchmark.digest: race for race in races}
+        count = sum(len(race.before.outcomes) for race in races)
+        self._weights = {
+            race.benchmark.digest: count
+            * (1 / benchmarks if race.share is None else race.share)
+            / len(race.before.outcomes)
+            for race in races
+        }
+        self._every = [
+            self._weights[race.benchmark.digest] for race in races for _ in race.before.outcomes
+        ]
+        self._room = fsum(
+            self._weights[race.benchmark.digest] * (1 - outcome)
+            for race in races
+            for outcome in race.before.outcomes.values()
+        )
+        self._known = known
+        self._differences: list[float] = []
+
+    def take(self, part: Sequence[tuple[str, str]]) -> None:
+        """Add a slice's questions, in their order."""
+        for digest, sample in part:
+            race, weight = self._races[digest], self._weights[digest]
+            before = race.before.outcomes[sample]
+            self._differences.append(weight * (race.after[sample] - before))
+            self._room -= weight * (1 - before)
 
     @property
-    def pairs(self) -> Pairs:
-        return Pairs(self.differences, list(self.unseen.values()), self.share)
+    def seen(self) -> Seen:
+        return Seen(self._differences, self._room, self._every, self._known)

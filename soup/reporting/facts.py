@@ -115,7 +115,7 @@ def gather(work: str | os.PathLike[str]) -> Facts:
         flipped,
         history(journal, records[0]),
         cost_of(journal, records, [step.stopped for step in board.path if step.stopped]),
-        command_of(board, _relative(journal)),
+        command_of(board, _relative(journal), records[0].get("base_path")),
         str(records[0].get("base") or ""),
         str(journal.path.parent),
     )
@@ -195,7 +195,7 @@ def _verdict(board: Leaderboard) -> tuple[str, str]:
     return word, f"{sentence} ({interval}): {tail}."
 
 
-def command_of(board: Leaderboard, below: str) -> str:
+def command_of(board: Leaderboard, below: str, base: str | None = None) -> str:
     """The command that makes this run again; paths below a directory are shown relative to it."""
     settings = board.about.settings
     words = ["soup", board.command]
@@ -222,6 +222,11 @@ def command_of(board: Leaderboard, below: str) -> str:
         words += ["--weight", f"{value:g}"]
     words += ["--as-adapter"] if settings.get("as_adapter") else []
     words += ["--same-companions"] if settings.get("same_companions") else []
+    words += ["--base", _short(base, below)] if base else []
+    measured = (settings.get("measured_with") or {}).values()
+    longest = {one.get("max_new_tokens") for one in measured}
+    if len(longest) == 1 and isinstance(length := longest.pop(), int):
+        words += ["--max-new-tokens", str(length)]
     return shlex.join(words)
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TextIO, cast, runtime_checkable
 
 from soup.events import Event, Observer, ignore
 
@@ -49,9 +49,10 @@ def watch(quiet: bool = False) -> Watching:
         return NotebookWatch(quiet)
     from rich.console import Console
 
+    from soup.watching.steadfast import Steadfast
     from soup.watching.terminal import Watch
 
-    return Watch(Console(stderr=True), quiet)
+    return Watch(Console(file=cast("TextIO", Steadfast())), quiet)
 
 
 @contextmanager

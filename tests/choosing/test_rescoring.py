@@ -8,10 +8,10 @@ import pytest
 
 from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
+from soup.choosing.leaderboard import leaderboard_of
 from soup.choosing.rescoring import (
     Change,
     Scored,
-    board,
     find_run,
     follow,
     rescored,
@@ -61,10 +61,9 @@ def after(journal: Journal, table: Mapping[str, float]) -> tuple[str, object]:
         value = table.get(names, scored.result.value)
         changes.append(Change(scored, Result("x", value, 10, 0.0)))
     found = follow(journal, records, {"x": Benchmark("x", 10, "new")}, changes)
-    assert board(found[0]).members[0].mean == max(
-        row.mean for row in board(found[0]).members if row.mean is not None
-    )
-    return str(verdict(*found)), board(found[0]).members[0].name
+    board = leaderboard_of(*found)
+    assert board.members[0].mean == max(m.mean for m in board.members if m.mean is not None)
+    return str(verdict(*found)), board.members[0].name
 
 
 @pytest.mark.parametrize("seed", range(12))

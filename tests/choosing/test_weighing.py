@@ -9,7 +9,6 @@ import pytest
 
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
-from soup.choosing.confident import Pairs, outlook
 from soup.choosing.scoring import Benchmark, Result, Score
 from soup.choosing.weighing import shares_of
 from soup.cli.given import weighted
@@ -89,22 +88,6 @@ def test_weights_decide_and_are_recorded(pool: Pool, tmp_path: Path) -> None:
     assert manifest["shares"] == pytest.approx({"x": 1 / 11, "y": 10 / 11})
     again = run("again")
     assert again["members"][0]["mean"] == plain["members"][0]["mean"]  # type: ignore[index]
-
-
-def test_a_trial_is_stopped_by_the_weighted_difference() -> None:
-    """Shares of a half each change nothing; others weigh estimate, bound and what is possible."""
-    pairs = [Pairs([-1.0, 0.0, 1.0, -1.0], [1.0] * 6), Pairs([0.0, 1.0], [0.0] * 8)]
-    plain = outlook(pairs, [], 0.95)
-    halves = outlook([Pairs(p.differences, p.unseen, 0.5) for p in pairs], [], 0.95)
-    assert (halves.estimate, halves.bound, halves.possible) == pytest.approx(
-        (plain.estimate, plain.bound, plain.possible)
-    )
-    shares = (0.9, 0.1)
-    weighted_ = outlook(
-        [Pairs(p.differences, p.unseen, s) for p, s in zip(pairs, shares, strict=True)], [], 0.95
-    )
-    assert weighted_.estimate == pytest.approx(90 * -0.25 + 10 * 0.5)
-    assert weighted_.possible == pytest.approx(90 * -0.1 + 10 * 0.9)
 
 
 def test_confident_runs_with_weights_end_where_full_ones_do(pool: Pool, tmp_path: Path) -> None:

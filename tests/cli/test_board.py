@@ -10,7 +10,7 @@ from rich.console import Console
 
 from soup.choosing.confident import Stopped
 from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, Step
-from soup.cli.board import distinct, leaderboard
+from soup.cli.board import EIGHTHS, distinct, leaderboard
 
 POINTS = (
     "MMBench_DEV_EN",
@@ -62,9 +62,9 @@ def board(
     return Leaderboard("greedy", tuple(benchmarks), tuple(holdouts), rows, path, soup_row)
 
 
-def shown(board: Leaderboard, width: int) -> list[str]:
+def shown(board: Leaderboard, width: int, terminal: bool = False) -> list[str]:
     """The lines that a console of that width gets."""
-    console = Console(width=width, record=True, file=open(os.devnull, "w"))
+    console = Console(width=width, record=True, file=open(os.devnull, "w"), force_terminal=terminal)
     leaderboard(board, console)
     return [line.rstrip() for line in console.export_text().splitlines()]
 
@@ -84,10 +84,12 @@ def numbers(board: Leaderboard) -> set[str]:
     ("members", "benchmarks", "holdouts"),
     [(3, 2, 1), (3, 5, 1), (3, 7, 1), (6, 8, 0), (6, 8, 3), (14, 8, 4)],
 )
-def test_there_is_one_table_with_every_digit(
+def test_every_digit_is_there_at_any_width(
     width: int, members: int, benchmarks: int, holdouts: int
 ) -> None:
-    """No line is longer than there is room, no number is cut, no member or head comes twice."""
+    """No line is longer than there is room, no number is cut; there is one table, and another one
+    for hold-outs at most.
+    """
     held = ["OCR_hold", "Doc_hold", "Chart_hold", "Text_hold"][:holdouts]
     made = board(members, POINTS[:benchmarks], held)
     lines = shown(made, width)
@@ -96,10 +98,31 @@ def test_there_is_one_table_with_every_digit(
     assert numbers(made) <= set(re.findall(r"\d+\.\d\d", text))
     table = lines[: next(k for k, line in enumerate(lines) if "tried" in line)]
     rules = [line for line in table if "────" in line]
-    assert len(rules) == (members < 14 and (width > 60 or members < 6)) or width > 80, "one table"
-    assert len(rules) <= 1
+    one = members < 14 and (width > 60 or members < 6)
+    assert bool(rules) == one or width > 80, "a table"
+    assert len(rules) <= 1 + bool(holdouts)
     for name in (*made.benchmarks, *made.holdouts):
         assert name in text.replace("\n", " "), "as a head or in the legend"
+
+
+def test_hold_outs_stand_below_where_that_keeps_heads_whole() -> None:
+    """In a table of their own, with the same members."""
+    lines = shown(board(3, POINTS[:4], ("OCR_hold", "Doc_hold"), "run-{}"), 80)
+    heads = [k for k, line in enumerate(lines) if line.lstrip().startswith("#")]
+    assert lines[heads[0]].split()[-4:] == list(POINTS[:4])
+    assert lines[heads[1]].split() == ["#", "member", "OCR_hold", "(h)", "Doc_hold", "(h)"]
+    assert lines[heads[1] + 2].split() == ["1", "run-0", "71.00", "71.00"]
+
+
+def test_means_have_bars_where_a_terminal_has_room() -> None:
+    """From the lowest to the highest, as the head says; a pipe has none."""
+    made = board(3, POINTS[:2], (), "run-{}")
+    lines = shown(made, 100, terminal=True)
+    assert "58.0 – 61.5" in lines[1]
+    bars = ["".join(c for c in line if c in EIGHTHS[1:]) for line in lines[3:8]]
+    assert [len(bar) for bar in bars] == [7, 4, 1, 0, 12]
+    assert not set(EIGHTHS[1:]) & set("".join(shown(made, 100)))
+    assert not set(EIGHTHS[1:]) & set("".join(shown(made, 66, terminal=True)))
 
 
 def test_more_than_eight_benchmarks_are_rows() -> None:

@@ -19,8 +19,11 @@ from soup.checkpoints.pool import Pool
 from soup.errors import ScoringError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.engines import ledger
+from soup.events import Progress
 from tests.conftest import make_adapter
 from tests.engines import qwen_pool
+from tests.kit.judge_server import MODEL, JudgeServer, serve
+from tests.kit.small_sets import SETS
 from tests.workers.test_worker import Killer
 
 pytestmark = pytest.mark.engines
@@ -198,14 +201,89 @@ def test_after_a_failure_the_engine_goes_on(inside: Any) -> None:
     assert inside["tied"]["after"] == inside["tied"]["vllm"][0]
 
 
-@pytest.fixture
-def scorer(tmp_path: Path, vllm_python: str) -> Iterator[VLMEvalKitScorer]:
-    """A scorer that asks vLLM."""
+FAMILIES = ("qwen2.5-vl", "qwen3-vl", "internvl-hf", "smolvlm", "smolvlm2")
+"""Those whose answers are equal; Qwen2-VL is above. See docs/engines.md for the others."""
+
+
+@pytest.fixture(scope="module")
+def families(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``vllm_families.py`` found."""
+    work = tmp_path_factory.mktemp("families")
+    done = subprocess.run(
+        [vllm_python, str(Path(__file__).with_name("vllm_families.py")), str(work),
+         str(work / "out.json"), *FAMILIES],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((work / "out.json").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_answered_as_by_transformers(families: Any, family: str) -> None:
+    """In float32: two members, their average, the first again; with one and with two pictures."""
+    found = families[family]
+    assert found.get("why") is None
+    assert found["vllm"] == found["transformers"]
+    first, second, *_ = found["vllm"]
+    assert first != second
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[JudgeServer]:
+    """A judge on localhost."""
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scorer(
+    judge: JudgeServer, vllm_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VLMEvalKitScorer]:
+    """A scorer that asks vLLM, and has a judge."""
     with VLMEvalKitScorer(
-        work=tmp_path, device="cpu", max_new_tokens=4, worker_python=vllm_python, engine="vllm",
-        families=FAMILY,
+        work=tmp_path_factory.mktemp("scorer"), device="cpu", max_new_tokens=4, engine="vllm",
+        worker_python=vllm_python, families=FAMILY, judge=MODEL, judge_url=judge.url,
     ) as made:  # fmt: skip
         yield made
+
+
+def test_a_judge_hears_what_it_answers(
+    trained: Path, scorer: VLMEvalKitScorer, judge: JudgeServer, tmp_path: Path
+) -> None:
+    """MM-Vet's metric asks about every answer, and its verdicts are the score."""
+    pool = Pool.open(str(trained / "ckpts" / "all"), dtype="F32")
+    file = SETS["MMVet"].write(tmp_path / "MMVet.tsv")
+    (benchmark,) = scorer.benchmarks(pool.reference, [str(file)])
+    result = scorer.measure(Blend(pool.members, pool.reference, dtype="F32"), benchmark, "task")
+    assert len(judge.asked) == result.samples == 3
+    assert result.unjudged == 0
+    assert 0 <= result.value <= 100
+
+
+def test_words_that_were_proven_are_not_proven_again(
+    trained: Path, scorer: VLMEvalKitScorer, tmp_path: Path
+) -> None:
+    """A later worker measures and checks nothing of them; another benchmark it does."""
+    told: list[str] = []
+
+    def observe(event: Any) -> None:
+        if isinstance(event, Progress):
+            told.append(event.task)
+
+    pool = Pool.open(str(trained / "ckpts" / "all"), dtype="F32")
+    blend = Blend(pool.members, pool.reference, dtype="F32")
+    files = [str(trained / "benchmarks" / f"{name}.tsv") for name in ("parity", "digit")]
+    first = []
+    for file in files:
+        (benchmark,) = scorer.benchmarks(pool.reference, [file])
+        told.clear()
+        first.append(scorer.measure(blend, benchmark, "task", observe).outcomes)
+        assert f"check the words of {benchmark.name}" in " ".join(told)
+        assert f"measure the questions of {benchmark.name}" in " ".join(told)
+        scorer.close()  # the next worker knows nothing but what is on the disk
+        told.clear()
+        assert scorer.measure(blend, benchmark, "task", observe).outcomes == first[-1]
+        assert not [task for task in told if "words" in task or "measure" in task]
 
 
 def test_a_worker_killed_in_the_middle_is_followed_by_another(
