@@ -18,14 +18,14 @@ from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.stack import stack
+from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
+from soup.blending.verifying import check, sealed, unsealed
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
-
-MANIFEST = "soup.json"
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,18 @@ def write(
         with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
             temporary.chmod(0o777 & ~_umask())
             beside.write(temporary)
+            roots: Mapping[str, bytes] = {}
             if stacked is not None:
                 shards.write_adapter(blend, stacked, temporary)
             else:
-                shards.write_weights(blend, temporary, f"write {target.name}", observe)
+                roots = shards.write_weights(blend, temporary, f"write {target.name}", observe)
             blend.require_unchanged()
-            digest = open_checkpoint(temporary, base=blend.reference.base).digest
+            made = open_checkpoint(temporary, base=blend.reference.base)
+            digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
             (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            text = json.dumps(sealed(manifest, temporary), indent=2, sort_keys=True)
+            (temporary / MANIFEST).write_text(text + "\n")
             _flush(temporary)
             kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
@@ -199,7 +202,9 @@ def _same_soup(
     try:
         there = read_object(target / MANIFEST)
         digest = there.pop("digest")
-        if there == json.loads(json.dumps(manifest)):
+        if there.get("check") != check({**there, "digest": digest}):
+            return None
+        if unsealed(there) == json.loads(json.dumps(manifest)):
             found = gather(target)
             if found.digest != beside.digest or not found.holds(beside):
                 return None
