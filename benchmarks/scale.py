@@ -434,7 +434,9 @@ def child(given: argparse.Namespace) -> None:
         blends = [soup.Blend((member,), pool.reference) for member in pool.members]
         for member in pool.members:
             member.compute_digest()
-        together(scorer, blends, [first])  # every worker builds its model
+        together(scorer, blends, [first])
+        while scorer._fleet and len(scorer._fleet._queue._loaded) < count:
+            together(scorer, blends, [first])  # until every worker has built its model
         begun, used = time.perf_counter(), cpu(scorer)
         together(scorer, blends, others)
         seconds, used = time.perf_counter() - begun, cpu(scorer) - used
