@@ -228,10 +228,10 @@ class _Night:
         new = scored_as(chosen.soup)
         if self.published is None or self.older is None:
             return Verdict(BETTER, "nothing was published here before")
-        there = manifest(self.published)
+        before = manifest(self.published)
         # Soups of earlier versions do not say which files they were scored with.
-        if there.get("key", chosen.soup.key) == chosen.soup.key and (
-            there.get("blend") == chosen.soup.digest
+        if before.get("key", chosen.soup.key) == chosen.soup.key and (
+            before.get("blend") == chosen.soup.digest
         ):
             return Verdict(NOT_BETTER, f"the same soup is published already, {self.published.name}")
         back = taken_back(history)
