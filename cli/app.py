@@ -21,6 +21,7 @@ from soup.cli import (
     soups,
     status,
     stopping,
+    verifying,
 )
 from soup.cli.help import command
 from soup.cli.options import BLEND_HELP
@@ -90,6 +91,7 @@ app.command()(line.line)
 app.command()(report.report)
 app.command()(rescoring.rescore)
 app.command()(status.status)
+app.command()(verifying.verify)
 app.command()(models.families)
 app.command()(models.doctor)
 app.command("demo")(demo.demo)

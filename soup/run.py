@@ -336,7 +336,12 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
             observe(Progress("read and digest the pool", done, total, "B"))
 
     for member in unknown:
-        member.compute_digest(progress)
+        before = journal.rewritten(member)
+        if before is not None and member.compute_digest(progress) != before:
+            text = "holds other weights than before, though its files' size and time are the same"
+            observe(Note(f"{member.name}: {text}; they are read anew", warning=True))
+        elif before is None:
+            member.compute_digest(progress)
         journal.remember_digest(member)
 
 

@@ -1,6 +1,5 @@
 """The model card: README.md of a soup, with the front matter that model hubs read."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import describe
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.json_text import parse
+from soup.checkpoints.safe import read_bounded
 from soup.checkpoints.weights import ADAPTER
 from soup.markup import Strong, inline, markdown
 from soup.words import counted
@@ -19,6 +20,9 @@ from soup.words import counted
 LICENSE = ("license", "license_name", "license_link")
 HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 """How models and data sets are called on a hub; a path of this machine means nothing there."""
+
+LONGEST = 1 << 16
+"""Characters of a card in which front matter is looked for."""
 
 
 def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
@@ -121,17 +125,17 @@ def _bases(member: Checkpoint, card: Mapping[str, Any]) -> list[str]:
 def _card(directory: Path) -> dict[str, Any]:
     """The front matter of the card in a directory; empty where there is none to read."""
     try:
-        text = (directory / "README.md").read_text(encoding="utf-8")
-        matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        text = read_bounded(directory / "README.md").decode("utf-8")
+        matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text[:LONGEST], re.DOTALL)
         found = yaml.safe_load(matter[1]) if matter else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+    except (OSError, ValueError, TypeError, ArithmeticError, yaml.YAMLError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        found = parse(read_bounded(file))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

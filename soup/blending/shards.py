@@ -18,6 +18,7 @@ from soup.blending.blend import Blend
 from soup.blending.stack import Factor, Share, Stack
 from soup.blending.streaming import open_files, stream
 from soup.checkpoints.adapter import WEIGHTS
+from soup.checkpoints.digests import Hasher
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.checkpoints.updates import Read
 from soup.checkpoints.weights import ADAPTER, INDEX, SINGLE
@@ -38,11 +39,13 @@ class _Files:
     """The sink that writes each chunk at its planned place."""
 
     places: dict[str, _Place]
+    hasher: Hasher
     handles: dict[Path, int] = field(default_factory=dict)
 
     def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
         place = self.places[info.name]
         view = values.view(torch.uint8).numpy().data
+        self.hasher.put(info.name, start * values.itemsize, view)
         offset = place.offset + start * values.itemsize
         while view:
             done = os.pwrite(self.handles[place.file], view, offset)
@@ -51,8 +54,11 @@ class _Files:
 
 def write_weights(
     blend: Blend, directory: Path, task: str, observe: Observer, threads: int | None = None
-) -> None:
+) -> dict[str, bytes]:
     """Plan shards after the reference's, then stream every chunk to its place.
+
+    Returns:
+        By tensor the root of its values, see ``soup.checkpoints.digests``: hashed on the way.
 
     Raises:
         OSError: no room, or the like.
@@ -67,7 +73,8 @@ def write_weights(
         if not blend.reference.sharded
         else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
     )
-    sink = _Files({})
+    sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
+    sink = _Files({}, Hasher(sizes))
     weight_map: dict[str, str] = {}
     try:
         for name, infos in zip(names, by_shard.values(), strict=True):
@@ -96,6 +103,7 @@ def write_weights(
         total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return sink.hasher.roots()
 
 
 def write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:

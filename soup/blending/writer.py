@@ -6,6 +6,7 @@ written by ``soup.blending.shards``.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.stack import stack
+from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
+from soup.blending.verifying import check, sealed, unsealed
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
+from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
-
-MANIFEST = "soup.json"
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,18 @@ def write(
         with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
             temporary.chmod(0o777 & ~_umask())
             beside.write(temporary)
+            roots: Mapping[str, bytes] = {}
             if stacked is not None:
                 shards.write_adapter(blend, stacked, temporary)
             else:
-                shards.write_weights(blend, temporary, f"write {target.name}", observe)
+                roots = shards.write_weights(blend, temporary, f"write {target.name}", observe)
             blend.require_unchanged()
-            digest = open_checkpoint(temporary, base=blend.reference.base).digest
+            made = open_checkpoint(temporary, base=blend.reference.base)
+            digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
             (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            text = json.dumps(sealed(manifest, temporary), indent=2, sort_keys=True)
+            (temporary / MANIFEST).write_text(text + "\n")
             _flush(temporary)
             kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
@@ -195,9 +200,11 @@ def _same_soup(
     Files that somebody has put there besides do not matter, unless they decide answers.
     """
     try:
-        there = json.loads((target / MANIFEST).read_text())
+        there = read_object(target / MANIFEST)
         digest = there.pop("digest")
-        if there == json.loads(json.dumps(manifest)):
+        if there.get("check") != check({**there, "digest": digest}):
+            return None
+        if unsealed(there) == json.loads(json.dumps(manifest)):
             found = gather(target)
             if found.digest != beside.digest or not found.holds(beside):
                 return None
@@ -255,9 +262,11 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(json.loads((target / MANIFEST).read_text())["blend"])[:8]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+    except SoupError:
         digest = "old"
+    if not re.fullmatch("[0-9a-f]{8}", digest):
+        digest = "old"  # it becomes part of a path
     name = target.with_name(f"{target.name}.{digest}")
     count = 1
     while name.exists():

@@ -20,10 +20,11 @@ from soup.checkpoints.checkpoint import (
 )
 from soup.checkpoints.experts import take_experts
 from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
-from soup.checkpoints.files import weights_beside
+from soup.checkpoints.files import require_plain, weights_beside
 from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
+from soup.checkpoints.safe import require_safe
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
 from soup.errors import CheckpointError, QuantisedError
@@ -68,6 +69,8 @@ def open_adapter(
         CheckpointError: the base is unknown, the adapter is of a kind that is not supported, or a
             tensor of it does not fit the base; the message names it.
     """
+    require_plain(directory)
+    require_safe(directory / ADAPTER, directory.resolve())
     files = _adapter_files(directory)
     states = file_states((*files, directory / ADAPTER))
     settings = read_settings(directory)

@@ -5,20 +5,17 @@ them ourselves, instead of mapping the file, is what keeps memory constant howev
 checkpoint is.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints import names, quantised
+from soup.checkpoints import digests, names, quantised
 from soup.checkpoints.companions import Companions, brought, gather
+from soup.checkpoints.files import require_plain
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.soundness import Scan, Soundness, soundness
+from soup.checkpoints.soundness import Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
@@ -38,11 +35,9 @@ UNTIE = (
 )
 """What to do with an adapter that changes one half of tied weights."""
 
-READ_BLOCK = 1 << 20  # bytes per read when digesting
-
-
-FileState = tuple[str, int, int, int]
-"""Path, size, mtime (ns) and inode of a file: while none differs, its content is the same."""
+FileState = tuple[str, int, int, int, int]
+"""Path, size, mtime (ns), inode and ctime (ns) of a file: while none differs, its content is the
+same. The last is the kernel's: no program that writes a file can set it back."""
 
 
 def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
@@ -55,7 +50,7 @@ def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
         pairs = [(str(file.resolve()), file.stat()) for file in files]
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in pairs)
+    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns) for path, s in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +149,9 @@ class Checkpoint:
 
     @property
     def files_key(self) -> list[list[str | int]]:
-        """Path, size, mtime (ns) and inode of each file that values come from: when all match,
-        so do the values. Ties, too: a digest that was found without proving them does not count.
+        """The ``FileState`` of each file that values come from: when all match, so do the values.
+
+        Ties, too: a digest that was found without proving them does not count.
         """
         key: list[list[str | int]] = [[*pair] for pair in self.ties]
         return key + [list(state) for state in file_states((*self.shards, *self.settings))]
@@ -166,18 +162,23 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is another one, or was written to; it is named.
         """
-        for before, now in zip(
-            self.states, file_states((*self.shards, *self.settings)), strict=True
-        ):
-            if before[:3] != now[:3]:  # not the inode, which some network file systems renew
-                raise UnfinishedError(
-                    f"{before[0]}: was changed while it was read; is it still being written? "
-                    "run the command again when it is complete"
-                )
+        known: tuple[FileState, ...] = vars(self).get("_states", self.states)
+        states = file_states((*self.shards, *self.settings))
+        for before, now in zip(known, states, strict=True):
+            if before[:3] != now[:3]:
+                raise _changed(before[0])
+        if known == states:
+            return
+        # A link, a mode, another inode of a network disk; or other bytes with the old time.
+        vars(self)["_states"] = states
+        digest = vars(self).get("digest")
+        if digest is not None and replace(self, states=states).compute_digest() != digest:
+            raise _changed(states[0][0])
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, equal for equal tensors whatever the files' names and layout.
+        """Of the content (see ``digests``), equal for equal tensors whatever the files' names and
+        layout.
 
         Reads every byte, once; see ``compute_digest`` for progress.
         """
@@ -187,7 +188,7 @@ class Checkpoint:
         """Hash every tensor (name, dtype, shape, bytes) on all cores.
 
         Args:
-            progress: called with the number of bytes of each tensor done.
+            progress: called, by any thread, with the number of bytes of each piece done.
 
         Raises:
             CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
@@ -197,26 +198,59 @@ class Checkpoint:
         for one, other in self.ties:
             self._prove_tie(stored[one], stored[other])
 
-        scans: list[tuple[TensorInfo, Scan]] = []  # what stands in the bytes that pass by
-
-        def hashed(name: str) -> bytes:
-            update = self.updates.get(name)
-            inputs = (stored[name],) if update is None else update.inputs
-            seen = [(info, Scan(info.dtype)) for info in inputs]
-            scans.extend(seen)
-            digest = b"".join(_tensor_digest(*each) for each in seen)
-            if progress is not None:
-                progress(stored[name].nbytes)
-            return digest if update is None else digest + update.recipe.encode()
-
-        total = hashlib.sha256(b"soup-checkpoint-1\n")
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            for digest in threads.map(hashed, sorted(stored)):
-                total.update(digest)
-        found = total.hexdigest()
+        inputs = {name: self._inputs(name, stored) for name in sorted(stored)}
+        read = [info for every in inputs.values() for info in every]
+        found = digests.read_roots(read, progress or (lambda count: None))
         self.require_unchanged()
-        self.remember_digest(found, soundness(scans))
+        values = soundness(zip(read, (scan for _, scan in found), strict=True))
+        return self._conclude(inputs, iter([root for root, _ in found]), values)
+
+    def take_roots(self, roots: Mapping[str, bytes]) -> str:
+        """Its digest, from what was hashed while it was written; nothing is read.
+
+        Args:
+            roots: of all its stored tensors, by name; see ``soup.checkpoints.digests``.
+
+        Raises:
+            CheckpointError: tied tensors have different values.
+        """
+        for one, other in self.ties:
+            if roots[one] != roots[other]:
+                raise CheckpointError(f"{self.path}: {one} and {other} are tied, but differ")
+        inputs = {name: (self.tensors[name],) for name in sorted(self.tensors)}
+        return self._conclude(inputs, iter([roots[name] for name in inputs]), Soundness())
+
+    def _inputs(self, name: str, stored: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
+        """The stored tensors that one of its tensors is made of."""
+        update = self.updates.get(name)
+        return (stored[name],) if update is None else tuple(update.inputs)
+
+    def _conclude(
+        self,
+        inputs: Mapping[str, Sequence[TensorInfo]],
+        roots: Iterator[bytes],
+        values: Soundness,
+    ) -> str:
+        """The digest of all, from the roots of the inputs in order; it is remembered."""
+        tensors, own = [], {}
+        for name, infos in inputs.items():
+            for info in infos:
+                root = next(roots)
+                tensors.append(digests.tensor_digest(info.name, info.dtype, info.shape, root))
+                own[info.name] = root.hex()
+            if (update := self.updates.get(name)) is not None:
+                tensors.append(update.recipe.encode())
+        found = digests.content_digest(tensors)
+        self.remember_digest(found, values)
+        vars(self)["_roots"] = {} if self.updates else own
         return found
+
+    @property
+    def roots(self) -> Mapping[str, str]:
+        """Of each tensor the root of its values (``digests``), where they were read or written by
+        this process; none of computed tensors.
+        """
+        return vars(self).get("_roots") or {}
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
@@ -248,6 +282,13 @@ class Checkpoint:
         return vars(self).get("_values")
 
 
+def _changed(file: str) -> UnfinishedError:
+    return UnfinishedError(
+        f"{file}: was changed while it was read; is it still being written? "
+        "run the command again when it is complete"
+    )
+
+
 def open_model(directory: Path, name: str) -> Checkpoint:
     """Read the headers of a full model; no tensor is read.
 
@@ -265,6 +306,7 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         raise CheckpointError(
             f"{directory}: expected a model directory, but it {found}{instead_of(directory)}"
         )
+    require_plain(directory)
     shards, weight_map, notes = find_weights(directory)
     states = file_states(shards)
     config = _read_config(directory)
@@ -348,15 +390,6 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _tensor_digest(info: TensorInfo, scan: Scan) -> bytes:
-    head = json.dumps([info.name, info.dtype, list(info.shape)])
-    digest = hashlib.sha256(head.encode() + b"\n")
-    for block in _blocks(info):
-        digest.update(block)
-        scan.update(block)
-    return digest.digest()
-
-
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
     """Whether two stored tensors have the same dtype and values, to the bit.
 
@@ -366,21 +399,5 @@ def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
     if (one.file, one.offset) == (other.file, other.offset):
         return True  # one storage under two names
     return (one.dtype, one.nbytes) == (other.dtype, other.nbytes) and all(
-        a == b for a, b in zip(_blocks(one), _blocks(other), strict=True)
+        a == b for a, b in zip(digests.blocks(one), digests.blocks(other), strict=True)
     )
-
-
-def _blocks(info: TensorInfo) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(min(READ_BLOCK, max(info.nbytes, 1))))
-    try:
-        with info.file.open("rb", buffering=0) as stream:
-            stream.seek(info.offset)
-            left = info.nbytes
-            while left:
-                count = stream.readinto(buffer[: min(left, len(buffer))])
-                if not count:
-                    raise CheckpointError(f"{info.file}: ended inside tensor {info.name}")
-                left -= count
-                yield buffer[:count]
-    except OSError as error:
-        raise CheckpointError(f"{info.file}: cannot be read: {error.strerror}") from error

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import parse
+from soup.checkpoints.safe import DEEPEST, MOST, require_safe
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -84,6 +86,16 @@ def companions(directory: Path) -> Iterator[Path]:
             yield relative
 
 
+def require_plain(directory: Path) -> None:
+    """Nothing in a model's directory is a pipe, a device, or a link that leads out of it.
+
+    Raises:
+        CheckpointError: something is; or there is too much.
+    """
+    for _ in _files(directory):
+        pass
+
+
 def weights_beside(directory: Path, read: Collection[Path]) -> list[Path]:
     """Files, relative to ``directory``, that look like a model's weights and are not ``read``."""
     return [
@@ -97,16 +109,27 @@ def _files(directory: Path) -> Iterator[Path]:
     """Files, relative to ``directory``, but for trainer state and version control.
 
     Links to folders are followed, as those to files are: a soup is whole wherever it is moved.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds what may not be, see ``safe``.
     """
+    home, seen = directory.resolve(), 0
 
     def walk(here: Path, around: tuple[Path, ...]) -> Iterator[Path]:
         itself = here.resolve()
+        nonlocal seen
         if itself in around:
             return  # a link to a folder that it stands in
         folders = []
-        for entry in sorted(here.iterdir()):
+        entries = list(islice(here.iterdir(), MOST + 1 - seen))
+        seen += len(entries)
+        if seen > MOST or len(around) > DEEPEST:
+            found = f"{MOST:,} files" if seen > MOST else f"{DEEPEST} folders within each other"
+            raise CheckpointError(f"{here}: more than {found}; is it a model's directory?")
+        for entry in sorted(entries):
             if _matches(entry.name, TRAINER_STATE):
                 continue
+            require_safe(entry, home)
             if not entry.is_dir():
                 yield entry.relative_to(directory)
             elif not entry.name.startswith("."):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints.safe import read_bounded
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -68,7 +69,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     content = b""
     try:
-        content = file.read_bytes()
+        content = read_bounded(file)
         found = shallow(parse(content))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error

@@ -59,6 +59,13 @@ class Scan:
         if whole:
             self._look(memoryview(block)[:whole])
 
+    def join(self, later: "Scan", size: int) -> None:
+        """Take what another scan has found in the ``size`` bytes that come next."""
+        self._nan |= later._nan
+        self._inf |= later._inf
+        self.largest = max(self.largest, later.largest)
+        self.zeros = later.zeros + (self.zeros if later.zeros == size else 0)
+
     def _look(self, block: memoryview) -> None:
         import numpy as np  # where bytes are read anyway: headers need none of it
 

@@ -64,7 +64,10 @@ def supply(
         found.append(dressed)
         for line in lines:
             said.setdefault(line, []).append(member.name)
-    lines = [f"{_listed(names)}: {line}" for line, names in said.items()]
+    lines = [
+        f"{_listed(names)}: {'have' if len(names) > 1 else 'has'} no {line}"
+        for line, names in said.items()
+    ]
     used = {place for member in found for _, place in member.supplied}
     if processor is not None and processor not in used:
         lines.append(f"--processor {processor}: not used: no member lacks what it has")
@@ -114,11 +117,12 @@ def _supply_one(
                 continue
         if having:
             supplied[kind] = having[0].path
-            by_source.setdefault(having[0].name, []).append(kind)
+            called = kind if having[0].files.has(kind) else f"{kind} settings"
+            by_source.setdefault(having[0].name, []).append(called)
     if not supplied and not undecided:
         return member, []
     lines = [
-        f"has no {_listed(kinds, 'or')}; {_its(kinds)} of {source} {_are(kinds)} used instead"
+        f"{_listed(kinds, 'or')}; {_its(kinds)} of {source} {_are(kinds)} used instead"
         for source, kinds in by_source.items()
     ]
     return replace(member, supplied=tuple(supplied.items()), undecided=undecided), lines

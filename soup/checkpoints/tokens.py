@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import parse
+from soup.checkpoints.safe import read_bounded
 from soup.errors import CheckpointError
 
 FILES = (
@@ -233,9 +234,7 @@ def _json(file: Path) -> Any:
 
 
 def _content(file: Path) -> bytes:
-    if file.stat().st_size > LARGEST:
-        raise ValueError("too large")
-    return file.read_bytes()
+    return read_bounded(file, LARGEST)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,46 +1,25 @@
 """Weights that ``torch.save`` wrote, opened lazily and without running their pickle's code.
 
 Such a file is a zip archive: ``data.pkl`` describes the tensors, and each storage is a record of
-raw, uncompressed bytes. The pickle is read by an unpickler that knows nothing but plain tensors:
-every global it asks for is replaced by a stand-in of ours or refused, so no code of the file runs
-and no tensor is loaded. Records are found by the zip's directory; a tensor is then a byte range,
-as in safetensors.
+raw, uncompressed bytes. The pickle is read by an unpickler that knows nothing but plain tensors
+(``soup.checkpoints.pickles``). Records are found by the zip's directory; a tensor is then a byte
+range, as in safetensors.
 """
 
-import pickle
-import re
 import struct
 import zipfile
-from collections import OrderedDict
-from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+from soup.checkpoints.pickles import Stored, Unpickler
 from soup.checkpoints.tensors import (
     ITEMSIZES,
     LFS_POINTER,
     LFS_PREFIX,
-    MAX_HEADER,
-    MOST_ELEMENTS,
     TensorInfo,
-    is_shape,
 )
 from soup.errors import CheckpointError, UnfinishedError
-
-STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
-"""Torch's typed storages, as a pickle names them, and their safetensors dtype."""
 
 WRAPPERS = ("state_dict", "model", "module")
 """Keys under which trainers keep the state dict when they save more than that."""
@@ -48,42 +27,12 @@ WRAPPERS = ("state_dict", "model", "module")
 LEGACY = b"\x8a\nl\xfc\x9cF"
 """How torch's first format begins, after the pickle protocol: the start of its magic number."""
 
-DTYPE = re.compile(r"q?u?int\d+|b?float\w+|complex\d+|bits\w+|bool")
-"""Names in torch's module that are dtypes, whatever a later version adds."""
+LARGEST = 1 << 24
+"""Bytes of a pickle, and of an archive's list of records, at most: of some 100,000 tensors."""
 
-OF_TORCH = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-"""Torch's dtypes by name, and what safetensors calls them."""
+_TAIL = (1 << 16) + 200  # where an archive's end is looked for: behind it only a comment may stand
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, length of the name, of the extra field
-
-
-class _Storage(NamedTuple):
-    """A storage as the pickle mentions it: dtype (None: untyped) and the record's key."""
-
-    dtype: str | None
-    key: str
-
-
-class _Stored(NamedTuple):
-    """A tensor as the pickle describes it; sizes and strides in elements."""
-
-    dtype: str
-    key: str
-    start: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    altered: bool  # conjugated or negated lazily: its bytes are not its values
 
 
 def read_torch(file: Path) -> list[TensorInfo]:
@@ -127,13 +76,15 @@ def _read(file: Path, stream: BinaryIO) -> list[TensorInfo]:
         raise CheckpointError(f"{file}: a zip archive, but not one that torch.save wrote")
     prefix = described[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in records:
-        order = _bytes(stream, *records[f"{prefix}byteorder"])
+        start, length = records[f"{prefix}byteorder"]
+        order = _bytes(stream, start, min(length, 20))
         if order != b"little":
-            raise CheckpointError(f"{file}: byte order {order.decode()}, expected little")
+            found = order.decode(errors="replace")
+            raise CheckpointError(f"{file}: byte order {found}, expected little")
     offset, length = records[described[0]]
-    if length > MAX_HEADER:
+    if length > LARGEST:
         raise CheckpointError(f"{file}: its data.pkl has {length} bytes; not a state dict")
-    content = _Unpickler(file, _bytes(stream, offset, length)).load()
+    content = Unpickler(file, _bytes(stream, offset, length)).load()
     return [
         _tensor_info(file, name, stored, records.get(f"{prefix}data/{stored.key}"))
         for name, stored in _state_dict(file, content).items()
@@ -143,6 +94,7 @@ def _read(file: Path, stream: BinaryIO) -> list[TensorInfo]:
 def _records(file: Path, stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """First byte and length of every record's content."""
     records = {}
+    _require_few(file, stream)
     with zipfile.ZipFile(stream) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
@@ -161,113 +113,38 @@ def _records(file: Path, stream: BinaryIO) -> dict[str, tuple[int, int]]:
     return records
 
 
+def _require_few(file: Path, stream: BinaryIO) -> None:
+    """The archive's list of records, which is read whole, is no larger than a model's is.
+
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16
+    """
+    size = stream.seek(0, 2)
+    tail = _bytes(stream, max(size - _TAIL, 0), _TAIL)
+    at = tail.rfind(b"PK\x05\x06")
+    listed = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    if listed == 0xFFFF_FFFF and (wide := tail.rfind(b"PK\x06\x06")) >= 0:
+        listed = int.from_bytes(tail[wide + 40 : wide + 48], "little")
+    if listed > LARGEST:
+        raise CheckpointError(f"{file}: lists {listed:,} bytes of records; not a state dict")
+    stream.seek(0)
+
+
 def _bytes(stream: BinaryIO, offset: int, length: int) -> bytes:
     stream.seek(offset)
     return stream.read(length)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads tensors' descriptions; every global is a stand-in of ours, or refused.
-
-    The stand-ins are bound methods, strings and one built-in type: nothing that a pickle could
-    call does more than return a tuple, and nothing that it could change outlives it.
-    """
-
-    def __init__(self, file: Path, content: bytes) -> None:
-        super().__init__(BytesIO(content), encoding="utf-8")
-        self._file = file
-
-    def find_class(self, module: str, name: str) -> Any:
-        stand_ins = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_tensor_v3"): self._tensor_of_dtype,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
-            ("torch._utils", "_rebuild_parameter_with_state"): self._parameter,
-            ("torch.storage", "UntypedStorage"): None,
-        }
-        if (module, name) in stand_ins:
-            return stand_ins[module, name]
-        if module == "torch" and name.endswith("Storage"):
-            return STORAGES.get(name, name.removesuffix("Storage"))
-        if module == "torch" and DTYPE.fullmatch(name):
-            return OF_TORCH.get(name, name)
-        if name == "_rebuild_qtensor":
-            raise CheckpointError(
-                f"{self._file}: holds quantised tensors, which cannot be averaged; dequantise the "
-                "checkpoint to bfloat16, float16 or float32 first"
-            )
-        raise CheckpointError(
-            f"{self._file}: holds a {module}.{name}; only plain tensors are read, as loading "
-            "anything else could run code; save the model's state dict alone"
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, *_ = pid
-        if kind != "storage" or not isinstance(key, str):
-            raise ValueError(f"unknown persistent id {kind!r}")
-        return _Storage(dtype, key)
-
-    def _tensor(
-        self,
-        storage: _Storage,
-        start: int,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        requires_grad: bool,
-        hooks: Any,
-        metadata: Any = None,
-    ) -> _Stored:
-        if not isinstance(storage, _Storage) or storage.dtype is None:
-            raise ValueError("a tensor without a typed storage")
-        return _stored(storage.dtype, storage.key, start, size, stride, metadata)
-
-    def _tensor_of_dtype(
-        self,
-        storage: _Storage,
-        start: int,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        requires_grad: bool,
-        hooks: Any,
-        dtype: str,
-        metadata: Any = None,
-    ) -> _Stored:
-        return _stored(dtype, storage.key, start, size, stride, metadata)
-
-    def _parameter(
-        self, data: _Stored, requires_grad: bool, hooks: Any, state: Any = None
-    ) -> _Stored:
-        return data
-
-
-def _stored(
-    dtype: str,
-    key: str,
-    start: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    metadata: Any,
-) -> _Stored:
-    numbers = (start, *size, *stride)
-    if len(size) != len(stride) or not is_shape(size) or not is_shape((start,)):
-        raise ValueError("a tensor with an impossible shape")
-    if not all(type(n) is int and 0 <= n <= MOST_ELEMENTS for n in numbers):
-        raise ValueError("a tensor with an impossible shape")
-    return _Stored(dtype, key, start, tuple(size), tuple(stride), bool(metadata))
-
-
-def _state_dict(file: Path, content: Any) -> dict[str, _Stored]:
+def _state_dict(file: Path, content: Any) -> dict[str, Stored]:
     """The tensors by name: what was saved, or what it holds under one of ``WRAPPERS``."""
     if isinstance(content, dict):
         inner = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
-        if len(inner) == 1 and not any(isinstance(v, _Stored) for v in content.values()):
+        if len(inner) == 1 and not any(isinstance(v, Stored) for v in content.values()):
             content = content[inner[0]]
     if not isinstance(content, dict):
-        found = "a tensor" if isinstance(content, _Stored) else f"a {type(content).__name__}"
+        found = "a tensor" if isinstance(content, Stored) else f"a {type(content).__name__}"
         raise CheckpointError(f"{file}: expected a dict of tensors by name, found {found}")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, _Stored):
+        if not isinstance(name, str) or not isinstance(value, Stored):
             raise CheckpointError(
                 f"{file}: expected a tensor under {name!r}, found a {type(value).__name__}; save "
                 "the model's state dict alone"
@@ -276,7 +153,7 @@ def _state_dict(file: Path, content: Any) -> dict[str, _Stored]:
 
 
 def _tensor_info(
-    file: Path, name: str, stored: _Stored, record: tuple[int, int] | None
+    file: Path, name: str, stored: Stored, record: tuple[int, int] | None
 ) -> TensorInfo:
     if stored.dtype not in ITEMSIZES:
         raise CheckpointError(

@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints import digests
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.soundness import Soundness
 from soup.choosing.records import VERSION, Lists, Records, decode, encode, head_of, version_of
@@ -29,7 +30,7 @@ FILE = "journal.jsonl"
 ASIDE = "journal.damaged"
 """Where damaged lines are set aside, as they were found, beside the journal."""
 
-KEYED = frozenset(("result", "trial", "benchmark", "digest"))
+KEYED = frozenset(("result", "trial", "benchmark", "digest", "tensors"))
 """Kinds of which there is one record for each thing; all others are a run's, or nobody's."""
 
 ENDS = frozenset((b"soup", b"end", b"failed"))
@@ -76,6 +77,7 @@ class Journal:
     where: list[int] = field(default_factory=list, repr=False)
     aside: Path | None = field(default=None, repr=False)
     _digests: Records = field(init=False, repr=False)
+    _tensors: Records = field(init=False, repr=False)
     _timed: dict[str, list[dict[str, Any]]] | None = field(default=None, repr=False)
     _torn: set[str] = field(default_factory=set, repr=False)
     _order: dict[str, None] = field(default_factory=dict, repr=False)
@@ -83,6 +85,7 @@ class Journal:
     def __post_init__(self) -> None:
         self.results, self.trials = Records(self._parse), Records(self._parse)
         self.benchmarks, self._digests = Records(self._parse), Records(self._parse)
+        self._tensors = Records(self._parse)
         self.runs, self.others = Lists(self._parse), Lists(self._parse)
 
     @classmethod
@@ -197,7 +200,24 @@ class Journal:
         """Record a checkpoint's content digest for its files as they are now."""
         files = checkpoint.files_key
         digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
+        if checkpoint.roots and digest not in self._tensors:
+            self.append("tensors", of=digest, roots=dict(checkpoint.roots))
         self.append("digest", of=_files_hash(files), files=files, digest=digest, values=values)
+
+    def roots_of(self, digest: str) -> Mapping[str, str]:
+        """By tensor's name the root of its values, of a checkpoint of this content digest; see
+        ``soup.checkpoints.digests``. Empty where nobody has recorded them.
+        """
+        record = self._tensors.get(digest)
+        return {} if record is None else record["roots"]
+
+    def rewritten(self, checkpoint: Checkpoint) -> str | None:
+        """The digest found earlier for files that looked like these but for inode and ctime."""
+        looks = [state[:3] for state in checkpoint.files_key]
+        for record in reversed(list(self._digests.values())):
+            if [state[:3] for state in record["files"]] == looks:
+                return str(record["digest"])
+        return None
 
     def rewrite(self, keep: Callable[[bytes], bytes | None]) -> None:
         """Write the file anew, whole or not at all, while nobody else writes to it.
@@ -293,6 +313,8 @@ class Journal:
             self.benchmarks.put(name, line)
         elif kind == b"digest":
             self._digests.put(name, line)
+        elif kind == b"tensors":
+            self._tensors.put(name, line)
         elif kind != b"journal":
             self.others.put(kind.decode(), line)
 
@@ -303,6 +325,8 @@ class Journal:
             (self.results if kind == "result" else self.trials)[record["key"]] = record
         elif kind == "digest":
             self._digests[record["of"]] = record
+        elif kind == "tensors":
+            self._tensors[record["of"]] = record
         elif kind == "benchmark":
             self.benchmarks[record["digest"]] = record
         elif record.get("run"):
@@ -364,7 +388,8 @@ class Journal:
 
 
 def _files_hash(files: Sequence[Sequence[str | int]]) -> str:
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
+    """The key of a digest: it is of these files, by this version of the tree."""
+    return hashlib.sha256(json.dumps([digests.VERSION, files]).encode()).hexdigest()[:32]
 
 
 def _lines(content: bytes) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,21 +51,31 @@ def history(journal: Journal, newest: Mapping[str, Any]) -> list[Past]:
         if "run" in record
     }
     runs = list(journal.runs.items())[-MOST:]
-    return [_past(journal, records, nights.get(run), newest) for run, records in runs]
+    known: dict[Any, float | None] = {}
+
+    def mean(blend: str, benchmarks: Mapping[str, str], shares: Mapping[str, float]) -> Any:
+        """Looked up once: most members are there night after night."""
+        key = blend, tuple(benchmarks.items()), tuple(shares.items())
+        if key not in known:
+            found = results_of(journal, blend, benchmarks) if benchmarks else None
+            values = {name: result.value for name, result in (found or {}).items()}
+            known[key] = mean_of(values, shares) if values else None
+        return known[key]
+
+    return [_past(records, nights.get(run), newest, mean) for run, records in runs]
 
 
 def _past(
-    journal: Journal,
     records: Sequence[Mapping[str, Any]],
     night: Mapping[str, Any] | None,
     newest: Mapping[str, Any],
+    mean_of_blend: Callable[[str, Mapping[str, str], Mapping[str, float]], float | None],
 ) -> Past:
     start = records[0]
     benchmarks, shares = start["benchmarks"], shares_in(records)
 
     def mean(blend: str) -> float | None:
-        found = results_of(journal, blend, benchmarks) if benchmarks else None
-        return mean_of({n: r.value for n, r in found.items()}, shares) if found else None
+        return mean_of_blend(blend, benchmarks, shares)
 
     means = [found for m in start["members"] if (found := mean(m["blend"])) is not None]
     soups = [r for r in records if r["kind"] == "soup"]

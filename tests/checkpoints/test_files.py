@@ -14,13 +14,12 @@ from tests.conftest import make_adapter, make_checkpoint, random_tensors
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     """Code that is linked in belongs to the model; a link to a folder around it ends there."""
     path = make_checkpoint(tmp_path / "m", random_tensors(0), files={"code/a.py": ""})
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "b.py").touch()
-    (tmp_path / "shared" / "back").symlink_to(tmp_path)
-    (path / "linked").symlink_to(tmp_path / "shared")
+    (path / "linked").symlink_to(path / "code")
     (path / "itself").symlink_to(path)
-    found = [file.as_posix() for file in companions(path)]
-    assert found == ["config.json", "code/a.py", "linked/b.py"]
+    (tmp_path / "best").symlink_to(path)
+    for place in (path, tmp_path / "best"):
+        found = [file.as_posix() for file in companions(place)]
+        assert found == ["config.json", "code/a.py", "linked/a.py"]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_directory_supplies_all_that_lack(tmp_path: Path, option: str) -> None
     place = make_checkpoint(tmp_path / "base", random_tensors(7), config=SEES, files=WHOLE)
     report = inspect(paths, **{option: place})  # type: ignore[arg-type]
     who = str(place) if option == "processor" else "the base base"
-    said = f"has no tokenizer, processor or chat template; those of {who} are used instead"
+    said = f"have no tokenizer, processor or chat template; those of {who} are used instead"
     assert f"a and b: {said}" in report.warnings
     assert (soup_of(report, tmp_path) / "preprocessor_config.json").read_text() == '{"size": 8}'
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -122,6 +123,63 @@ def test_no_code_of_the_file_runs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds a posix.system; .* could run code"):
         read_torch(tmp_path / "x.bin")
     assert not mark.exists()
+
+
+def archive(file: Path, pickled: bytes, **records: bytes) -> Path:
+    """A file as torch writes it, with a pickle by hand."""
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("x/data.pkl", pickled)
+        for name, content in records.items():
+            made.writestr(f"x/{name}", content)
+    return file
+
+
+def nested(levels: int) -> bytes:
+    """A tuple of twice itself, so many times: its hash takes 2 to that many steps."""
+    return b")" + b"".join(b"q\x00h\x00\x86" for _ in range(levels))
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", None),  # C's unpickler makes room for 2**31 things
+        (b"\x80\x02}" + nested(60) + b"K\x01s.", "a key that is a tuple"),
+        (b"\x80\x02}(" + nested(60) + b"K\x01u.", "a key that is a tuple"),
+        (b"\x80\x02ccollections\nOrderedDict\n]" + nested(60) + b"K\x01\x86a\x85R.", "a tuple"),
+        (b"\x80\x02(X\x07\x00\x00\x00storage" + nested(60) + b"X\x01\x00\x00\x000tQ.", "unknown"),
+        (b"\x80\x04\x8f(" + nested(60) + b"\x90.", "damaged"),
+        (b"\x80\x02" + b"}\x94" * 1_001 + b".", "remembers more than 1,000 things"),
+    ],
+    ids=["memo", "key", "keys", "ordered", "id", "set", "memory"],
+)
+def test_pickles_that_would_take_for_ever(
+    tmp_path: Path, pickled: bytes, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither time nor memory is the file's to choose."""
+    monkeypatch.setattr("soup.checkpoints.pickles.MEMO", 1000)
+    file = archive(tmp_path / "x.bin", pickled)
+    started = time.process_time()
+    with (
+        contextlib.nullcontext()
+        if message is None
+        else pytest.raises(CheckpointError, match=message)
+    ):
+        assert read_torch(file) == []
+    assert time.process_time() - started < 5
+
+
+def test_records_that_are_too_large_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the byte order a word, of the pickle and the list of records what a model may have."""
+    file = archive(tmp_path / "x.bin", b"\x80\x02}.", byteorder=b"x" * 10_000)
+    with pytest.raises(CheckpointError, match=r"byte order x{20}, expected little"):
+        read_torch(file)
+    file = archive(tmp_path / "y.bin", b"\x80\x02}.", **{f"r{k}": b"" for k in range(100)})
+    assert read_torch(file) == []
+    monkeypatch.setattr("soup.checkpoints.torch_format.LARGEST", 2000)
+    with pytest.raises(CheckpointError, match=r"lists .* bytes of records; not a state dict"):
+        read_torch(file)
 
 
 def test_opening_reads_no_tensor(tmp_path: Path) -> None:

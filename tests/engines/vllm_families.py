@@ -17,6 +17,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import soup.evaluators.kit.importing  # noqa: F401
 from soup.blending.blend import Blend
@@ -65,9 +66,21 @@ def asked(engine: Any, pool: Pool, members: list[int], messages: list[Message]) 
     return list(engine.answer("questions", DATASET, messages))
 
 
+def rename(file: Path) -> None:
+    """Names as published checkpoints have them; a newer transformers writes shorter ones."""
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    named = load_file(file)
+    if not any(name.startswith(new) for name in named):
+        named = {name.replace(old, new): tensor for name, tensor in named.items()}
+        save_file(named, file, metadata={"format": "pt"})
+
+
 def tried(family: str, place: Path, messages: list[Message]) -> dict[str, Any]:
     """Both engines' answers; in place of vLLM's the reason where there are none."""
     members = [tiny_families.write(family, place / f"m{s}", s, HEAD) for s in (1, 2)]
+    if family == "llava-onevision":
+        for member in members:
+            rename(member / "model.safetensors")
     pool = Pool.open(*map(str, members), dtype="F32")
     options = Options(device="cpu", max_new_tokens=TOKENS, families=SMALL)
     found: dict[str, Any] = {}

@@ -10,17 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
-from soup.errors import BenchmarkError, JournalError, ScoringError
+from soup.errors import BenchmarkError, CheckpointError, JournalError, ScoringError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.workers import process as process_module
 from soup.evaluators.workers import scorer as scorer_module
 from soup.evaluators.workers.process import Died, Process
-from soup.evaluators.workers.protocol import PROTOCOL, encode_blend
+from soup.evaluators.workers.protocol import PROTOCOL, encode_blend, encode_checkpoint
 from soup.evaluators.workers.worker import Worker
 from soup.events import Event, Note, Progress
+from tests.conftest import make_checkpoint, random_tensors
 
 pytest.importorskip("transformers")
 
@@ -56,6 +58,31 @@ def test_a_blend_survives_the_way_to_the_worker(
     found = worker._blend(json.loads(json.dumps(encode_blend(blend))))
     assert found.digest == blend.digest
     assert [m.name for m in found.sources] == [m.name for m in blend.sources]
+
+
+def test_companion_files_survive_the_way_to_the_worker(tmp_path: Path) -> None:
+    """A member's own, those that others supply, and buffers that are left out; changed ones not."""
+    buffer = {"rotary_emb.inv_freq": torch.ones(2)}
+    template = {"chat_template.jinja": "own"}
+    paths = [
+        make_checkpoint(
+            tmp_path / "a", random_tensors(0), files={"preprocessor_config.json": "{}"}
+        ),
+        make_checkpoint(tmp_path / "b", random_tensors(1) | buffer, files=template),
+    ]
+    pool = Pool.open(*paths)
+    worker = Worker(lambda message: None)
+    worker._refer_to(*encode_checkpoint(pool.reference))
+    for files_of in (None, pool.members[1]):
+        blend = Blend(pool.members[1:], pool.reference, files_of=files_of)
+        message = json.loads(json.dumps(encode_blend(blend)))
+        found = worker._blend(message)
+        assert (found.digest, found.key) == (blend.digest, blend.key)
+        assert found.members[0].tensors.keys() == random_tensors(0).keys()
+        assert found.companions.files_digest == blend.companions.files_digest
+    (paths[1] / "chat_template.jinja").write_text("another")
+    with pytest.raises(CheckpointError, match="files beside the weights were changed"):
+        worker._blend(message)
 
 
 def test_blends_are_scored_in_another_process(

@@ -1,0 +1,129 @@
+"""evaluators/engines/vllm_*, looked at from inside: answers, proofs, families.
+
+Needs the environment that `make test-engines` makes.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import make_adapter
+from tests.engines import qwen_pool
+
+pytestmark = pytest.mark.engines
+ROOT = Path(__file__).resolve().parents[2]
+FAMILY = {"qwen2-vl": {"min_pixels": qwen_pool.PIXELS, "max_pixels": qwen_pool.PIXELS}}
+TENSOR = "layers.1.input_layernorm"
+
+
+@pytest.fixture(scope="module")
+def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``vllm_by_hand.py`` found."""
+    work = tmp_path_factory.mktemp("inside")
+    reference = trained / "ckpts" / "all"
+    eye = work / "eye"  # another vision tower, and nothing else
+    model, processor = qwen_pool.model_of(0)
+    first = type(model).from_pretrained(reference, dtype=torch.float32)
+    for name, parameter in first.named_parameters():
+        if "visual" in name and parameter.ndim > 1:
+            parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(5))
+    qwen_pool.save(first, processor, eye, torch.float32)
+    untied = [
+        qwen_pool.save(*qwen_pool.model_of(seed, tied=False), work / f"untied{seed}", torch.float32)
+        for seed in (1, 2)
+    ]
+    chance = torch.Generator().manual_seed(3)
+    adapters = [
+        make_adapter(
+            work / f"lora{k}",
+            {
+                f"{layer}.lora_{part}.weight": torch.randn(shape, generator=chance) * 0.3
+                for layer in (f"model.layers.{n}.self_attn.q_proj" for n in (0, 1))
+                for part, shape in (("A", (4, 128)), ("B", (128, 4)))
+            },
+            trained / "base",
+        )
+        for k in range(2)
+    ]
+    pools = [
+        {"name": "tied", "members": [str(reference), str(eye)], "faults": TENSOR},
+        {"name": "untied", "members": [str(path) for path in untied]},
+        {"name": "lora", "members": [str(path) for path in adapters]},
+    ]
+    for pool in pools:
+        pool["families"] = FAMILY  # type: ignore[assignment]
+    (work / "pools.json").write_text(json.dumps(pools))
+    done = subprocess.run(
+        [vllm_python, str(Path(__file__).with_name("vllm_by_hand.py")), str(work / "pools.json"),
+         str(trained / "benchmarks/digit.tsv"), str(work / "out.json")],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((work / "out.json").read_text())
+
+
+@pytest.mark.parametrize("pool", ["tied", "untied", "lora"])
+def test_answers_are_transformers_own(inside: Any, pool: str) -> None:
+    """In float32, text by text: each member, their average, and the first again."""
+    assert inside[pool]["vllm"] == inside[pool]["transformers"]
+
+
+@pytest.mark.parametrize("pool", ["tied", "untied", "lora"])
+def test_what_answers_is_what_was_swapped_in(inside: Any, pool: str) -> None:
+    """Members that differ answer otherwise, in the vision tower alone, too; and back again."""
+    first, second, *_, again = inside[pool]["vllm"]
+    assert first != second
+    assert first == again
+
+
+def test_a_tensor_that_does_not_arrive_is_named(inside: Any) -> None:
+    """VLLM itself would only warn, and answer with the old one."""
+    assert TENSOR in inside["tied"]["withheld"]
+    assert "nothing is scored" in inside["tied"]["withheld"]
+
+
+def test_a_number_that_is_another_is_found(inside: Any) -> None:
+    """What the engine holds has the fingerprint of what was sent, or there is no score."""
+    assert "is not what was sent" in inside["tied"]["changed"]
+
+
+def test_a_cache_left_full_is_found(inside: Any) -> None:
+    """Image embeddings and prefixes of other weights are never answered from."""
+    assert "still remembers" in inside["tied"]["remembering"]
+
+
+def test_after_a_failure_the_engine_goes_on(inside: Any) -> None:
+    """The next swap is whole, and its answers are right."""
+    assert inside["tied"]["after"] == inside["tied"]["vllm"][0]
+
+
+FAMILIES = ("qwen2.5-vl", "qwen3-vl", "internvl-hf", "smolvlm", "smolvlm2")
+"""Those whose answers are equal; Qwen2-VL is above. See docs/engines.md for the others."""
+
+
+@pytest.fixture(scope="module")
+def families(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``vllm_families.py`` found."""
+    work = tmp_path_factory.mktemp("families")
+    done = subprocess.run(
+        [vllm_python, str(Path(__file__).with_name("vllm_families.py")), str(work),
+         str(work / "out.json"), *FAMILIES],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((work / "out.json").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_answered_as_by_transformers(families: Any, family: str) -> None:
+    """In float32: two members, their average, the first again; with one and with two pictures."""
+    found = families[family]
+    assert found.get("why") is None
+    assert found["vllm"] == found["transformers"]
+    first, second, *_ = found["vllm"]
+    assert first != second
