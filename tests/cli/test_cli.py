@@ -304,6 +304,20 @@ def test_blend_merges_by_a_method(pool_paths: list[Path], base_path: Path, tmp_p
     assert "plan: blend of 4 members by ties (density 0.5, lambda 0.7) on no" in done.stdout
 
 
+def test_workers_are_a_number_or_auto(pool_paths: list[Path], tmp_path: Path) -> None:
+    """In soup.toml, too, where a number needs no quotes; a mistake is told before anything else."""
+    asked = ("score", "ckpts/*", "--bench", "MMStar", "--device", "cpu", "--dry-run")
+    for text in ("workers = 2", 'workers = "auto"'):
+        (tmp_path / "soup.toml").write_text(text)
+        done = run(tmp_path, *asked)
+        assert done.returncode == 0, done.stderr
+    line = fails(run(tmp_path, *asked, "--workers", "many"), 2)
+    assert line == "error: --workers many: expected a number of workers, or auto"
+    (tmp_path / "soup.toml").write_text("workers = 2.5")
+    line = fails(run(tmp_path, *asked), 2)
+    assert line == 'error: soup.toml: workers: expected a whole number, or "auto", found 2.5'
+
+
 def test_blend_reads_its_options_from_soup_toml(pool_paths: list[Path], tmp_path: Path) -> None:
     """Weights and parameters are lists there; the command line replaces them."""
     (tmp_path / "soup.toml").write_text(
