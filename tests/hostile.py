@@ -31,6 +31,7 @@ from safetensors.torch import save
 
 from soup.blending import writer
 from soup.blending.writer import check_target
+from soup.checkpoints import configs
 from soup.checkpoints.companions import gather
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import inspect
@@ -327,6 +328,7 @@ def run(cases: int, seed: int, only: tuple[str, ...] = ()) -> tuple[dict[str, in
         every = kinds(place := Path(directory))
         chosen = {name: kind for name, kind in every.items() if not only or name in only}
         counts, failures = dict.fromkeys(chosen, 0), []
+        configs.differences(CONFIG, {**CONFIG, "more": 1})  # imports transformers, where it is
         for name, kind in chosen.items():  # what is imported for the first case is not its time
             tried(place / name, replace(kind, change=lambda _, raw: raw), random.Random(0))
         for number in range(seed * cases, (seed + 1) * cases):
