@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -248,9 +249,9 @@ def test_confident_decides_as_the_full_run_and_shows_what_it_skipped(
         for directory in ("ckpts", "benchmarks"):
             (place / directory).symlink_to(demo / directory)
         if more:  # the members' own scores are the same: take them from the full run
-            journal = (tmp_path / "full" / ".soup" / "journal.jsonl").read_text()
-            scored = journal[: journal.index('{"kind":"decision"')]
-            (place / ".soup" / "journal.jsonl").write_text(scored)
+            lines = (tmp_path / "full" / ".soup" / "journal.jsonl").read_text().splitlines(True)
+            scored = itertools.takewhile(lambda line: '"kind":"decision"' not in line, lines)
+            (place / ".soup" / "journal.jsonl").write_text("".join(scored))
         done = run(place, "greedy", "ckpts/*", *bench, *more, "--json", "board.json")
         assert done.returncode == 0, done.stderr
         boards.append(json.loads((place / "board.json").read_text()))
