@@ -19,7 +19,6 @@ SIZES = {
     "3 of 300": (300,) * 3,
     "3 of 1,000": (1000,) * 3,
     "six of POINTS' sizes": (1164, 1500, 3088, 1000, 1000, 218),
-    "15 of 1,000": (1000,) * 15,
 }
 TRIALS = 9
 """Of a run whose error is split over all of them."""

@@ -56,7 +56,7 @@ def our_scorer(given: dict[str, Any]) -> dict[str, Any]:
             parts = [timed(scorer, blend, benchmark) for benchmark in benchmarks]
             found["passes"].append({name: sum(p[name] for p in parts) for name in parts[0]})
         found["passes"][0]["load"] += looked_up
-    keys = {one.name: result_key(first.digest, one.digest) for one in benchmarks}
+    keys = {one.name: result_key(first.key, one.digest) for one in benchmarks}
     work = Path(given["work"])
     found["answers"] = {name: predictions(work, key) for name, key in keys.items()}
     return found

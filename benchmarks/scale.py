@@ -13,6 +13,7 @@ what the policy makes of such costs, not what they are on your machine.
 import argparse
 import heapq
 import json
+import os
 import random
 import shutil
 import statistics
@@ -73,6 +74,11 @@ class Member:
     name: str
     rises: bool
 
+    @property
+    def digest(self) -> str:
+        """Names it, too."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class Mixed:
@@ -84,6 +90,11 @@ class Mixed:
     def digest(self) -> str:
         """Names it."""
         return "+".join(member.name for member in self.members)
+
+    @property
+    def key(self) -> str:
+        """The same: there are no files beside it."""
+        return self.digest
 
 
 class World:
@@ -246,24 +257,24 @@ def show_simulation(given: argparse.Namespace) -> None:
           f"per second in batches of {costs.batch}, metric {costs.metric:.0f} s, judge "
           f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; half of the trials are kept; medians "
           f"of {given.repeats}")  # fmt: skip
+    chain(given)
     suites = {"POINTS (8)": costs, "1 × 1,500": replace(SMALL, speed=costs.speed)}
     scale(suites["POINTS (8)"], 10, given, "the POINTS suite, 10 members")
     many = replace(costs, benchmarks=((1500, False),) * 20)
     rows = []
     for name, one, members, workers in (
         ("1 × 1,500", suites["1 × 1,500"], 4, 4), ("1 × 1,500", suites["1 × 1,500"], 10, 8),
-        ("POINTS", costs, 4, 8), ("POINTS", costs, 100, 8), ("POINTS", costs, 100, 64),
-        ("20 × 1,500", many, 100, 64), ("POINTS", costs, 1000, 256),
-        ("20 × 1,500", many, 1000, 1024),
+        ("POINTS", costs, 4, 8), ("20 × 1,500", many, 10, 8), ("POINTS", costs, 100, 8),
+        ("POINTS", costs, 100, 64), ("POINTS", costs, 1000, 8), ("POINTS", costs, 1000, 64),
+        ("POINTS", costs, 1000, 1024),
     ):  # fmt: skip
         if members * workers > given.largest:
             continue
-        repeats = given.repeats if members * workers <= 1000 else 1
+        repeats = given.repeats if members * workers <= 100 else 1
         rows.append([name, str(members), *cells(workers, members, one, repeats)])
     heads = ["benchmarks", "members", "workers", *HEADS]
     print("\nOther sizes:")
     table(heads, rows)
-    chain(given)
 
 
 HEADS = ["members", "trials", "with guesses", "gain", "whole", "to one worker", "what bounds it"]
@@ -287,8 +298,9 @@ def scale(costs: Costs, members: int, given: argparse.Namespace, title: str) -> 
     one = simulate(1, members, costs, False, 0)
     rows = []
     for workers in (1, 2, 4, 8, 16, 64, 256, 1024):
-        plain = mean_of(workers, members, costs, False, given.repeats)
-        guessed = mean_of(workers, members, costs, True, given.repeats)
+        repeats = given.repeats if workers <= 64 else 1
+        plain = mean_of(workers, members, costs, False, repeats)
+        guessed = mean_of(workers, members, costs, True, repeats)
         scoring = one.members / workers / guessed.members
         rows.append([
             str(workers), f"{guessed.members / 60:.1f}", f"{scoring:.2f}",
@@ -323,9 +335,9 @@ def chain(given: argparse.Namespace) -> None:
 
 
 def show_queue(given: argparse.Namespace) -> None:
-    """Microseconds of the queue's own code for each slice: taken and handed in."""
+    """Microseconds of processor time of the queue's own code per slice: taken and handed in."""
     rows = []
-    for workers, blends, benchmarks in ((2, 6, 3), (8, 10, 8), (64, 100, 8), (1024, 1000, 8)):
+    for workers, blends, benchmarks in ((2, 6, 3), (8, 10, 8), (64, 100, 8), (1024, 100, 8)):
         times = []
         for _ in range(given.repeats):
             queue = Queue(range(workers))
@@ -334,18 +346,18 @@ def show_queue(given: argparse.Namespace) -> None:
                 for blend in range(blends)
                 for k in range(benchmarks)
             ]
-            begun = time.perf_counter()
+            begun = time.thread_time()
             queue.expect(asked)
-            expecting = time.perf_counter() - begun
+            expecting = time.thread_time() - begun
             waiting = [(0.0, k) for k in range(workers)]
             slices, spent = 0, 0.0
             while waiting:
                 now, worker = heapq.heappop(waiting)
-                begun = time.perf_counter()
+                begun = time.thread_time()
                 if queue.at(worker) is not None:
                     queue.done(worker, now, loading=5.0)
                 found = queue.take(worker, now)
-                spent += time.perf_counter() - begun
+                spent += time.thread_time() - begun
                 if found is not None:
                     slices += 1
                     heapq.heappush(waiting, (now + 1 + 0.025 * len(found.positions), worker))
@@ -362,25 +374,34 @@ def show_real(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="soup-scale-") as scratch:
         place = given.directory or Path(scratch)
         pool = demo(place)
-        rows: list[list[str]] = []
-        seconds: dict[int, list[float]] = {}
+        found: dict[int, list[dict[str, Any]]] = {}
         for repeat in range(given.repeats):
             for workers in given.workers:
-                found = json.loads(subprocess.run(
-                    [sys.executable, __file__, "child", str(pool), str(place / f"w{workers}"),
-                     "--workers", str(workers), "--rows", str(given.rows)],
-                    check=True, capture_output=True, text=True, env=ours(),
-                ).stdout.splitlines()[-1])  # fmt: skip
-                print(f"{repeat + 1}: {workers} workers, {found['samples']} questions in "
-                      f"{found['seconds']:.1f} s", flush=True)  # fmt: skip
-                seconds.setdefault(workers, []).append(found["seconds"])
-        one = statistics.median(seconds[given.workers[0]]) * given.workers[0]
-        for workers, times in seconds.items():
-            middle = statistics.median(times)
-            rows.append([str(workers), f"{middle:.1f} ({min(times):.1f}–{max(times):.1f})",
-                         f"{one / middle:.2f} ×", f"{one / workers / middle:.2f}"])  # fmt: skip
+                command = [sys.executable, __file__, "child", str(pool), str(place / f"w{workers}")]
+                command += ["--workers", str(workers), "--rows", str(given.rows)]
+                done = subprocess.run(command, capture_output=True, text=True, env=ours())
+                if done.returncode:
+                    raise SystemExit(done.stderr[-3000:])
+                one = json.loads(done.stdout.splitlines()[-1])
+                print(f"{repeat + 1}: {workers} workers, {one['samples']:,} questions in "
+                      f"{one['seconds']:.1f} s, {one['cpu']:.1f} s of processors, load "
+                      f"{os.getloadavg()[0]:.0f}", flush=True)  # fmt: skip
+                found.setdefault(workers, []).append(one)
+
+        def middle(workers: int, what: str) -> float:
+            return statistics.median(one[what] for one in found[workers])
+
+        least = given.workers[0]
+        rows = [
+            [str(n), f"{middle(n, 'seconds'):.1f}",
+             f"{middle(least, 'seconds') / middle(n, 'seconds'):.2f} ×",
+             f"{least * middle(least, 'seconds') / n / middle(n, 'seconds'):.2f}",
+             f"{middle(n, 'cpu'):.1f}", f"{middle(least, 'cpu') / middle(n, 'cpu'):.2f}"]
+            for n in found
+        ]  # fmt: skip
         print(machine())
-        table(["workers", "seconds of scoring", "to one", "efficiency"], rows)
+        table(["workers", "seconds of scoring", "to one", "efficiency", "seconds of processors",
+               "to one"], rows)  # fmt: skip
 
 
 def child(given: argparse.Namespace) -> None:
@@ -388,8 +409,6 @@ def child(given: argparse.Namespace) -> None:
 
     One thread each, so that a worker alone does not take both cores.
     """
-    import os
-
     os.environ["OMP_NUM_THREADS"] = "1"
     import soup
     from soup.evaluators import VLMEvalKitScorer
@@ -411,14 +430,39 @@ def child(given: argparse.Namespace) -> None:
     count = int(given.workers[0])
     options: dict[str, Any] = {"device": "cpu", "max_new_tokens": 4, "workers": count}
     with VLMEvalKitScorer(work=work, **options) as scorer:
-        warm = soup.Settings(benchmarks=names[:1], work=work)
-        soup.score(soup.Pool.open(*paths[: max(count, 1)]), scorer, warm, soup.events.ignore)
-        begun = time.perf_counter()
-        asked = soup.Settings(benchmarks=names[1:], work=work)
-        soup.score(pool, scorer, asked, soup.events.ignore)
-        seconds = time.perf_counter() - begun
-    samples = len(paths) * len(names[1:]) * given.rows
-    print(json.dumps({"seconds": seconds, "samples": samples}))
+        first, *others = scorer.benchmarks(pool.reference, names)
+        blends = [soup.Blend((member,), pool.reference) for member in pool.members]
+        for member in pool.members:
+            member.compute_digest()
+        together(scorer, blends, [first])
+        while scorer._fleet and len(scorer._fleet._queue._loaded) < count:
+            together(scorer, blends, [first])  # until every worker has built its model
+        begun, used = time.perf_counter(), cpu(scorer)
+        together(scorer, blends, others)
+        seconds, used = time.perf_counter() - begun, cpu(scorer) - used
+    samples = len(paths) * len(others) * given.rows
+    print(json.dumps({"seconds": seconds, "samples": samples, "cpu": used}))
+
+
+def together(scorer: Any, blends: Sequence[Any], benchmarks: Sequence[Any]) -> None:
+    """Every blend on every benchmark, as a run asks for it."""
+    from soup.choosing.scoring import Wanted
+
+    every = [Wanted(blend, one, f"{one.name}") for blend in blends for one in benchmarks]
+    scorer.expect(every)
+    for wanted in every:
+        scorer.measure(wanted.blend, wanted.benchmark, wanted.task)
+
+
+def cpu(scorer: Any) -> float:
+    """Seconds of processor time of the workers and of this process so far."""
+    hands = [seat.hand for seat in scorer._fleet._seats] if scorer._fleet else [scorer._process]
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = time.process_time()
+    for hand in hands:
+        fields = Path(f"/proc/{hand.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
 
 
 def main() -> None:
@@ -429,7 +473,8 @@ def main() -> None:
     parser.add_argument("what", choices=("simulate", "queue", "real", "child"))
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3, help="of each [3]")
-    parser.add_argument("--largest", type=int, default=300_000, help="members × workers [300,000]")
+    parser.add_argument("--largest", type=int, default=70_000,
+                        help="members × workers that are simulated, at most [70,000]")  # fmt: skip
     parser.add_argument("--speed", type=float, default=POINTS.speed, help="questions per second")
     parser.add_argument("--swap", type=float, default=POINTS.swap, help="seconds")
     parser.add_argument("--build", type=float, default=POINTS.build, help="seconds")

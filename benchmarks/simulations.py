@@ -11,11 +11,12 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 import numpy as np
 from scipy.special import ndtr
 
-from soup.choosing.corrected import Trial, corrected_gain
+from soup.choosing.corrected import NONE, Trial, corrected_gain
 from soup.choosing.questions import Questions
 from soup.choosing.statistics import Array, Paired, Told, sign_flip
 
@@ -202,6 +203,24 @@ SOME = [
     Setting("a little helps, 8,000 questions", 8_000, 10, bonus=0.05, spread=0.05),
 ]
 
+LARGE = [
+    Setting("nobody helps, 15,000 questions, 4 members", 15_000, 4),
+    Setting("nobody helps, 15,000 questions, 20 members", 15_000, 20),
+    Setting("a little helps, 15,000 questions, 20 members", 15_000, 20, spread=0.05, bonus=0.05),
+]
+"""Minutes each."""
+
+PRIORS = {
+    "as it is": {"NONE": NONE},
+    "a common bonus in 0.6": {"NONE": (0.5, 0.8, 0.4)},
+    "in 0.2": {"NONE": (0.5, 0.8, 0.8)},
+    "bonuses differ in half": {"NONE": (0.5, 0.5, 0.6)},
+    "members differ in 0.8": {"NONE": (0.2, 0.8, 0.6)},
+    "a smaller step": {"STEPS": (0.25, 1.0, 4.0, 16.0, 64.0)},
+    "none of the smallest": {"STEPS": (4.0, 16.0, 64.0)},
+}
+"""What else the spreads of ``soup.choosing.corrected`` could be."""
+
 
 def intervals(runs: int, seed: int) -> Iterator[list[str]]:
     """How often the 95% interval of two members' difference has the truth in it, and p < 0.05."""
@@ -229,13 +248,45 @@ def intervals(runs: int, seed: int) -> Iterator[list[str]]:
             yield [setting.label, f"{questions:,}", _share(hit), _share(false)]
 
 
-def selection(runs: int, seed: int) -> Iterator[list[str]]:
+def priors(runs: int, seed: int) -> Iterator[list[str]]:
+    """Bias of the corrected gain, and how often its interval has the truth, under other priors."""
+    yield ["world", "as shown", *PRIORS]
+    for setting in (*NOBODY[:2], NOBODY[-1], *SOME[:2]):
+        shown: list[float] = []
+        found: dict[str, list[tuple[float, bool]]] = {name: [] for name in PRIORS}
+        for k in range(runs):
+            world = World(setting, np.random.default_rng([seed, k]))
+            path = greedy(world)
+            true = world.truth(path.soup) - world.truth(path.order[:1])
+            shown.append(world.number(path.soup) - world.number(path.order[:1]) - true)
+            for name, changes in PRIORS.items():
+                with patch.multiple("soup.choosing.corrected", **changes):
+                    gain, low, high = corrected(world, path) if len(path.soup) > 1 else (0, 0, 0)
+                found[name].append((gain - true, low - 1e-9 <= true <= high + 1e-9))
+        means = [np.mean(rows, 0) for rows in found.values()]
+        cells = [f"{bias:+.2f}, {100 * hit:.0f}%" for bias, hit in means]
+        yield [setting.label, f"{np.mean(shown):+.2f}", *cells]
+
+
+def large(runs: int, seed: int) -> Iterator[list[str]]:
+    """The same with 15,000 questions."""
+    return selection(runs, seed, LARGE)
+
+
+def large_accepting(runs: int, seed: int) -> Iterator[list[str]]:
+    """The same with 15,000 questions."""
+    return accepting(runs, seed, LARGE)
+
+
+def selection(
+    runs: int, seed: int, settings: Sequence[Setting] = (*NOBODY, *SOME)
+) -> Iterator[list[str]]:
     """How far a greedy soup's gain, as shown and as corrected, is from the truth."""
     yield [
         "world", "kept anybody", "true gain", "bias: as shown", "corrected", "by splits",
         "error: as shown", "corrected", "interval has the truth", "… of those that kept",
     ]  # fmt: skip
-    for setting in (*NOBODY, *SOME):
+    for setting in settings:
         rows = []
         for k in range(runs):
             world = World(setting, np.random.default_rng([seed, k]))
@@ -258,13 +309,15 @@ def selection(runs: int, seed: int) -> Iterator[list[str]]:
         ]  # fmt: skip
 
 
-def accepting(runs: int, seed: int) -> Iterator[list[str]]:
+def accepting(
+    runs: int, seed: int, settings: Sequence[Setting] = (*NOBODY, *SOME)
+) -> Iterator[list[str]]:
     """How often a run keeps anybody, and what its soup truly gains, by each rule."""
     yield [
         "world", "kept anybody: gain", "significant", "true gain: gain", "significant",
         "kept one that hurts: gain", "significant",
     ]  # fmt: skip
-    for setting in (*NOBODY, *SOME):
+    for setting in settings:
         level = 0.05 / (setting.members - 1)
 
         def sure(world: World, trial: Sequence[int], soup: Sequence[int]) -> bool:
@@ -319,6 +372,8 @@ def speed(runs: int, seed: int) -> Iterator[list[str]]:
 
 
 TABLES = {"intervals": intervals, "corrected": selection, "accept": accepting, "speed": speed}
+MORE = {"priors": priors, "large": large, "large-accept": large_accepting}
+"""These take long, and are made where they are asked for by name."""
 
 
 def main() -> None:
@@ -326,15 +381,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=sorted(TABLES))
+    parser.add_argument("--only", choices=sorted([*TABLES, *MORE]))
     given = parser.parse_args()
-    for name, table in TABLES.items():
-        if given.only in (None, name):
-            print(f"\n**{name}**: {(table.__doc__ or '').splitlines()[0]}\n")
-            for k, row in enumerate(table(given.runs, given.seed)):
-                print("| " + " | ".join(row) + " |", flush=True)
-                if k == 0:
-                    print("|" + "---|" * len(row))
+    chosen = TABLES if given.only is None else {given.only: (TABLES | MORE)[given.only]}
+    for name, table in chosen.items():
+        print(f"\n**{name}**: {(table.__doc__ or '').splitlines()[0]}\n")
+        for k, row in enumerate(table(given.runs, given.seed)):
+            print("| " + " | ".join(row) + " |", flush=True)
+            if k == 0:
+                print("|" + "---|" * len(row))
 
 
 if __name__ == "__main__":

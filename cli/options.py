@@ -17,12 +17,11 @@ import typer
 
 from soup.blending.methods import METHODS, Method
 from soup.cli import completing
-from soup.cli.values import Count
+from soup.cli.values import COUNT
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
 WORK = Path(".soup")
-ONE = Count("1")
 
 Base = Annotated[
     Path | None,
@@ -267,14 +266,14 @@ class ScoringOptions:
         ),
     ] = "auto"
     workers: Annotated[
-        Count,
+        str,
         typer.Option(
             "--workers",
             metavar="N",
-            parser=Count,
             help="Processes that share the work, each with a model; auto is one for each GPU.",
         ),
-    ] = ONE
+        COUNT,
+    ] = "1"
     gpus_per_worker: Annotated[
         int,
         typer.Option(
@@ -381,7 +380,7 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     found = []
     for field in fields(group):
-        kind, info = get_args(hints[field.name])
+        kind, info, *more = get_args(hints[field.name])
         info = copy.copy(info)
         if not isinstance(info, typer.models.ArgumentInfo):  # these have a panel of their own
             info.rich_help_panel = group.PANEL
@@ -391,7 +390,7 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=default,
-                annotation=Annotated[kind, info],
+                annotation=Annotated[(kind, info, *more)],
             )
         )
     return found

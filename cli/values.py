@@ -12,9 +12,12 @@ from soup.errors import UsageError
 from soup.words import shown
 
 
-class Count(str):
-    """A number, or ``auto``."""
+class Count:
+    """The kind of an option that is a number or a word; on the command line it is text."""
 
+
+COUNT = Count()
+"""Stands in the annotation of such an option."""
 
 WANTED: Mapping[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
@@ -74,6 +77,7 @@ def options_of(command: Callable[..., Any]) -> dict[str, Option]:
         # In an annotation, the first of the names is where a default would stand otherwise.
         given = [n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str)]
         long = max([n for n in given if n.startswith("-")] or [f"--{name}"], key=len)
+        kind = Count if COUNT in infos else kind
         found[long.lstrip("-").replace("_", "-")] = _option(kind, info)
     return found
 
@@ -101,7 +105,7 @@ def require(option: Option, value: Any, where: str) -> Any:
     for each in values:
         if not option.fits(each):
             raise UsageError(f"{where}: expected {option.wanted}, found {_found(each)}")
-    return values if option.several else value
+    return values if option.several else str(value) if option.kind is Count else value
 
 
 def _found(value: Any) -> str:

@@ -11,6 +11,7 @@ from soup.choosing.scoring import Benchmark, HousedScorer, RecordedScorer, Score
 from soup.choosing.weighing import shares_of
 from soup.errors import UsageError
 from soup.events import Evaluation, Note, Observer
+from soup.holding import alone
 from soup.run import Settings, identify
 from soup.watching.state import stated
 from soup.watching.watch import around
@@ -51,7 +52,11 @@ def line(
         raise UsageError("a line needs a benchmark: add --bench NAME, e.g. --bench MMStar")
     if settings.mean == "z":
         raise UsageError("--mean z goes by the spread of a pool, a line has none; use macro")
-    with around(observe) as shown, stated(shown, settings.work, "line") as told:
+    with (
+        around(observe) as shown,
+        alone(settings.work, lambda text: shown(Note(text, warning=True))),
+        stated(shown, settings.work, "line") as told,
+    ):
         return _line(pool, scorer, settings, points, told)
 
 

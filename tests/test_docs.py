@@ -107,7 +107,7 @@ def test_every_command_of_the_pages_works(case: tuple[Path, list[str]], workplac
         arguments += ["--settle", "0"] if command == "nightly" else []  # the pool is just trained
         if asked and (page.name != "README.md" or ABSENT & set(words)):
             arguments += ["--dry-run"]
-    if command == "leaderboard" and not (workplace / ".soup").is_dir():
+    if command in ("leaderboard", "report") and not (workplace / ".soup").is_dir():
         run(workplace, "score", "ckpts/*", "--bench", "questions.tsv", "--max-new-tokens", "4")
     done = run(workplace, command, *arguments)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """soup/line.py: the score along the line between two members."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from soup.choosing.lines import Line, Point
 from soup.choosing.statistics import Difference
 from soup.errors import UsageError
 from soup.evaluators.fake import FakeScorer
+from soup.events import Event
+from soup.holding import LOCK
 from soup.line import line
 from soup.run import Settings, make, show
+from soup.watching.state import running
 
 
 def valley(blend: Blend, benchmark: str) -> float:
@@ -88,3 +92,15 @@ def test_a_line_without_a_valley_says_so() -> None:
     assert "No place between a and b" in why_few(
         0, lost, 0, 0.5, 0.3, None, [Line("a", "b", points)]
     )
+
+
+def test_a_line_works_alone_and_says_so(pool_paths: list[Path], tmp_path: Path) -> None:
+    """It has the directory for itself, and says what it does meanwhile."""
+    seen: list[tuple[str, bool]] = []
+
+    def look(event: Event) -> None:
+        held = f"(process {os.getpid()} " in (tmp_path / "work" / LOCK).read_text()
+        seen.extend((state.command, held) for state in running(tmp_path / "work"))
+
+    line(Pool.open(*pool_paths[:2]), FakeScorer(valley), settings(tmp_path), 3, look)
+    assert ("line", True) in seen

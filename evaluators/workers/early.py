@@ -83,7 +83,7 @@ def require_beside(reference: Checkpoint) -> None:
         ScoringError: there is no tokenizer, or no processor of images for a model that sees.
     """
     home, files = reference.home, reference.companions
-    if not files.has("tokenizer"):
+    if not files.any_of("tokenizer"):
         raise ScoringError(
             f"{home}: no tokenizer beside the weights (expected tokenizer.json, tokenizer.model, "
             "vocab.json or the like); name the base model's directory with --processor DIR"

@@ -134,10 +134,11 @@ class _Group:
     holders: int = 0
     seconds: float = 0.0
     """Of work that nobody has taken yet."""
+    likelihood: float = 0.0
 
-    @property
-    def likelihood(self) -> float:
-        return max(job.likelihood for job in self.jobs)
+    def rate(self) -> None:
+        """Be as likely as the likeliest job."""
+        self.likelihood = max((job.likelihood for job in self.jobs), default=0.0)
 
     @property
     def pending(self) -> bool:
@@ -219,6 +220,7 @@ class Queue:
             self._metrics.remove(job)
         group = self._groups[job.blend]
         group.jobs.remove(job)
+        group.rate()
         if not group.jobs:
             del self._groups[group.blend]
         self._weigh(group)
@@ -230,9 +232,9 @@ class Queue:
         for job in self._jobs.values():
             groups.setdefault(job.blend, []).append(job)
         found = [_Group(blend, jobs, self._holders.get(blend, 0)) for blend, jobs in groups.items()]
-        found.sort(
-            key=lambda group: -group.likelihood
-        )  # stable: the order given, where it is equal
+        for group in found:
+            group.rate()
+        found.sort(key=lambda group: -group.likelihood)  # of equal ones the order given stays
         self._groups = {group.blend: group for group in found}
         for group in found:
             self._weigh(group)

@@ -22,7 +22,9 @@ torch stands in ``soup.checkpoints.dtypes``: headers are read without it."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
-MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library itself sets
+MAX_HEADER = 1 << 25
+"""Bytes of a header, at most: of some 300,000 tensors. The safetensors library takes three times
+that, which is no model's, and costs a minute."""
 
 MOST_DIMENSIONS = 64
 MOST_ELEMENTS = 1 << 62

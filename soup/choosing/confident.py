@@ -50,7 +50,7 @@ LOOKS = 20
 TIE = 1e-9
 """Points: what is smaller is the last bits of a sum."""
 
-SHARE = 0.3
+SHARE = 0.6
 """Of the questions, after which the bets are to pay."""
 
 PRIOR = 10

@@ -17,7 +17,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.comparing import pair, results_of
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import About, Leaderboard
-from soup.choosing.scoring import Benchmark, Scorer
+from soup.choosing.scoring import Scorer, result_key
 from soup.errors import BlendError, CheckpointError, PoolError, SoupError, UsageError
 from soup.events import Note, Observer
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
@@ -228,7 +228,7 @@ class _Night:
         new = scored_as(chosen.soup)
         if self.published is None or self.older is None:
             return Verdict(BETTER, "nothing was published here before")
-        if manifest(self.published).get("blend") == chosen.soup.digest:
+        if self._is_published(chosen.soup):
             return Verdict(NOT_BETTER, f"the same soup is published already, {self.published.name}")
         back = taken_back(history)
         if chosen.soup.digest in back:
@@ -248,31 +248,41 @@ class _Night:
             pairs.append(Pair(benchmark.name, mine, theirs, held))
         return judge(paired, pairs, self.plan.rules, asked(history, list(digests), new))
 
+    def _is_published(self, soup: Blend) -> bool:
+        """Whether the very same weights and companion files are in use."""
+        assert self.published is not None
+        there = manifest(self.published)
+        beside = there.get("companions", soup.companions.files_digest)
+        return there.get("blend") == soup.digest and beside == soup.companions.files_digest
+
     def _answered(self, chosen: Chosen, history: Sequence[Mapping[str, Any]]) -> str:
         """Under which key the published soup's results are recorded; it is asked what is missing.
 
-        They are there since it was tonight's soup itself; where benchmarks or versions have changed
-        since, the weights that were written are asked, once.
+        What it was asked when it was tonight's soup counts: the weights that were written are those
+        that answered, bit for bit. Where benchmarks or versions have changed since, they are asked.
         """
         assert self.published is not None and self.older is not None
         every = [*chosen.benchmarks, *chosen.holdouts]
         wanted = {benchmark.name: benchmark.digest for benchmark in every}
         keys = [
-            record["candidate"]
+            str(record["candidate"])
             for record in reversed(history)
             if record.get("published") == self.published.name and record.get("candidate")
         ]
-        there = manifest(self.published)
+        there = manifest(self.published)  # where the history has been lost
         keys += [str(there.get("key") or there.get("blend", ""))]
+        journal = chosen.scorer.journal
         for key in keys:
-            if results_of(chosen.scorer.journal, key, wanted) is not None:
-                return str(key)
-        missing = _missing(chosen, scored_as(self.older), every)
-        if missing:
+            if results_of(journal, key, wanted) is not None:
+                return key
+        mine = scored_as(self.older)
+        for benchmark in every:
+            _take_over(journal, benchmark.digest, keys, mine)
+        if missing := [b.name for b in every if result_key(mine, b.digest) not in journal.results]:
             text = f"asking the published soup {self.published.name} what it was not asked: "
-            self.observe(Note(text + listed([benchmark.name for benchmark in missing], 5)))
+            self.observe(Note(text + listed(missing, 5)))
         chosen.scorer.score(self.older, every, f"published soup {self.published.name}")
-        return scored_as(self.older)
+        return mine
 
     def _changes(self, pool: Pool) -> tuple[str, ...]:
         """What is different from the last night that had a pool."""
@@ -364,6 +374,13 @@ def asked(history: Sequence[Mapping[str, Any]], benchmarks: Sequence[str], tonig
     return len(before | {tonight})
 
 
-def _missing(chosen: Chosen, key: str, benchmarks: Sequence[Benchmark]) -> list[Benchmark]:
-    journal = chosen.scorer.journal
-    return [b for b in benchmarks if results_of(journal, key, {b.name: b.digest}) is None]
+def _take_over(journal: Journal, benchmark: str, keys: Sequence[str], mine: str) -> None:
+    """Record under one key what was measured of the same weights under another."""
+    to = result_key(mine, benchmark)
+    known = (journal.results.get(result_key(key, benchmark)) for key in keys)
+    found = next((record for record in known if record is not None), None)
+    if found is None or to in journal.results:
+        return
+    left = ("kind", "seconds", "answered")  # it has taken no time
+    fields = {name: value for name, value in found.items() if name not in left}
+    journal.append("result", **fields | {"key": to, "blend": mine})

@@ -367,4 +367,4 @@ def _digests(facts: Facts) -> Table:
     if board.soup is not None:
         soup = board.soup
         rows.append(Record(["soup", soup.kind, soup.digest, shown(soup.out, 200)], strong=True))
-    return Table(("what", "name", "digest", "where"), rows, key=1, words=(0, 3))
+    return Table(("what", "name", "digest", "where"), rows, key=1, words=(0, 2, 3))

@@ -128,7 +128,7 @@ def test_the_wealth_is_the_formula_in_the_module() -> None:
     x = [2.0, -0.5, 0.0, -0.5, -2.0]
     weights = [2.0] * 5 + [0.5] * 20
     seen = Seen(x, 3.0, weights, known=-0.5)
-    pace = 2 * log(20) / (0.3 * 25)
+    pace = 2 * log(20) / (0.6 * 25)
     square, total, now, best = 10 * 0.15 * (5 * 4 + 20 * 0.25) / 25, 0.0, 0.0, 0.0
     for k, value in enumerate(x):
         m = (25 * (0.25 + 0.5) / 100 - total) / (25 - k)

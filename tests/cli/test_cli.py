@@ -294,13 +294,28 @@ def test_blend_merges_by_a_method(pool_paths: list[Path], base_path: Path, tmp_p
     manifest = json.loads((tmp_path / "soup-blend" / "soup.json").read_text())
     assert (manifest["kind"], manifest["method"]) == ("blend", "ties")
     assert manifest["parameters"] == {"density": 0.5, "lambda": 0.7}
-    assert [m["coefficient"] for m in manifest["members"]] == [1, 2, 3, 4]
+    shares = {m["name"]: m["coefficient"] for m in manifest["members"]}
+    assert shares == {"a": 1, "b": 2, "c": 3, "d": 4}
     shown = " ".join(run(tmp_path, "leaderboard").stdout.split())
     assert "blend soup: 4 of 4 members by ties (density 0.5, lambda 0.7), written to" in shown
     document = json.loads(run(tmp_path, "leaderboard", "--json", "-").stdout)
     assert document["soup"]["method"] == "ties"
     done = run(tmp_path, "blend", "ckpts/*", *asked, "--dry-run")
     assert "plan: blend of 4 members by ties (density 0.5, lambda 0.7) on no" in done.stdout
+
+
+def test_workers_are_a_number_or_auto(pool_paths: list[Path], tmp_path: Path) -> None:
+    """In soup.toml, too, where a number needs no quotes; a mistake is told before anything else."""
+    asked = ("score", "ckpts/*", "--bench", "MMStar", "--device", "cpu", "--dry-run")
+    for text in ("workers = 2", 'workers = "auto"'):
+        (tmp_path / "soup.toml").write_text(text)
+        done = run(tmp_path, *asked)
+        assert done.returncode == 0, done.stderr
+    line = fails(run(tmp_path, *asked, "--workers", "many"), 2)
+    assert line == "error: --workers many: expected a number of workers, or auto"
+    (tmp_path / "soup.toml").write_text("workers = 2.5")
+    line = fails(run(tmp_path, *asked), 2)
+    assert line == 'error: soup.toml: workers: expected a whole number, or "auto", found 2.5'
 
 
 def test_blend_reads_its_options_from_soup_toml(pool_paths: list[Path], tmp_path: Path) -> None:
@@ -319,7 +334,8 @@ def test_blend_reads_its_options_from_soup_toml(pool_paths: list[Path], tmp_path
     ]
     assert [m["coefficient"] for m in manifests[0]["members"]] == [0.5, 0.5]
     assert manifests[1]["parameters"] == {"t": 0.3}
-    assert [m["coefficient"] for m in manifests[2]["members"]] == [1, 0]
+    shares = {m["name"]: m["coefficient"] for m in manifests[2]["members"]}
+    assert shares == {"a": 1, "b": 0}
 
 
 def test_parameters_are_names_with_numbers() -> None:

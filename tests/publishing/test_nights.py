@@ -289,18 +289,72 @@ def test_rollback_uses_the_soup_before_and_is_remembered(place: Place) -> None:
 
 
 def test_the_published_soup_is_asked_what_it_was_not_asked(place: Place) -> None:
-    """Where benchmarks have changed since, its written weights are asked, once."""
+    """Where benchmarks have changed since, or the journal was lost: its written weights, once."""
     place.night()
-    member(place.ckpts / "d", range(140, 200))
     published = place.latest
-    done = place.night("--work", "elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert done.document["verdict"]["gain"] == 25.0
-    assert [call for call in place.scorer.calls if call[0] == (published,)] == [
-        ((published,), name) for name in ("x", "y", "z")
-    ]
+
+    def asked() -> list[str]:
+        """What the published soup was asked."""
+        return [name for names, name in place.scorer.calls if names == (published,)]
+
+    shutil.rmtree(place.ckpts / "a")  # else it would be asked as a trial
+    done = place.night("--bench", "w")
+    assert "asking the published soup" in done.stderr and "was not asked: w\n" in done.stderr
+    assert asked() == ["w"], "what it was asked as tonight's soup counts"
+    place.night("--bench", "w", "--bench", "v")
+    assert asked() == ["v"]
+    shutil.move(place.path / ".soup", place.path / "lost")
+    assert place.night().returncode == 3
+    assert asked() == ["x", "y", "z"]
     member(place.ckpts / "e", [])
-    assert place.night("--work", "elsewhere").returncode == 3
+    place.night()
+    assert asked() == []
+
+
+def test_a_dry_run_says_what_would_be_left_out_and_writes_nothing(place: Place) -> None:
+    """Exit code 0, no shelf, no journal; an error where too few are left."""
+    (place.ckpts / "c" / "model.safetensors").write_bytes(b"\1")
+    done = place.night("--dry-run", "--push", "team/soup")
+    assert done.returncode == 0, done.stderr
+    assert "warning: c: would be left out, not ready: " in done.stderr
+    assert "would send a published soup to team/soup" in done.stderr
+    assert "plan: greedy of 2 members" in done.stdout
+    assert place.scorer.calls == [] and not place.shelf.exists()
+    assert not (place.path / ".soup" / "journal.jsonl").exists()
+
+
+def test_adapters_are_a_pool_too(place: Place) -> None:
+    """What is published of them is a full model; the next night compares it with adapters."""
+    import torch
+
+    from tests.conftest import make_adapter, make_checkpoint
+
+    base = make_checkpoint(
+        place.path / "base", {f"{name}.weight": torch.full((20, 10), -0.5) for name in "xyz"}
+    )
+    for path in place.ckpts.iterdir():
+        shutil.rmtree(path)
+
+    def adapter(name: str, rows: list[int]) -> None:
+        """Knows the questions of some rows."""
+        up = torch.zeros(20, 1)
+        up[rows] = 1.0
+        down = torch.ones(1, 10)
+        factors = {
+            f"{x}.lora_{k}.weight": t.clone() for x in "xyz" for k, t in (("A", down), ("B", up))
+        }
+        make_adapter(place.ckpts / name, factors, base, lora_alpha=2)
+
+    adapter("a", list(range(0, 9)))
+    adapter("b", list(range(6, 15)))
+    done = place.night("--base", "base")
+    assert done.returncode == 0, done.stderr
+    adapter("c", list(range(14, 20)))
+    done = place.night("--base", "base")
+    assert done.returncode in (0, 3, 4), done.stderr
+    assert done.document["verdict"]["nights"] == 1
+    done = place.night("--base", "base", "--work", "elsewhere", "--min-gain", "50")
+    assert done.returncode == 3, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def widths(browser: Any, width: int) -> tuple[int, int]:
 
 
 def test_the_page_runs_clean_in_a_browser(made: Made, tmp_path: Path, browser: Any) -> None:
-    """No message, no request, nothing of a name runs; it fits 390 and 1280 pixels, sorts, is dark
-    at night, and every drawing that is shown has a size.
+    """No message, no request, nothing of a name runs; it fits 390 and 1280 pixels and paper, sorts,
+    is dark at night, and every drawing that is shown has a size.
     """
     file = tmp_path / "report.html"
     file.write_text(made.page, encoding="utf-8")
@@ -73,6 +73,9 @@ def test_the_page_runs_clean_in_a_browser(made: Made, tmp_path: Path, browser: A
     night = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": night})
     assert browser.execute_script(paper) != day
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    content, _ = widths(browser, 720)
+    assert content <= 720, "as wide as paper"
     assert browser.execute_script("return window.broken === undefined")
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -305,6 +305,28 @@ def test_one_that_ends_when_it_begins_is_started_again(tmp_path: Path) -> None:
     fleet.close()
 
 
+def test_all_end_at_once_whatever_they_are_at(tmp_path: Path) -> None:
+    """As at Ctrl-C: within two seconds, with a worker that answers nothing and one that starts."""
+    world = World()
+    blocked = threading.Event()
+
+    def teach(hand: Hand) -> None:
+        if world.hands[0] is not hand:
+            blocked.set()
+            world.hands[-1].ended.wait(30)
+            raise Died("was ended", "", True)
+
+    world.happens = lambda hand, request: hand.ended.wait(30) and None
+    fleet = Fleet(2, world.spawn, teach, lambda k: Path(f"log-{k}"), SMALL)
+    fleet.expect([work(tmp_path, "a"), work(tmp_path, "b")], ignore)
+    blocked.wait(10)
+    begun = time.monotonic()
+    fleet.close()
+    assert time.monotonic() - begun < 2
+    assert all(hand.ended.is_set() for hand in world.hands)
+    assert not any(seat.thread and seat.thread.is_alive() for seat in fleet._seats)
+
+
 PARENT = """
 import os, signal, sys, time
 from pathlib import Path

@@ -1,0 +1,56 @@
+"""Put faults into whole runs and print what came of them.
+
+python -m tests.faults           # a minute or two
+python -m tests.faults --long    # 500 kills at random moments, every step of each kind
+"""
+
+import argparse
+import errno
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.runs import (
+    Place,
+    Row,
+    errors_at_steps,
+    flipped_bits,
+    kills_at_random,
+    kills_at_steps,
+)
+
+HEAD = "| fault | injected | survived | bytes lost | results repeated |\n|---|---|---|---|---|"
+
+
+def all_of(place: Place, kills: int, each: int, flips: int) -> Iterator[Row]:
+    """Every kind of fault, one after the other."""
+    yield kills_at_random(place, kills)
+    yield flipped_bits(place, flips)
+    yield kills_at_steps(place, each)
+    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        yield errors_at_steps(place, number, each)
+
+
+def main() -> None:
+    """Run and print, kind by kind; exit code 1 where anything did not survive."""
+    parser = argparse.ArgumentParser(description="Put faults into whole runs.")
+    parser.add_argument("--long", action="store_true", help="hundreds of each")
+    parser.add_argument("--kills", type=int, help="at random moments")
+    parser.add_argument("--each", type=int, help="steps of each kind")
+    parser.add_argument("--flips", type=int, help="flipped bits")
+    given = parser.parse_args()
+    kills, each, flips = (500, 60, 400) if given.long else (30, 4, 30)
+    kills, each, flips = given.kills or kills, given.each or each, given.flips or flips
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
+        print(HEAD, flush=True)
+        for row in all_of(Place(Path(root)), kills, each, flips):
+            cells = (row.kind, row.injected, row.survived, row.lost, row.repeated)
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            wrong += [f"{row.kind}: {text}" for text in row.wrong]
+    print("\n".join(wrong), end="\n" if wrong else "")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Whole runs with faults in them; the long form is ``python -m tests.faults --long``."""
+
+import errno
+from pathlib import Path
+
+from tests.faults.runs import Place, errors_at_steps, flipped_bits, kills_at_random, kills_at_steps
+
+
+def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
+    """Killed, without room, with a broken disk, with a flipped bit: the same soup in the end."""
+    place = Place(tmp_path)
+    rows = [
+        kills_at_steps(place, 1),
+        kills_at_random(place, 3),
+        errors_at_steps(place, errno.ENOSPC, 1, ("write", "pwrite", "posix_fallocate")),
+        errors_at_steps(place, errno.EIO, 1, ("fsync",)),
+        flipped_bits(place, 2),
+    ]
+    assert [text for row in rows for text in row.wrong] == []
+    assert sum(row.lost + row.repeated for row in rows) == 0
+    assert all(row.injected == row.survived > 0 for row in rows)
