@@ -54,6 +54,8 @@ def named(data: Any, said: list[str]) -> dict[str, str]:
 
 def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
     """The first pass with all that is done to questions once, later ones, and swaps."""
+    import torch
+
     made, blends, data = opened(given, name)
     made.load(blends[0], "0", "load", ignore)
     messages = data.messages(made.wrapper)
@@ -65,7 +67,8 @@ def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
         begun = time.perf_counter()
         made.load(blends[k % 2], str(k % 2), "load", ignore)
         if name == "vllm":
-            made._swap()  # else it swaps with the first question
+            with torch.inference_mode():
+                made._swap()  # else it swaps with the first question
         loaded = time.perf_counter()
         said = made.answer(data.name, data.kit_name, messages)
         seconds.append(time.perf_counter() - loaded)
