@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.companions import Companions, gather
+from soup.checkpoints.companions import Companions
 from soup.checkpoints.weights import INDEX, TORCH_INDEX
 from soup.errors import ScoringError
 
@@ -49,7 +49,11 @@ def dressed(reference: Checkpoint, companions: Companions, cache: Path | None) -
 
 
 def _is_right(target: Path, companions: Companions, links: dict[str, Path]) -> bool:
-    if not target.is_dir() or gather(target).files_digest != companions.files_digest:
+    # Not by ``gather``: in a checkpoint a link that leads out, as those to the weights do, is none
+    # of its files.
+    copies = [file for file in target.rglob("*") if file.is_file() and not file.is_symlink()]
+    files: dict[str, Path | bytes] = {f.relative_to(target).as_posix(): f for f in copies}
+    if not target.is_dir() or Companions(files).files_digest != companions.files_digest:
         return False
     return all((target / name).resolve() == file.resolve() for name, file in links.items())
 

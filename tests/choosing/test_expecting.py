@@ -70,7 +70,7 @@ class FleetScorer(FakeScorer):
 
     def work(self, wanted: Wanted) -> Work:
         """As the real scorer makes it."""
-        key = result_key(wanted.blend.digest, wanted.benchmark.digest)
+        key = result_key(wanted.blend.key, wanted.benchmark.digest)
         request = {
             "blend": wanted.blend.digest,
             "benchmark": wanted.benchmark.name,

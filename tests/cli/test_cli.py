@@ -263,7 +263,7 @@ def test_dry_run_shows_the_plan_and_leaves_nothing(pool_paths: list[Path], tmp_p
     assert f"would write {tmp_path / 'soup-greedy'}" in done.stdout
     assert "end early" not in done.stdout
     done = run(tmp_path, "greedy", "ckpts/*", "--bench", "b", "--confident", ".9", "--dry-run")
-    assert "trials that cannot win with confidence 0.9 end early" in done.stdout
+    assert "losing trials end early; with a chance of 0.9 none would have won" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpts"]
 
 

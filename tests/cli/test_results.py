@@ -90,7 +90,8 @@ def test_the_leaderboard_moves_with_its_folder(pool_paths: list[Path], tmp_path:
     new = old.rename(tmp_path / "new")
     document = json.loads(run(new, "leaderboard", "--json", "-").stdout)
     assert document["soup"]["out"] == str(new / "soup-average")
-    assert document["members"][0]["path"] == str(new / "ckpts" / "a")
+    paths = sorted(member["path"] for member in document["members"])
+    assert paths == [str(new / "ckpts" / name) for name in "abcd"]
     assert str(new / "soup-average") in run(new, "leaderboard").stdout
 
 

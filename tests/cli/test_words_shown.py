@@ -155,7 +155,7 @@ def test_a_plan_as_json(pool_paths: list[Path], tmp_path: Path) -> None:
     assert (found["out"], found["method"]) == (str(tmp_path / "out"), "linear")
     assert found["pool"]["blendable"] is True
     assert (found["results"], found["error"]) == (None, None)
-    for path in pool_paths[0].glob("tokenizer*"):
+    for path in (file for member in pool_paths for file in member.glob("tokenizer*")):
         path.unlink()
     asked = ["greedy", "ckpts/*", "--bench", "MMStar", "--dry-run", "--json", "plan.json"]
     done = run(tmp_path, *asked)

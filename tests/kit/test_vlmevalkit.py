@@ -52,7 +52,7 @@ def test_a_users_tsv_is_scored_by_the_class_that_fits_its_columns(
     assert outcome.value == value
     assert outcome.unparsed == unparsed
     assert len(outcome.outcomes) == 4
-    assert (tmp_path / "kept.tsv").is_file()
+    assert (tmp_path / "kept.tsv.gz").is_file()
 
 
 def test_questions_without_their_image_are_left_out_of_vlmevalkits_benchmarks(

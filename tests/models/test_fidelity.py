@@ -164,7 +164,7 @@ def score(
         benchmarks = scorer.benchmarks(pool.reference, paths)
         for name, benchmark in zip(SETS, benchmarks, strict=True):
             result = scorer.measure(blend, benchmark, name)
-            rows = rows_of(table_of(work, result_key(blend.digest, benchmark.digest)))
+            rows = rows_of(table_of(work, result_key(blend.key, benchmark.digest)))
             found[name] = result, {row["index"]: row["prediction"] for row in rows}
     return found
 

@@ -101,7 +101,7 @@ def test_a_tokenizer_that_was_left_behind_is_missed(demo: Path, tmp_path: Path) 
     asked = ["score", "m", "--bench", demo / "benchmarks" / "digit.tsv", "--device", "cpu"]
     line = fails(run(tmp_path, *asked), 1)
     assert f"{tmp_path / 'm'}: no tokenizer beside the weights (expected tokenizer.json" in line
-    assert line.endswith("copy the base model's there")
+    assert line.endswith("name the base model's directory with --processor DIR")
 
 
 def test_an_auto_map_that_names_no_class_names_no_code(tmp_path: Path) -> None:

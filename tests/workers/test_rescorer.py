@@ -77,7 +77,7 @@ class Speaks:
     def measure(self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer) -> Result:
         """Said, and scored by VLMEvalKit."""
         members = "+".join(sorted(member.name for member in blend.members))
-        table = table_of(self.work, result_key(blend.digest, benchmark.digest))
+        table = table_of(self.work, result_key(blend.key, benchmark.digest))
         found = self.datasets[benchmark.name].evaluate(answers(members), table)
         fields: dict[str, Any] = vars(found)
         return Result(benchmark.name, samples=SIZE, settings=benchmark.settings, **fields)
