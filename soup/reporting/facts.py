@@ -200,6 +200,9 @@ def command_of(board: Leaderboard, below: str, base: str | None = None) -> str:
     settings = board.about.settings
     words = ["soup", board.command]
     members = sorted(board.members, key=lambda r: r.path)
+    blended = board.soup.members if board.command == "blend" and board.soup else {}
+    if blended.keys() == {row.name for row in members}:  # some methods give places a meaning
+        members.sort(key=lambda row: list(blended).index(row.name))
     words += [_short(row.path, below) for row in members]
     reference = board.companions.reference
     if reference and members and members[0].name != reference:
@@ -218,8 +221,8 @@ def command_of(board: Leaderboard, below: str, base: str | None = None) -> str:
         words += [flag, _short(text, below) if name == "out" else text]
     for name, value in (settings.get("parameters") or {}).items():
         words += ["--set", f"{name}={value:g}"]
-    for value in settings.get("weights") or ():
-        words += ["--weight", f"{value:g}"]
+    for value in blended.values() if settings.get("weights") else ():
+        words += ["--weight", repr(value)]
     words += ["--as-adapter"] if settings.get("as_adapter") else []
     words += ["--same-companions"] if settings.get("same_companions") else []
     words += ["--base", _short(base, below)] if base else []

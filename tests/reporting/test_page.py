@@ -1,6 +1,7 @@
 """soup/reporting: a run as one page."""
 
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -164,6 +165,19 @@ def test_the_command_makes_the_run_again(made: Made) -> None:
         "--dtype bfloat16 --accept significant --method ties --set density=0.25"
     )
     assert "--bench plain=0.5" in command_of(again, "/")
+    weighed = {**board.about.settings, "weights": [3.0, 1.0]}
+    assert board.soup is not None
+    names = [row.name for row in board.members][:2]
+    blended = replace(
+        board,
+        command="blend",
+        members=board.members[:2],
+        soup=replace(board.soup, members={names[1]: 0.75, names[0]: 0.25}),
+        about=replace(board.about, settings=weighed),
+    )
+    words = shlex.split(command_of(blended, str(made.work.parent)))
+    assert [Path(word).name for word in words[2:4]] == names[::-1]
+    assert words[-4:] == ["--weight", "0.75", "--weight", "0.25"]
 
 
 def test_pictures_are_small_copies(tmp_path: Path) -> None:
