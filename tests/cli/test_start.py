@@ -66,7 +66,7 @@ def test_what_a_quick_command_does_not_import(
 def test_a_scored_run_is_shown_again_without_scipy(tmp_path: Path) -> None:
     """How sure differences are takes numpy alone."""
     paths = [make_checkpoint(tmp_path / f"run-{k}", random_tensors(k)) for k in range(3)]
-    settings = Settings(benchmarks=["a", "b"], work=tmp_path / ".soup", out=tmp_path / "soup")
+    settings = Settings(benchmarks=["a", "b"], work=tmp_path / ".soup", out=tmp_path / "out")
     make("greedy", Pool.open(*paths), FakeScorer(samples=40), settings)
     found, modules = imported(tmp_path, "leaderboard")
     assert found == 0
