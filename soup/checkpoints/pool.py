@@ -213,6 +213,7 @@ def inspect(
         problems += _compare_files(first, member)
         warnings += _compare_configs(first, member)
         warnings += _added_tokens(first, member)
+        warnings += _uncompared(first, member)
     for member in members:
         problems += _compare_to_base(member)
         warnings += _adapter_warnings(member)
@@ -460,6 +461,21 @@ def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
             (reference.name, member.name, found.missing),
         )
         if entries
+    ]
+
+
+def _uncompared(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Tokenizers whose files differ and are of no kind that is read here."""
+    ours, theirs = reference.companions, member.companions
+    if not (ours.has("tokenizer") and theirs.has("tokenizer")):
+        return []
+    one, other = ours.vocabulary, theirs.vocabulary
+    if one == other or tokens.compare(reference.tokenizer_home, member.tokenizer_home) is not None:
+        return []
+    which = min(name for name in {*one, *other} if one.get(name) != other.get(name))
+    return [
+        f"{member.name}: its tokenizer cannot be compared with {reference.name}'s ({which} differs "
+        "and cannot be read here): be sure that their ids mean the same tokens"
     ]
 
 
