@@ -8,6 +8,7 @@ import typer
 
 import soup
 from soup.cli import (
+    caching,
     config,
     demo,
     differing,
@@ -94,6 +95,7 @@ app.command()(status.status)
 app.command()(verifying.verify)
 app.command()(models.families)
 app.command()(models.doctor)
+app.command()(caching.cache)
 app.command("demo")(demo.demo)
 
 

@@ -15,6 +15,7 @@ from soup.choosing.companionship import Companionship
 from soup.choosing.comparing import Differences, run_differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.fetched import source_of
 from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import Likeness, likeness_of
@@ -67,6 +68,9 @@ class Row:
 
     companions: str = ""
     """Digest of the companion files that it was scored with."""
+
+    source: str | None = None
+    """Where it was fetched from, at which revision; None for one that was here."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,7 @@ class Leaderboard:
                     "mean": row.mean,
                     "difference": _json(row.difference),
                     "companions": row.companions,
+                    "source": row.source,
                 }
                 for row in self.members
             ],
@@ -477,6 +482,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
                 member.get("companions", ""),
+                source_of(member),
             )
         )
     rows.sort(key=_place)
