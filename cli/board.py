@@ -11,7 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, aligned, gained, number, percent
+from soup.choosing.figures import aligned, gained, number, percent
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow
 from soup.cli.escaping import escape
 from soup.watching.lines import shortened
 

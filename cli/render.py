@@ -47,7 +47,7 @@ def compared_rows(found: SideBySide) -> Iterator[list[str]]:
 
 def _compared(name: str, one: Compared) -> list[str]:
     # Here, for families and check need none of it.
-    from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
+    from soup.choosing.figures import NOISE, aligned, gained, number, sure
 
     flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
     gain, interval, p = sure(one.difference)

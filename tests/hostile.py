@@ -238,7 +238,7 @@ def configured(place: Path) -> object:
 
 def resumed(place: Path) -> object:
     """A journal that was damaged, and what is shown of it."""
-    from soup.choosing.leaderboard import last_leaderboard
+    from soup.choosing.retelling import last_leaderboard
 
     board = last_leaderboard(Journal.open(place, create=False))
     return board and (board.to_json(), board.to_markdown())
