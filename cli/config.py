@@ -19,6 +19,11 @@ FAMILY = "family"
 ENGINE = "engine"
 
 
+def there() -> bool:
+    """Whether there is one."""
+    return Path(FILE).is_file()
+
+
 def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
     """Option values by command, from ``soup.toml`` in the working directory.
 
@@ -32,10 +37,9 @@ def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str
     Raises:
         UsageError: not TOML, a key that is no option, or a value that the option cannot have.
     """
-    file = Path(FILE)
-    if not file.is_file():
+    if not there():
         return {}
-    content = read(file)
+    content = read(Path(FILE))
     engines = content.get(ENGINE)
     if isinstance(engines, dict):
         others = [key for key in engines if key not in ("name", "vllm")]

@@ -225,11 +225,11 @@ def adapted(place: Path) -> object:
 
 def configured(place: Path) -> object:
     """soup.toml, as the command line reads it."""
-    from soup.cli.app import app
+    from soup.cli.app import application
     from soup.cli.values import options_of
 
     commands = {}
-    for known in app.registered_commands:
+    for known in application().registered_commands:
         assert known.callback is not None
         commands[known.name or known.callback.__name__] = options_of(known.callback)
     with chdir(place):
