@@ -219,7 +219,7 @@ class Walk:
 
     def leaderboard(self) -> Leaderboard:
         """As far as it has come."""
-        found = last_leaderboard(self.journal)
+        found = last_leaderboard(self.journal, keep=True)
         assert found is not None
         return found
 

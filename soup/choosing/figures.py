@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from soup.choosing.statistics import Difference
+    from soup.choosing.difference import Difference
 
 NOISE = " ~"
 """After a difference that chance alone could have made."""

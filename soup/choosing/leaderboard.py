@@ -16,8 +16,7 @@ from soup.choosing.lines import Line
 from soup.errors import UsageError
 
 if TYPE_CHECKING:
-    from soup.choosing.corrected import Corrected
-    from soup.choosing.statistics import Difference
+    from soup.choosing.difference import Corrected, Difference
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from soup.choosing.companionship import Companionship
-from soup.choosing.comparing import Differences, run_differences, shares_in
+from soup.choosing.comparing import Differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
 from soup.choosing.intact import require_intact
@@ -17,12 +17,13 @@ from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import LINEAR, About, Leaderboard, Row, SoupRow, Step
 from soup.choosing.likeness import Likeness, likeness_of
 from soup.choosing.lines import Line, recorded_lines
+from soup.choosing.reckoned import differences_of
 from soup.choosing.scoring import Result, mean_of, recorded, result_key
 from soup.errors import JournalError
 from soup.events import Note, Observer, ignore
 
 if TYPE_CHECKING:
-    from soup.choosing.statistics import Difference
+    from soup.choosing.difference import Difference
 
 
 def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> Leaderboard:
@@ -44,14 +45,16 @@ def show(work: str | os.PathLike[str] = ".soup", observe: Observer = ignore) -> 
     return found
 
 
-def last_leaderboard(journal: Journal) -> Leaderboard | None:
+def last_leaderboard(journal: Journal, keep: bool = False) -> Leaderboard | None:
     """The newest run as far as it came; None where there was none."""
     records = journal.last_run()
-    return None if records is None else leaderboard_of(journal, records)
+    return None if records is None else leaderboard_of(journal, records, keep)
 
 
-def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leaderboard:
-    """One run as far as it came, given its records, its start first.
+def leaderboard_of(
+    journal: Journal, records: Sequence[dict[str, Any]], keep: bool = False
+) -> Leaderboard:
+    """One run as far as it came, given its records, its start first; see ``reckoned`` for ``keep``.
 
     Raises:
         JournalError: records of it were damaged.
@@ -61,7 +64,7 @@ def leaderboard_of(journal: Journal, records: Sequence[dict[str, Any]]) -> Leade
     benchmarks: dict[str, str] = start["benchmarks"]
     holdouts: dict[str, str] = start["holdouts"]
     moved = partial(_moved, was=start.get("work"), now=str(journal.path.parent))
-    sure = run_differences(journal, records)
+    sure = differences_of(journal, records, keep)
     shares = shares_in(records)
     rows = []
     invariant = []
