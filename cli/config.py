@@ -9,11 +9,6 @@ from soup.cli.values import Option, require
 from soup.errors import UsageError
 from soup.words import did_you_mean
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 FILE = "soup.toml"
 FAMILY = "family"
 ENGINE = "engine"
@@ -118,6 +113,10 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is not TOML.
     """
+    if sys.version_info >= (3, 11):  # here: most commands find no such file
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(file.read_text())
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
