@@ -12,7 +12,7 @@ import soup
 from soup.cli import stopping
 from soup.cli.help import command
 from soup.errors import SoupError
-from soup.words import plain
+from soup.words import folded, plain
 
 COMMANDS = {
     "max": "soups.max_",
@@ -62,7 +62,7 @@ def options(
       soup check ckpts/*
       soup greedy ckpts/* --bench MMStar --bench AI2D_TEST -o my-soup
       soup greedy ckpts/* --bench questions.tsv --holdout exam.tsv
-      soup greedy ckpts/* --suite points --judge MODEL --judge-url http://localhost:8000/v1
+      soup greedy ckpts/* --suite points --judge MODEL --judge-url URL
       soup average ckpts/run-1 ckpts/run-2 -o averaged
       soup blend ckpts/* --method ties --base base
 
@@ -124,5 +124,8 @@ def _fail(text: str, code: int) -> None:
     bare = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     if text:  # none where help was shown instead
         mark = "error:" if bare else "\x1b[1;31merror:\x1b[0m"
-        print(mark, plain(text, lines=True), file=sys.stderr)
+        text = f"error: {plain(text, lines=True)}"
+        if sys.stderr.isatty():
+            text = folded(text, os.get_terminal_size(sys.stderr.fileno()).columns or None)
+        print(mark + text.removeprefix("error:"), file=sys.stderr)
     sys.exit(code)

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from soup.cli.escaping import escape
-from soup.words import NAME, counted, listed, plain, shown
+from soup.words import NAME, counted, folded, listed, plain, shown
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
@@ -181,5 +181,5 @@ def _duplicates(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    text = plain(text, lines=True)
+    text = folded(plain(text, lines=True), console.width if console.is_terminal else None)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
