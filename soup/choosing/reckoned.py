@@ -50,8 +50,11 @@ def differences_of(
     if keep:
         temporary = file.with_name(f".{FILE}.{os.getpid()}")
         with contextlib.suppress(OSError):  # without it, looking only takes longer
-            temporary.write_text(json.dumps({"source": source, **_written(found)}))
-            temporary.replace(file)
+            try:
+                temporary.write_text(json.dumps({"source": source, **_written(found)}))
+                temporary.replace(file)
+            finally:
+                temporary.unlink(missing_ok=True)
     return found
 
 
