@@ -31,6 +31,7 @@ ROOMS = [
 ANYWHERE = [
     "soup._version",
     "soup.words",
+    "soup.compiled",
     "soup.markup",
     "soup.holding",
     "soup.evaluators.writing",
