@@ -106,6 +106,11 @@ def addresses(places: Sequence[int]) -> Any:
     return (ctypes.c_void_p * len(places))(*places)
 
 
+def doubles(values: Sequence[float]) -> Any:
+    """Float64 numbers as the functions below take them."""
+    return (ctypes.c_double * len(values))(*values)
+
+
 def populate(rows: Any, size: int) -> None:
     """Have ``size`` bytes from each address on in our page tables, before they are read."""
     LIBRARY.soup_populate(rows, len(rows), size)

@@ -6,7 +6,6 @@ and on the plain way what is read is copied. Importing this raises ImportError w
 compiled loop (``soup.compiled``); blending takes the plain way then.
 """
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,9 +63,7 @@ class Loop:
             return None  # it had shrunk before it was mapped: the plain way names it
         places = compiled.addresses([file.address + offset for file, offset in rows])
         compiled.populate(places, end)
-        factors = None
-        if coefficients is not None:
-            factors = (ctypes.c_double * len(rows))(*coefficients)
+        factors = None if coefficients is None else compiled.doubles(coefficients)
         done = compiled.merge(
             *(rows, places, count, self._dtype, self._result.data_ptr(), self._out),
             *(factors, divisor, _address(before), _address(after)),
