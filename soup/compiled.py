@@ -22,6 +22,8 @@ SIGNED = frozenset({"F64", "F32", "F16", "BF16"})
 RELEASE = 1 << 26
 """Bytes after whose reading ``Mapped.release`` is worth its while: it interrupts all cores."""
 
+_Pair = ctypes.c_uint64 * 2
+
 NOTHING = (1 << 64) - 1
 """The smallest magnitude of elements that are all zero."""
 
@@ -140,6 +142,15 @@ def look(address: int, ends: Sequence[int], dtype: str, width: int) -> list[tupl
     stops = (ctypes.c_int64 * count)(*ends)
     LIBRARY.soup_look(address, stops, count, width, dtype in SIGNED, high, low)
     return list(zip(high, low, strict=True))
+
+
+def largest(block: Any, dtype: str, width: int) -> int:
+    """The largest magnitude of the elements of one buffer, see ``look``."""
+    found = _Pair()
+    count = ctypes.c_int64(len(block) // width)
+    high, low = ctypes.byref(found), ctypes.byref(found, 8)
+    LIBRARY.soup_look(address_of(block), ctypes.byref(count), 1, width, dtype in SIGNED, high, low)
+    return int(found[0])
 
 
 def exact(rows: Any, count: int, dtype: str) -> bool:

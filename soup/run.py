@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.draft import Draft
 from soup.blending.methods import METHODS, find, require_weights
 from soup.blending.stack import stack
 from soup.blending.writer import Written, check_target, write
@@ -172,8 +173,9 @@ def make(
         alone(settings.work, lambda text: shown(Note(text, warning=True))),
         stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
+        Draft(every, out, told) as draft,
     ):
-        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
+        return _make(kind, pool, scorer, settings, out, told, attempt, draft, gate)
 
 
 def _make(
@@ -184,11 +186,14 @@ def _make(
     out: Path,
     observe: Observer,
     attempt: Attempt,
+    draft: Draft,
     gate: "Gate | None" = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
-    walk = _begin(kind, pool, scorer, settings, observe, attempt)
+    unscored = kind in UNSCORED and not (settings.benchmarks or settings.holdouts)
+    one_pass = unscored and settings.weights is None and not settings.as_adapter
+    walk = _begin(kind, pool, scorer, settings, observe, attempt, draft if one_pass else None)
     if kind == "greedy":
         compare_weights(pool, walk.journal, observe)
     walk.score_members()
@@ -211,6 +216,7 @@ def _make(
         as_adapter=settings.as_adapter,
         known=walk.journal.digest_of,
         observe=observe,
+        draft=draft,
     )
     walk.remember_soup(written, soup)
     walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)
@@ -319,9 +325,14 @@ def score(
         return walk.leaderboard()
 
 
-def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
+def identify(
+    members: Sequence[Checkpoint],
+    journal: Journal,
+    observe: Observer,
+    draft: Draft | None = None,
+) -> None:
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
-    else by reading it once.
+    else by reading it once; where there is a draft, while it is written.
     """
     unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
@@ -335,13 +346,15 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
             done += count
             observe(Progress("read and digest the pool", done, total, "B"))
 
+    learned = draft.learn(unknown) if draft is not None else []
+    total -= sum(member.nbytes for member in learned)
     for member in unknown:
         before = journal.rewritten(member)
-        if before is not None and member.compute_digest(progress) != before:
+        if member not in learned:
+            member.compute_digest(progress)
+        if before is not None and member.digest != before:
             text = "holds other weights than before, though its files' size and time are the same"
             observe(Note(f"{member.name}: {text}; they are read anew", warning=True))
-        elif before is None:
-            member.compute_digest(progress)
         journal.remember_digest(member)
 
 
@@ -531,6 +544,7 @@ def _begin(
     settings: Settings,
     observe: Observer,
     attempt: Attempt,
+    draft: Draft | None = None,
 ) -> _Walk:
     journal = Journal.open(settings.work)
     if (damage := journal.words()) is not None:
@@ -567,7 +581,7 @@ def _begin(
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
     everyone = [*pool.members, *([pool.base] if pool.base else [])]
-    identify(everyone, journal, observe)
+    identify(everyone, journal, observe, draft)
     _require_sound(everyone, observe)
     for first, second in same_content(pool.members):
         rest = "; greedy takes them once" if command == "greedy" else ""

@@ -9,6 +9,8 @@ its own dtype is x. The same holds of zeros of either sign: -0 + -0 is -0, and -
 other than equal ones are left out: the float64 nearest to 1/3 times x is not a third of x.
 """
 
+from collections.abc import Iterable
+
 from soup.blending.blend import Blend, role
 
 NARROW = frozenset({"F32", "BF16", "F16"})
@@ -22,23 +24,32 @@ def equal(blend: Blend) -> frozenset[str]:
     """Tensors of a blend whose result is known to be any one member's value.
 
     Known from where they lie (members of one base, one file under several names), or from the roots
-    of their values (``soup.checkpoints.digests``), where those were read or are remembered, and
-    nothing in the members is NaN or infinite: who copies does not look.
+    of their values (``soup.checkpoints.digests``), where those were read or are remembered.
     """
     if blend.method != "linear" or blend.coefficients is not None or len(blend.members) >= MOST:
         return frozenset()
-    sound = all(m.soundness and not (m.soundness.nan or m.soundness.inf) for m in blend.members)
     return frozenset(
         info.name
         for info in blend.reference.tensors.values()
         if info.dtype in NARROW
         and role(info) == "blend"
         and blend.dtype_of(info) == info.dtype
-        and _equal(blend, info.name, sound)
+        and _equal(blend, info.name)
     )
 
 
-def _equal(blend: Blend, name: str, sound: bool) -> bool:
+def roots(blend: Blend, names: Iterable[str]) -> dict[str, bytes]:
+    """Of tensors that are ``equal`` those that may be copied unread: their roots are known, and it
+    is known that no member holds NaN or Inf.
+    """
+    if not all(m.soundness and not (m.soundness.nan or m.soundness.inf) for m in blend.members):
+        return {}
+    first = blend.members[0]
+    known = {name: first.root_of(first.tensors[name]) for name in names}
+    return {name: bytes.fromhex(root) for name, root in known.items() if root is not None}
+
+
+def _equal(blend: Blend, name: str) -> bool:
     if any(name in member.updates for member in blend.members):
         return False
     first, *others = (member.tensors[name] for member in blend.members)
@@ -46,7 +57,7 @@ def _equal(blend: Blend, name: str, sound: bool) -> bool:
         return False
     if all((other.file, other.offset) == (first.file, first.offset) for other in others):
         return True
-    root = blend.members[0].root_of(first) if sound else None
+    root = blend.members[0].root_of(first)
     return root is not None and all(
         member.root_of(member.tensors[name]) == root for member in blend.members[1:]
     )

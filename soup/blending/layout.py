@@ -25,12 +25,16 @@ class Layout:
     """Files that wait for their tensors.
 
     Attributes:
+        directory: where they are.
         places: by tensor its open file and the offset of its first byte.
         handles: of all files, open for reading and writing.
+        index: what an index says, where there are several files.
     """
 
+    directory: Path
     places: dict[str, tuple[int, int]]
     handles: tuple[int, ...]
+    index: dict[str, Any] | None
 
     def write(self, name: str, start: int, values: memoryview) -> None:
         """Write bytes ``start`` onwards of a tensor, and what lies behind it.
@@ -44,12 +48,21 @@ class Layout:
             done = os.pwrite(handle, values, offset)
             values, offset = values[done:], offset + done
 
+    def finish(self) -> None:
+        """Flush all to the disk, and write the index.
+
+        Raises:
+            OSError: no room, or the like.
+        """
+        for handle in self.handles:
+            os.fsync(handle)
+        if self.index is not None:
+            (self.directory / INDEX).write_text(json.dumps(self.index, indent=2) + "\n")
+
 
 @contextmanager
 def laid_out(blend: Blend, directory: Path) -> Iterator[Layout]:
     """Shards after the reference's, their headers written, open while the context lasts.
-
-    Where it ends without an error, they are flushed to the disk, and the index is written.
 
     Raises:
         OSError: no room, or the like.
@@ -80,15 +93,11 @@ def laid_out(blend: Blend, directory: Path) -> Iterator[Layout]:
                 weight_map[info.name] = name
                 offset += blend.nbytes_of(info)
             total += offset - len(start)
-        yield Layout(places, tuple(handles))
-        for handle in handles:
-            os.fsync(handle)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        yield Layout(directory, places, tuple(handles), index if sharded else None)
     finally:
         for handle in handles:
             os.close(handle)
-    if sharded:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:

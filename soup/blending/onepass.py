@@ -16,18 +16,15 @@ from pathlib import Path
 
 from soup import compiled
 from soup.blending.blend import Blend
-from soup.blending.common import equal
+from soup.blending.common import equal, roots
 from soup.blending.layout import Layout
 from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place
+from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place, workers
 from soup.checkpoints.soundness import INFINITE, zeros_behind
 from soup.checkpoints.tensors import ITEMSIZES
 from soup.errors import CheckpointError
 from soup.events import Observer, Progress
-
-THREAD_WORTH = 1 << 25
-"""Bytes to read per thread: with less, threads wait for each other more than they help."""
 
 Otherwise = Callable[[Blend, Piece], memoryview]
 """The bytes of a piece as the plain way makes them, or its error, which names what is wrong."""
@@ -88,11 +85,9 @@ def write(
     read = {place(m.tensors[name]) for name in sizes for m in learn}
     rest = {place(info): info for m in learn for info in m.read_for_digest}
     runs += of_others([info for key, info in rest.items() if key not in read])
-    known = {name: _root(blend, name) for name in common}
-    written = Written(
-        Hasher({name: size for name, size in sizes.items() if not known.get(name)}),
-        {name: root for name, root in known.items() if root is not None},
-    )
+    known = roots(blend, common)
+    hasher = Hasher({name: size for name, size in sizes.items() if name not in known})
+    written = Written(hasher, known)
     learned = Learned() if learn else None
     with ExitStack() as stack:
         files = _mapped(runs, stack)
@@ -134,11 +129,6 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
     return True
 
 
-def _root(blend: Blend, name: str) -> bytes | None:
-    root = blend.members[0].root_of(blend.members[0].tensors[name])
-    return None if root is None else bytes.fromhex(root)
-
-
 def _mapped(runs: Sequence[Run], stack: ExitStack) -> dict[Path, compiled.Mapped] | None:
     """Every file that is read, in our address space; None where one cannot be."""
     compiled.guard()
@@ -172,7 +162,7 @@ class _Pass:
     def all(self, runs: Sequence[Run], task: str, observe: Observer, threads: int | None) -> None:
         """Do all runs, by threads."""
         total = sum(run.nbytes * len(run.rows) for run in runs)
-        threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
+        threads = threads or workers(total, sum(len(run.pieces) * len(run.rows) for run in runs))
         work: Iterator[Run] = iter(runs)
         lock = threading.Lock()
         failed = threading.Event()

@@ -51,12 +51,14 @@ def write_weights(
         if serves(blend):
             written = onepass.write(blend, layout, plainly, task, observe, threads)
             if written is not None:
+                layout.finish()
                 return written.roots()
         from soup.blending.streaming import stream
 
         infos = blend.reference.tensors.values()
         sink = _Files(layout, Hasher({info.name: blend.nbytes_of(info) for info in infos}))
         stream(blend, sink, task=task, observe=observe, threads=threads)
+        layout.finish()
     return sink.hasher.roots()
 
 

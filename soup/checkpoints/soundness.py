@@ -75,10 +75,7 @@ class Scan:
 
     def _look(self, block: memoryview) -> None:
         if compiled.LIBRARY is not None:
-            count = len(block) // self._size
-            dtype = self._dtype if self._infinite is not None else "U8"
-            (found,) = compiled.look(compiled.address_of(block), [count], dtype, self._size)
-            largest = found[0]
+            largest = compiled.largest(block, self._dtype, self._size)
         else:
             largest = _largest(block, self._size, self._infinite is not None)
         self.largest = max(self.largest, largest)
@@ -164,7 +161,7 @@ class Soundness:
 
 def soundness(scans: Iterable[tuple[TensorInfo, Scan]]) -> Soundness:
     """What the scans of a checkpoint's tensors say; the same tensor may be among them twice."""
-    by_name = {(info.file, info.name): (info, scan) for info, scan in scans}
+    by_name = {(str(info.file), info.name): (info, scan) for info, scan in scans}
     found: dict[str, list[tuple[str, int]]] = {"nan": [], "inf": [], "zero": []}
     plain = factors = 0
     for info, scan in by_name.values():
