@@ -76,11 +76,11 @@ def vllm_swap_place(tensor: Any) -> int:
 def remembering(engine: Any, pool: Pool, data: Dataset) -> str:
     """Leave the caches as they are after a swap."""
     asked(engine, pool, [0], data)
-    engine.forget = lambda: None
+    engine.serving.forget = lambda: None
     try:
         return failure(engine, pool, data)
     finally:
-        del engine.forget
+        del engine.serving.forget
 
 
 def main(pools: str, questions: str, out: str) -> None:
