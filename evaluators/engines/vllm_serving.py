@@ -18,6 +18,7 @@ import torch
 from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import BY_NAME, ScoringError, SoupError
+from soup.evaluators.engines.vllm_config import as_transformers
 from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
 from soup.evaluators.engines.vllm_options import VllmOptions
 from soup.evaluators.engines.vllm_questions import Request
@@ -105,6 +106,7 @@ class Serving:
             "max_num_batched_tokens": max(8192 if on_gpu else 4096, most),
             "limit_mm_per_prompt": {"image": images},
             "enforce_eager": self.eager,
+            "hf_overrides": as_transformers,
             "tensor_parallel_size": parallel,
             "generation_config": "vllm",
             "mm_processor_cache_gb": 0,  # we keep what is made of questions
