@@ -158,10 +158,15 @@ class VllmEngine:
             self_test(self.serving, reference, self.device, request, self._cache, observe)
         self.swap()
         progress(0)  # from here on it answers: its speed is counted from here
-        for index in by_length(messages, wanted):
-            request = self.asking.request(key, index, messages[index], dataset)
-            self.serving.add(str(index), request, f"{dataset}, question {index}")
-        for name, output in self.serving.outputs():
+        requests = (
+            (
+                str(index),
+                self.asking.request(key, index, messages[index], dataset),
+                f"{dataset}, question {index}",
+            )
+            for index in by_length(messages, wanted)
+        )
+        for name, output in self.serving.ask(requests):
             if output.finish_reason not in ("stop", "length"):
                 raise ScoringError(f"question {name}: vLLM ended it early: {output.finish_reason}")
             tokens = torch.tensor(list(output.token_ids), dtype=torch.int64)

@@ -7,8 +7,9 @@ emptied and looked at, and each swap asks under names of its own besides.
 
 from __future__ import annotations
 
+import gc
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Serving:
         self._llm: Any = None
         self._limits = (0, 0)
         self._swaps = 0
+        self._asked: set[str] = set()
 
     @property
     def version(self) -> str:
@@ -104,7 +106,7 @@ class Serving:
             "max_model_len": most,
             "max_num_seqs": self.options.max_questions or (256 if on_gpu else 64),
             "max_num_batched_tokens": max(8192 if on_gpu else 4096, most),
-            "limit_mm_per_prompt": {"image": images},
+            "limit_mm_per_prompt": {"image": images, "video": 0},
             "enforce_eager": self.eager,
             "hf_overrides": as_transformers,
             "tensor_parallel_size": parallel,
@@ -134,6 +136,10 @@ class Serving:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
+            self._asked.clear()
+            if self._device.type == "cuda":  # what it held is free for the next one only then
+                gc.collect()
+                torch.cuda.empty_cache()
         self.loaded, self._limits = None, (0, 0)
 
     # --- weights --------------------------------------------------------------------------
@@ -151,6 +157,7 @@ class Serving:
             ScoringError: vLLM does not hold the blend, or remembers another; it names what.
         """
         self.loaded = None
+        self._abandon()
         self._swaps += 1
         parallel = self.options.tensor_parallel > 1
         sums = "" if parallel or self._cache is None else str(self._cache)
@@ -238,17 +245,36 @@ class Serving:
         """Tokens as text."""
         return str(self._llm.get_tokenizer().decode(list(tokens)))
 
-    def add(self, name: str, request: Request, where: str) -> None:
-        """Put a question to it, under names that no other weights were asked by.
+    def ask(self, requests: Iterable[tuple[str, Request, str]]) -> Iterator[tuple[str, Any]]:
+        """Put questions to it, all at once, under names that no other weights were asked by.
 
         Args:
-            name: comes back with the answer.
-            request: the question.
-            where: the same, for people.
+            requests: a name that comes back with the answer, the question, and where it is from,
+                for people.
+
+        Yields:
+            By name, vLLM's output of each, as they end.
 
         Raises:
-            ScoringError: it does not take it.
+            ScoringError: one is not taken; then none is answered.
         """
+        engine = self._llm.llm_engine
+        self._abandon()
+        for name, request, where in requests:
+            self._add(name, request, where)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished and output.request_id in self._asked:
+                    self._asked.discard(output.request_id)
+                    (one,) = output.outputs
+                    yield output.request_id, one
+
+    def _abandon(self) -> None:
+        """Where an earlier asking was broken off, its answers are nobody's."""
+        self._llm.llm_engine.abort_request(list(self._asked))
+        self._asked.clear()
+
+    def _add(self, name: str, request: Request, where: str) -> None:
         mark = f"soup-{self._swaps}"
         inputs = dict(request.inputs) | {"cache_salt": mark}
         if inputs.get("mm_hashes"):
@@ -263,12 +289,4 @@ class Serving:
         except ValueError as error:
             text = " ".join(str(error).split())[:300]
             raise ScoringError(f"{where}: vLLM cannot take it ({text})") from error
-
-    def outputs(self) -> Iterator[tuple[str, Any]]:
-        """By name, vLLM's output of each question that was added, as they end."""
-        engine = self._llm.llm_engine
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    (one,) = output.outputs
-                    yield output.request_id, one
+        self._asked.add(name)

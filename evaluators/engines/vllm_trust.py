@@ -69,8 +69,7 @@ def _tested(cache: Path | None) -> list[list[str]]:
 def _likelihood(serving: Serving, request: Request) -> list[tuple[int, float]]:
     """The first word of an answer: its likeliest tokens, and their logarithms, rounded."""
     once = Request(request.inputs, {**request.settings, "max_tokens": 1, "logprobs": 5})
-    serving.add("test", once, "the self-test")
-    for _, output in serving.outputs():
+    for _, output in serving.ask([("test", once, "the self-test")]):
         (first,) = output.logprobs
         return sorted((token, round(one.logprob, 3)) for token, one in first.items())
     raise ScoringError(f"{serving.name} gave no answer in its self-test")
