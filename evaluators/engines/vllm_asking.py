@@ -18,7 +18,7 @@ from soup.evaluators.engines.vllm_questions import Ear, Heard, Request, require_
 from soup.evaluators.engines.vllm_serving import Serving
 from soup.evaluators.engines.vllm_tiles import inputs_of
 from soup.evaluators.engines.vllm_words import PLACE, Words, name_of, read, write
-from soup.evaluators.models.wrapper import Message, Wrapper, about, clear_errors
+from soup.evaluators.models.wrapper import Message, QuestionError, Wrapper, about, clear_errors
 from soup.events import Observer, Progress
 
 
@@ -76,6 +76,7 @@ class Asking:
             observe: told of progress.
 
         Raises:
+            QuestionError: one is longer than may be.
             ScoringError: vLLM would ask otherwise; it shows the first difference.
         """
         name = ""
@@ -84,6 +85,13 @@ class Asking:
         known = read(self._cache, name, len(messages)) if name else None
         if key not in self._measured:
             self._measured[key] = known or self.measure(key, dataset, messages, observe)
+        most, words = self._serving.options.max_length, self._measured[key]
+        if most is not None and words.longest > most:
+            raise QuestionError(
+                words.at,
+                f"it and its answer may take {words.longest} tokens, [engine.vllm] max-length is "
+                f"{most}; raise it, or lower --max-new-tokens",
+            )
         sizes = self._measured.values()
         self._serving.start(max(one.longest for one in sizes), max(one.images for one in sizes))
         if not name:
@@ -107,8 +115,8 @@ class Asking:
         self, key: str, dataset: str, messages: Sequence[Message], observe: Observer
     ) -> Words:
         """How long questions are with their answers, and how they are asked."""
-        longest, images, room = 1, 1, MEMORY
-        asked = []
+        images, room = 1, MEMORY
+        asked, lengths = [], []
         for index, message in enumerate(messages):
             with about(index):
                 heard = self.hear(message, dataset)
@@ -118,11 +126,11 @@ class Asking:
             if room > 0:
                 self._heard[key, index] = heard
             asked.append(sampling(heard.whole, self.default, f"question {index}"))
-            tokens = heard.whole.inputs["input_ids"].shape[1] + asked[-1]["max_tokens"]
-            longest, images = max(longest, tokens), max(images, heard.count)
+            lengths.append(heard.whole.inputs["input_ids"].shape[1] + asked[-1]["max_tokens"])
+            images = max(images, heard.count)
             task = f"measure the questions of {dataset}"
             observe(Progress(task, index + 1, len(messages), "questions"))
-        return Words.of(longest, images, asked)
+        return Words.of(lengths, images, asked)
 
     def hear(self, message: Message, dataset: str, words_alone: bool = False) -> Heard:
         """See ``Ear.hear``."""

@@ -86,17 +86,14 @@ class Serving:
         """Be there for questions of that many tokens and images; newly started, no blend is in it.
 
         Raises:
-            ScoringError: such questions may not be, or vLLM cannot serve the model.
+            ScoringError: vLLM cannot serve the model.
         """
         if self._llm is not None and length <= self._limits[0] and images <= self._limits[1]:
             return
         self.stop()
         most = self.options.max_length or max(256, 1 << (length - 1).bit_length())
-        if length > most:
-            raise ScoringError(
-                f"a question and its answer may take {length} tokens, [engine.vllm] max-length is "
-                f"{most}; raise it, or lower --max-new-tokens"
-            )
+        if (places := _places(self.reference.config)) is not None:
+            most = min(most, max(length, places))
         on_gpu = self._device.type == "cuda"
         parallel = self.options.tensor_parallel
         arguments: dict[str, Any] = {
@@ -290,3 +287,13 @@ class Serving:
             text = " ".join(str(error).split())[:300]
             raise ScoringError(f"{where}: vLLM cannot take it ({text})") from error
         self._asked.add(name)
+
+
+def _places(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model has positions for; None where its config.json does not say."""
+    parts = [config.get(name) for name in ("text_config", "llm_config")]
+    for part in (*parts, config):
+        found = part.get("max_position_embeddings") if isinstance(part, Mapping) else None
+        if isinstance(found, int):
+            return found
+    return None
