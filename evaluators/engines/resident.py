@@ -48,8 +48,13 @@ AHEAD = 64
 """Questions prepared while earlier ones are answered."""
 
 
-def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
+def open_wrapper(reference: Checkpoint, options: Options, served: bool = False) -> Wrapper:
     """How the reference's kind of model is asked.
+
+    Args:
+        reference: whose files say it.
+        options: what else decides.
+        served: whether vLLM is to answer.
 
     Raises:
         ScoringError: its directory cannot be used; the message says why.
@@ -74,6 +79,7 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
         trust_remote_code=options.trust_remote_code,
         max_new_tokens=options.max_new_tokens,
         given=options.families.get(name),
+        served=served,
     )
 
 

@@ -61,7 +61,7 @@ class VllmEngine:
         self._cache = cache
         clothed = dressed(reference, companions, cache)
         self._worn = companions.digest
-        self.wrapper = open_wrapper(clothed, options)
+        self.wrapper = open_wrapper(clothed, options, served=True)
         self.serving = Serving(
             clothed, self.device, self.dtype, vllm, options.trust_remote_code, cache
         )
@@ -105,7 +105,7 @@ class VllmEngine:
             return
         self.close()
         self.serving.reference = dressed(self._bare, companions, self._cache)
-        self.wrapper = open_wrapper(self.serving.reference, self._options)
+        self.wrapper = open_wrapper(self.serving.reference, self._options, served=True)
         self._worn = companions.digest
 
     def swap(self) -> None:
