@@ -37,7 +37,7 @@ from soup.publishing.junit import failed_to_junit, to_junit
 from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
 from soup.publishing.shelf import Shelf
-from soup.run import Settings
+from soup.settings import Settings
 from soup.words import plain
 
 AGAIN = 75

@@ -23,7 +23,9 @@ from soup.events import Note, Observer
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
 from soup.publishing.shelf import Shelf, manifest, taken_back
 from soup.publishing.sifting import LeftOut, Sifted, sift
-from soup.run import Chosen, Settings, make, mix_of
+from soup.run import make
+from soup.settings import Settings, mix_of
+from soup.walk import Chosen
 from soup.watching.watch import around
 from soup.words import counted, listed
 
