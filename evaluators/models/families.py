@@ -46,7 +46,7 @@ class Family:
             ``soup.evaluators.models.workarounds``, besides those that all have.
         verified: the transformers it was last run under, and whether tests or a person ran it.
         vllm: whether vLLM asks it: ``equal`` where tests found all answers to be transformers' own,
-            ``untried``, or ``no`` where it is asked through its own code.
+            ``by hand`` where a person did, ``untried``, or ``no`` where it cannot.
         served: how vLLM asks it without that code, by name in ``soup.evaluators.models.served``.
     """
 
@@ -279,7 +279,7 @@ FAMILIES: tuple[Family, ...] = (
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
         verified=BY_HAND,
-        vllm="equal",
+        vllm="by hand",
         served="internvl",
     ),
     Family(
@@ -294,7 +294,7 @@ FAMILIES: tuple[Family, ...] = (
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
         verified=BY_HAND,
-        vllm="equal",
+        vllm="by hand",
         served="internvl",
     ),
     Family(
