@@ -170,37 +170,6 @@ def test_a_worker_killed_in_the_middle_is_followed_by_another(
     assert whole.outcomes == killed.outcomes
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each of two wants a core")
-def test_two_processes_share_one_model(
-    trained: Path, scorer: VLMEvalKitScorer, tmp_path: Path, vllm_python: str
-) -> None:
-    """Each holds its part of the blend, proven, and together they answer as one does."""
-    pool = Pool.open(*(str(trained / "ckpts" / name) for name in ("all", "parity")), dtype="F32")
-    (benchmark,) = scorer.benchmarks(pool.reference, [str(trained / "benchmarks/digit.tsv")])
-    blend = Blend(pool.members, pool.reference, dtype="F32")
-    one = scorer.measure(blend, benchmark, "task")
-    with VLMEvalKitScorer(
-        work=tmp_path, device="cpu", engine="vllm", vllm={"tensor_parallel": 2}, families=FAMILY,
-        worker_python=vllm_python, max_new_tokens=4,
-    ) as two:  # fmt: skip
-        (again,) = two.benchmarks(pool.reference, [str(trained / "benchmarks/digit.tsv")])
-        assert two.measure(blend, again, "task").outcomes == one.outcomes
-    assert again.digest != benchmark.digest  # what two answer is not taken for what one answers
-
-
-def test_doctor_asks_a_question_through_it(trained: Path, tmp_path: Path, vllm_python: str) -> None:
-    """It says that vLLM knows the model, and shows an answer of it."""
-    (tmp_path / "soup.toml").write_text((trained / "soup.toml").read_text())
-    done = soup(
-        tmp_path, "doctor", str(trained / "ckpts/all"), "--try", "--engine", "vllm",
-        "--worker-python", vllm_python, "--device", "cpu",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "knows Qwen2VLForConditionalGeneration; --engine vllm" in done.stdout
-    assert "answered: " in done.stdout
-    assert "swapped weights out and in, and the answers followed" in done.stderr
-
-
 def test_a_question_that_does_not_fit_is_named(
     trained: Path, tmp_path: Path, vllm_python: str
 ) -> None:
