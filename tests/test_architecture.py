@@ -35,6 +35,7 @@ ROOMS = [
 ANYWHERE = [
     "soup._version",
     "soup.words",
+    "soup.compiled",
     "soup.markup",
     "soup.holding",
     "soup.evaluators.writing",
