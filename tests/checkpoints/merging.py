@@ -100,7 +100,7 @@ def differing(model: Any, here: Path) -> list[str]:
     model.save_pretrained(here / "base")
     settings = LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear")
     wrapped = get_peft_model(model, settings)
-    wrapped.save_pretrained(here / "lora")
+    wrapped.save_pretrained(str(here / "lora"))
     wrapped.merge_and_unload().save_pretrained(here / "merged")
     expected = load_file(here / "merged" / "model.safetensors")
     found = collect(open_checkpoint(here / "lora", base=here / "base"))
