@@ -21,7 +21,8 @@ def open_checkpoint(
     """Read the headers of the model in directory ``path``; no tensor is read.
 
     Args:
-        path: a model directory or a LoRA adapter's; or its address, which is fetched whole.
+        path: a model directory or a LoRA adapter's; the id of one in the hub's local cache; or its
+            address, which is fetched whole.
         name: how the user knows it; by default the directory's own name.
         base: the model that an adapter changes; by default the local directory that its
             ``adapter_config.json`` names. Of no effect on a full model.
@@ -34,6 +35,8 @@ def open_checkpoint(
     # Not resolved: ckpts/best -> ckpts/step-900 is known by the name the user gave.
     directory = Path(os.path.abspath(path))
     try:
+        if not directory.exists() and (kept := hub.cached(os.fspath(path))) is not None:
+            directory = kept
         if hub.is_root(directory):
             directory = hub.snapshot(directory)
         name = name or called(directory)
