@@ -104,6 +104,8 @@ def test_every_command_of_the_pages_works(case: tuple[Path, list[str]], workplac
         return  # GPUs: tests/workers/test_fleet.py has what is said without
     if command == "rescore":
         return  # another Python with another VLMEvalKit: tests/workers/test_rescorer.py
+    if command == "cache":
+        arguments += ["--cache", "cache"]  # nobody's own
     if command in SCORING:
         asked = "--bench" in arguments or "--suite" in arguments
         arguments += ["--max-new-tokens", "4", "--device", "cpu"]

@@ -200,7 +200,7 @@ class _File:
         """
         start, end = self.span(number)
         at, failed = start, 0
-        while end is None or at < end or start == end:
+        while end is None or at < end:
             before = at
             try:
                 for piece in place.read(self.entry, at, end):

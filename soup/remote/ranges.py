@@ -143,13 +143,16 @@ class Ranges:
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 text = "the server sends it compressed only, so that no range of it can be read"
                 raise CheckpointError(f"{self.address}: {entry.name}: {text}")
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            said = answer.headers.get("Content-Range", "")
+            total = said.rpartition("/")[2]
             if status == 200:
                 total = answer.headers.get("Content-Length", "")
             if total.isdigit() and entry.size is not None and int(total) != entry.size:
                 raise changed(self.address, entry.name)
             if not pinned and version(answer.headers) != entry.version:
                 raise changed(self.address, entry.name)
+            if status == 206 and not said.startswith(f"bytes {start}-"):
+                raise Cut(f"the server sent another range than was asked for ({said[:40]})")
             if status == 200 and start:
                 raise Cut("the server takes no ranges, so that nothing can go on where it was")
             for piece in answer.iter_raw():  # as it comes: a size would keep back what is cut

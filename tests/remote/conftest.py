@@ -28,7 +28,9 @@ def web(tmp_path: Path) -> Iterator[Web]:
     """A server that shows runs/a (three shards), runs/b (one file) and a misfit."""
     runs = tmp_path / "web" / "runs"
     make_checkpoint(runs / "a", random_tensors(0), 3, files={"tokenizer_config.json": "{}"})
-    make_checkpoint(runs / "b", random_tensors(1), files={"code/extra.py": "x = 1\n"})
+    make_checkpoint(
+        runs / "b", random_tensors(1), files={"code/extra.py": "x = 1\n", "code/__init__.py": ""}
+    )
     half = {name: tensor.flatten()[:1] for name, tensor in random_tensors(2).items()}
     make_checkpoint(runs / "misfit", half)
     with serving(tmp_path / "web") as server:

@@ -27,6 +27,7 @@ class Web:
         listing: whether it lists folders.
         page: what it shows of a folder instead.
         versions: whether it says what version a file is of.
+        shift: by how many bytes the ranges that it sends are off.
         cuts: how many answers of more than ``cut_at`` bytes it still hangs up on.
         cut_at: after how many bytes.
         silent: seconds before each answer's content.
@@ -45,6 +46,7 @@ class Web:
     listing: bool = True
     page: str = ""
     versions: bool = True
+    shift: int = 0
     cuts: int = 0
     cut_at: int = 1000
     silent: float = 0.0
@@ -186,6 +188,7 @@ def serving(root: Path | None = None) -> Iterator[Web]:
                     self.say(b"", 416, {"Content-Range": f"bytes */{total}", **more})
                     return
                 end = min(int(last or total) + 1, total)
+                first = str(max(int(first) - web.shift, 0))
                 more["Content-Range"] = f"bytes {first}-{end - 1}/{total}"
                 content, status = content[int(first) : end], 206
             self.say(content, status, more, "application/octet-stream")

@@ -106,6 +106,7 @@ def test_the_hubs_own_cache_is_used(hub: Web, tmp_path: Path) -> None:
     theirs = snapshot(tmp_path / "hub-cache", "org/name", B, 1)
     (theirs / "code").mkdir()
     (theirs / "code" / "extra.py").write_text("x = 1\n")
+    (theirs / "code" / "__init__.py").write_text("")
     assert fetch(["hf://org/name@next"])["hf://org/name@next"] == theirs
     (theirs / "model.safetensors").unlink()
     assert fetch(["hf://org/name@next"])["hf://org/name@next"] != theirs

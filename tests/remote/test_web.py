@@ -182,6 +182,16 @@ def test_a_server_that_always_hangs_up(web: Web, cache: Path) -> None:
     assert not strays(cache)
 
 
+def test_a_server_that_sends_another_range(
+    web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are never put where others belong."""
+    monkeypatch.setattr(download, "PART", 1 << 8)
+    web.shift = 1
+    assert "sent another range than was asked for (bytes " in failure(f"{web.address}/runs/b")
+    assert snapshots(cache) == []
+
+
 def test_a_server_that_falls_silent(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for ever."""
     monkeypatch.setenv("SOUP_REMOTE_TIMEOUT", "0.1")
