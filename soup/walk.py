@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.draft import Draft
 from soup.blending.writer import Written
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
@@ -239,8 +240,11 @@ def begin(
     settings: Settings,
     observe: Observer,
     attempt: Attempt,
+    draft: Draft | None = None,
 ) -> Walk:
     """Find out what benchmarks and members are, and record that a run begins.
+
+    Where there is a draft, members are read while it is written.
 
     Raises:
         SoupError: something is wrong with any of them; nothing was scored.
@@ -280,7 +284,7 @@ def begin(
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
     everyone = [*pool.members, *([pool.base] if pool.base else [])]
-    identify(everyone, journal, observe)
+    identify(everyone, journal, observe, draft)
     require_sound(everyone, observe)
     for first, second in same_content(pool.members):
         rest = "; greedy takes them once" if command == "greedy" else ""
