@@ -270,7 +270,8 @@ def _summary(board: Leaderboard, soup: SoupRow, width: int | None) -> str:
     if soup.mean is not None and board.best is not None:
         text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"
     text += f", written to {soup.out}" if soup.out else ", not written"
-    return f"[bold green]{head}[/]{escape(folded(text, width).removeprefix(head))}"
+    lines = [escape(line) for line in folded(text, width).removeprefix(head).split("\n")]
+    return f"[bold green]{head}[/]" + "\n".join(lines)
 
 
 def _table(gap: int = 1) -> Table:

@@ -61,10 +61,13 @@ def find_blend(journal: Journal, text: str) -> Named:
         return next(iter(by_digest.values()))
     names = list(dict.fromkeys(blend.name for blend in known))
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    raise JournalError(
-        f"{text}: nothing scored is called so in {journal.path.parent}; "
-        f"expected one of: {shown or 'nothing is recorded yet'}"
-    )
+    there = journal.path.parent
+    if not shown:
+        raise JournalError(
+            f"{text}: nothing is recorded yet in {there}; `soup score CKPT...` scores a pool, or "
+            "name another place with --work"
+        )
+    raise JournalError(f"{text}: nothing scored is called so in {there}; expected one of: {shown}")
 
 
 def common_benchmarks(journal: Journal, blends: list[str]) -> dict[str, str]:

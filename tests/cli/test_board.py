@@ -179,3 +179,18 @@ def test_missing_verdicts_are_a_column_only_where_there_are_some() -> None:
     assert any("unjudged" in line for line in shown(part, 200))
     assert part.to_dict()["members"][0]["unjudged"] == {"MMStar": 3, "OCRBench": 4}
     assert part.to_dict()["soup"]["unjudged"] == {}
+
+
+def test_the_path_of_a_soup_stays_whole_at_any_width() -> None:
+    """To be copied: lines are broken between words, and say nothing of that."""
+    one = board()
+    assert one.soup is not None
+    out = "/" + "/".join(["checkpoints"] * 6)
+    one = replace(one, soup=replace(one.soup, out=out))
+    for width in (40, 60, 80, 120):
+        lines = shown(one, width, terminal=True)
+        first = next(k for k, line in enumerate(lines) if "greedy soup: " in line)
+        said = " ".join(lines[first:])
+        assert said.startswith("greedy soup: 2 of 3 members, mean 61.50 (+1.50 to the best ")
+        assert said.endswith(f"single), written to {out}")
+        assert any(line.endswith(out) for line in lines)

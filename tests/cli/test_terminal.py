@@ -57,8 +57,8 @@ def test_a_first_run_that_is_stopped_and_one_that_goes_on(place: Path) -> None:
     stopped.interrupt()
     lines = well(stopped, 130)
     assert lines[-2:] == [
-        "error: stopped; what has been scored is kept, the same command goes on from ther",
-        "e",
+        "error: stopped; what has been scored is kept, the same command goes on from",
+        "there",
     ]
 
     resized = Terminal(greedy, place)
@@ -93,7 +93,7 @@ def test_other_commands_leave_a_clean_screen(place: Path) -> None:
     lines = well(Terminal(["-c", code], place, columns=80))
     assert [line for line in lines if line.startswith("exit code")] == ["exit code 0"] * 9
     assert sum(line.startswith("ok: these 6 can be blended") for line in lines) == 2
-    assert any(line.startswith("average soup: 6 of 6 members, written to ") for line in lines)
+    assert any(line.startswith("average soup: 6 of 6 members, written to") for line in lines)
     assert any(
         line.startswith("plan: greedy of 6 members on benchmarks/parity.tsv") for line in lines
     )
