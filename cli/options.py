@@ -73,6 +73,27 @@ Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
 ]
 
+CHOOSING = "Choosing"
+Accept = Annotated[
+    str,
+    typer.Option(
+        "--accept",
+        metavar="RULE",
+        help="What keeps a member: gain, significant (any gain is POINTS' definition).",
+        rich_help_panel=CHOOSING,
+    ),
+]
+Confident = Annotated[
+    float | None,
+    typer.Option(
+        "--confident",
+        metavar="P",
+        help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
+        "have won (default: never).",
+        rich_help_panel=CHOOSING,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class PoolOptions:

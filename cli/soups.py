@@ -11,7 +11,10 @@ import soup
 from soup.cli import console
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
+    CHOOSING,
+    Accept,
     BenchmarkOptions,
+    Confident,
     MergeOptions,
     OutputOptions,
     PoolOptions,
@@ -24,8 +27,6 @@ from soup.cli.options import (
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
     from soup.run import Settings
-
-CHOOSING = "Choosing"
 
 
 @grouped
@@ -87,15 +88,7 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.0,
-    accept: Annotated[
-        str,
-        typer.Option(
-            "--accept",
-            metavar="RULE",
-            help="What keeps a member: gain, significant (any gain is POINTS' definition).",
-            rich_help_panel=CHOOSING,
-        ),
-    ] = "gain",
+    accept: Accept = "gain",
     alpha: Annotated[
         float,
         typer.Option(
@@ -106,16 +99,7 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.05,
-    confident: Annotated[
-        float | None,
-        typer.Option(
-            "--confident",
-            metavar="P",
-            help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
-            "have won (default: never).",
-            rich_help_panel=CHOOSING,
-        ),
-    ] = None,
+    confident: Confident = None,
 ) -> None:
     """Greedy Soup: best member first, keep each next one only if the average improves.
 
