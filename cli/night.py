@@ -19,6 +19,7 @@ from soup.cli import board as boards
 from soup.cli import console
 from soup.cli.options import PoolOptions, RunOptions, ShowOptions
 from soup.cli.progress import Watch
+from soup.cli.report import drawing
 from soup.cli.results import (
     SUMMARY,
     append_text,
@@ -63,6 +64,7 @@ class Asked:
     notify: str | None = None
     push: str | None = None
     log: tuple[str, ...] = ()
+    charts: bool | None = None
     time_limit: str | None = None
 
 
@@ -87,6 +89,7 @@ def play(
         require_repository(asked.push)
     for tracker in asked.log:
         require_tracker(tracker)
+    draw = drawing(asked.charts)
     if run.dry_run:
         _foretell(pool, settings, scorer, plan, display, asked.push)
         return 0
@@ -99,7 +102,7 @@ def play(
         ):
             scorer.require_sources([*settings.benchmarks, *settings.holdouts])
             with Watch(console.err, display.quiet) as watch, scorer:
-                night = nightly(pool.ckpts, scorer, plan, settings, watch)
+                night = nightly(pool.ckpts, scorer, plan, settings, watch, draw=draw)
     except TimeIsOver:
         print("the time is over; the same command goes on from there", file=sys.stderr)
         return AGAIN

@@ -105,6 +105,15 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = 3,
+    charts: Annotated[
+        bool | None,
+        typer.Option(
+            "--charts/--no-charts",
+            help="Draw path and gains into the model card (default: where vlm-soup\\[report] is "
+            "installed).",
+            rich_help_panel=PUBLISHING,
+        ),
+    ] = None,
     junit: Annotated[
         Path | None,
         typer.Option(
@@ -189,6 +198,7 @@ def nightly(
         notify=notify,
         push=push,
         log=tuple(log or ()),
+        charts=charts,
         time_limit=time_limit,
     )
     raise typer.Exit(play(pool, settings, scorer, asked, display, run))

@@ -331,6 +331,9 @@ class OutputOptions:
             "--as-adapter", help="For LoRA adapters of one base: write one, no full model."
         ),
     ] = False
+    charts: Annotated[
+        bool, typer.Option("--charts", help="Draw path and gains into the model card.")
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def max_(
     """
     settings = settings_of(pool, benchmarks, run, output, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("max", pool, settings, scorer, display, run)
+    _make("max", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -65,7 +65,7 @@ def average(
     """
     settings = settings_of(pool, benchmarks, run, output, merging, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("average", pool, settings, scorer, display, run)
+    _make("average", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -120,7 +120,7 @@ def greedy(
         confident=confident,
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("greedy", pool, settings, scorer, display, run)
+    _make("greedy", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -171,7 +171,7 @@ def blend(
         pool, benchmarks, run, output, merging, scoring=scoring, weights=weight or None
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("blend", pool, settings, scorer, display, run)
+    _make("blend", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -199,6 +199,7 @@ def _make(
     scorer: "VLMEvalKitScorer",
     display: ShowOptions,
     run: RunOptions,
+    charts: bool = False,
 ) -> None:
     """Options are values by now: plan it, or do it and show what came out."""
     if run.dry_run:
@@ -207,9 +208,11 @@ def _make(
         show_plan(kind, pool, settings, scorer, display.json)
         return
     from soup.cli.progress import Watch
+    from soup.cli.report import drawing
     from soup.cli.results import failure_shown, open_pool, require_places, show
 
     require_places(display)
+    draw = drawing(charts)
     with failure_shown(kind, settings, display):
         scorer.require_sources([*settings.benchmarks, *settings.holdouts])
         opened = open_pool(kind, pool.ckpts, settings, pool.base, pool.reference, pool.processor)
@@ -217,5 +220,5 @@ def _make(
             if kind == "score":
                 board = soup.score(opened, scorer, settings, watch)
             else:
-                board = soup.make(kind, opened, scorer, settings, watch)
+                board = soup.make(kind, opened, scorer, settings, watch, draw=draw)
     show(board, display)

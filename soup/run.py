@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS, find, require_weights
@@ -54,6 +54,9 @@ from soup.holding import alone
 from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted
+
+if TYPE_CHECKING:
+    from soup.blending.card import Picture
 
 KINDS = ("max", "average", "greedy", "blend")
 UNSCORED = ("average", "blend")
@@ -138,6 +141,7 @@ def make(
     settings: Settings = Settings(),
     observe: Observer | None = None,
     gate: "Gate | None" = None,
+    draw: "Draw | None" = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -151,6 +155,7 @@ def make(
             nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
         gate: asked, before the soup is written, where to write it rather than at ``out``, if at
             all.
+        draw: asked for charts for its model card.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -173,7 +178,7 @@ def make(
         stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
     ):
-        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
+        return _make(kind, pool, scorer, settings, out, told, attempt, gate, draw)
 
 
 def _make(
@@ -185,6 +190,7 @@ def _make(
     observe: Observer,
     attempt: Attempt,
     gate: "Gate | None" = None,
+    draw: "Draw | None" = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         _require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
@@ -210,6 +216,7 @@ def _make(
         overwrite=settings.overwrite,
         as_adapter=settings.as_adapter,
         known=walk.journal.digest_of,
+        pictures=draw(walk.journal, soup.key, observe) if draw else (),
         observe=observe,
     )
     walk.remember_soup(written, soup)
@@ -244,6 +251,9 @@ class Chosen:
 
 Gate = Callable[[Chosen], Path | None]
 """Where a soup is to be written; None where it is not to be."""
+
+Draw = Callable[[Journal, str, Observer], Sequence["Picture"]]
+"""Charts of the run that is the last in a journal, given its soup's key."""
 
 
 def _require_described(

@@ -8,10 +8,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soup import holding
 from soup._version import __version__
@@ -26,6 +26,9 @@ from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
+
+if TYPE_CHECKING:
+    from soup.blending.card import Picture
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def write(
     overwrite: bool = False,
     as_adapter: bool = False,
     known: Callable[[Checkpoint], str | None] = lambda checkpoint: None,
+    pictures: Sequence["Picture"] = (),
     observe: Observer = ignore,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.
@@ -69,6 +73,7 @@ def write(
         as_adapter: write one LoRA adapter (float32 factors) that changes the base as the blend
             does, rather than a full model; see ``soup.blending.stack``.
         known: content digests that need no reading, for a soup that stands there already.
+        pictures: charts for the model card.
         observe: told of progress.
 
     Raises:
@@ -106,7 +111,10 @@ def write(
             made = open_checkpoint(temporary, base=blend.reference.base)
             digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest
-            (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            for one in pictures:
+                (temporary / one.file).write_text(one.svg, encoding="utf-8")
+            text = card.model_card(target.name, blend, manifest, pictures)
+            (temporary / "README.md").write_text(text, encoding="utf-8")
             text = json.dumps(sealed(manifest, temporary), indent=2, sort_keys=True)
             (temporary / MANIFEST).write_text(text + "\n")
             _flush(temporary)

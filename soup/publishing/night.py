@@ -24,7 +24,7 @@ from soup.publishing.diary import NIGHT, Diary
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
 from soup.publishing.shelf import NIGHTS, Shelf, manifest
 from soup.publishing.sifting import LeftOut, Sifted, sift
-from soup.run import Chosen, Settings, make, mix_of
+from soup.run import Chosen, Draw, Settings, make, mix_of
 from soup.watching.watch import around
 from soup.words import counted, listed
 
@@ -92,6 +92,7 @@ def nightly(
     settings: Settings = Settings(),
     observe: Observer | None = None,
     now: Callable[[], datetime] = clock,
+    draw: Draw | None = None,
 ) -> Night:
     """Make tonight's greedy soup, and publish it if it is better than the published one.
 
@@ -102,6 +103,7 @@ def nightly(
         settings: of the soup; ``out`` is not used.
         observe: told of progress, as in ``soup.run.make``.
         now: the clock; soups are called by its date.
+        draw: as in ``soup.run.make``.
 
     Raises:
         UsageError: no benchmark, or a guard rail that names none.
@@ -113,7 +115,7 @@ def nightly(
     with around(observe) as told:
         shelf = Shelf.open(plan.publish)
         with shelf.alone():
-            return _Night(paths, scorer, plan, settings, told, now, shelf).play()
+            return _Night(paths, scorer, plan, settings, told, now, shelf, draw).play()
 
 
 @dataclass
@@ -125,6 +127,7 @@ class _Night:
     observe: Observer
     now: Callable[[], datetime]
     shelf: Shelf
+    draw: Draw | None = None
     verdict: Verdict | None = None
     candidate: str | None = None
     pool: Pool | None = None
@@ -202,7 +205,7 @@ class _Night:
                 return None
             return self.shelf.place(date, chosen.soup.key)  # a killed night may have written it
 
-        board = make("greedy", pool, self.scorer, settings, self.observe, gate)
+        board = make("greedy", pool, self.scorer, settings, self.observe, gate, self.draw)
         assert self.verdict is not None
         out = Path(board.soup.out) if board.soup and board.soup.out else None
         return self.end(self.verdict, board, sifted, changes, out)
