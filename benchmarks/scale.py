@@ -31,7 +31,8 @@ from common import demo, machine, ours, table
 
 from soup.choosing.recipes import greedy
 from soup.evaluators.kit.suites import NEEDS_JUDGE, QUESTIONS
-from soup.evaluators.workers.queue import Job, Queue, Slice
+from soup.evaluators.workers.jobs import Job, Slice
+from soup.evaluators.workers.queue import Queue
 
 
 @dataclass(frozen=True)
@@ -435,7 +436,7 @@ def child(given: argparse.Namespace) -> None:
         for member in pool.members:
             member.compute_digest()
         together(scorer, blends, [first])
-        while scorer._fleet and len(scorer._fleet._queue._loaded) < count:
+        while scorer._fleet and not built(scorer._fleet, count):
             together(scorer, blends, [first])  # until every worker has built its model
         begun, used = time.perf_counter(), cpu(scorer)
         together(scorer, blends, others)
@@ -452,6 +453,11 @@ def together(scorer: Any, blends: Sequence[Any], benchmarks: Sequence[Any]) -> N
     scorer.expect(every)
     for wanted in every:
         scorer.measure(wanted.blend, wanted.benchmark, wanted.task)
+
+
+def built(fleet: Any, count: int) -> bool:
+    """Whether every worker has a model."""
+    return all(map(fleet._queue.speeds.has_built, range(count)))
 
 
 def cpu(scorer: Any) -> float:

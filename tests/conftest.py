@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from soup.blending.blend import Blend
@@ -167,8 +168,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's pool and benchmarks, trained once for all tests; treat it as read-only."""
     from soup.evaluators.demo import build
 
-    directory = tmp_path_factory.mktemp("demo")
-    build(directory)
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # of all processes of this run
+    directory, made = place / "demo", place / "demo-made"
+    with FileLock(place / "demo-lock"):  # the first that wants it trains it
+        if not made.exists():
+            directory.mkdir()
+            build(directory)
+            made.touch()
     return directory
 
 

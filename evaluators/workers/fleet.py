@@ -9,16 +9,17 @@ there. So a result does not depend on how many workers there are, or on when the
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from soup.errors import ScoringError, SoupError
-from soup.evaluators.engines.kept import ANSWERS, Kept
-from soup.evaluators.kit.finished import packed
+from soup.evaluators.workers.gathering import Asked, Gathering, Work
+from soup.evaluators.workers.jobs import Job, Rules, Slice
 from soup.evaluators.workers.process import Died
-from soup.evaluators.workers.queue import Job, Queue, Rules, Slice
+from soup.evaluators.workers.queue import Queue
+from soup.evaluators.workers.seats import Errand, Hand, Seat, request_of
 from soup.events import Crew, Event, Note, Observer, Progress, Took, ignore
 from soup.words import counted
 
@@ -26,123 +27,6 @@ LOOK = 0.25  # seconds between two looks at workers that may hang
 TOLD = 0.2  # seconds between two events about the whole
 LOST = "CUDA error"  # in the words of a worker whose device does nothing more
 PATIENCE = 1.5  # seconds that threads have to notice that all is over
-
-
-class Hand(Protocol):
-    """A worker, wherever it runs; see ``soup.evaluators.workers.process.Process``."""
-
-    def ask(self, request: dict[str, Any], observe: Observer = ...) -> dict[str, Any]:
-        """Send a request, tell of its progress, return its result; raises ``Died``."""
-        ...
-
-    def kill(self) -> None:
-        """End it, at once, from any thread."""
-        ...
-
-    def close(self) -> None:
-        """End it, and let go of it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """A blend that is asked a benchmark.
-
-    Attributes:
-        request: ``blend``, ``benchmark``, ``key``, ``keep`` and ``task``, as a worker is asked.
-        holds: names what a worker holds for it.
-        asks: names the benchmark.
-        samples: its questions.
-        judged: whether its metric asks a judge, who may cost money.
-        likelihood: that its result is wanted, above 0; 1 is certain.
-    """
-
-    request: Mapping[str, Any]
-    holds: str
-    asks: str
-    samples: int
-    judged: bool = False
-    likelihood: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """Of the result."""
-        return str(self.request["key"])
-
-
-def _remove_table(work: Work) -> None:
-    table = Path(work.request["keep"])
-    for file in (table, packed(table)):
-        file.unlink(missing_ok=True)
-
-
-@dataclass(eq=False)
-class _Asked:
-    """What has come of a work so far."""
-
-    work: Work
-    job: Job
-    answers: dict[int, str]
-    kept: Kept | None = None
-    result: dict[str, Any] | None = None
-    seconds: float = 0.0  # of workers, in this process's time
-    fresh: int = 0  # answers that were not there before
-
-    @property
-    def task(self) -> str:
-        return str(self.work.request["task"])
-
-    @property
-    def file(self) -> Path:
-        return Path(self.work.request["keep"]).with_suffix(ANSWERS)
-
-    def keep(self, positions: Sequence[int], answers: Sequence[str]) -> None:
-        """Take in some answers."""
-        self.kept = self.kept or Kept(self.file, self.work.key)
-        for position, answer in zip(positions, answers, strict=True):
-            if position not in self.answers:
-                self.fresh += 1
-                self.answers[position] = answer
-                self.kept.add(position, answer)
-
-    def close(self) -> None:
-        if self.kept is not None:
-            self.kept.close()
-            self.kept = None
-
-    def forget(self) -> None:
-        """Remove what is kept: nobody wants it."""
-        self.close()
-        self.file.unlink(missing_ok=True)
-        if self.result is not None:
-            _remove_table(self.work)
-
-
-@dataclass(eq=False)
-class _Errand:
-    """Something that any worker can be asked, without a model."""
-
-    request: dict[str, Any]
-    answer: dict[str, Any] | None = None
-    error: SoupError | None = None
-    deaths: int = 0
-
-
-@dataclass(eq=False)
-class _Seat:
-    """One worker's place: its process, and the thread that asks it."""
-
-    number: int
-    hand: Hand | None = None
-    thread: threading.Thread | None = None
-    learned: bool = False
-    hung: bool = False
-    live: int = 0  # questions of its slice that are answered
-    errand: _Errand | None = None
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.number + 1}"
 
 
 @dataclass
@@ -154,10 +38,8 @@ class Fleet:
         spawn: starts the process of a worker, by its number from 0; returns at once.
         teach: tells a process what every worker must know.
         log: where a worker's process, by its number, prints to.
-        rules: see ``soup.evaluators.workers.queue``.
-        saved: answers that were there when somebody asked for them, made ahead because they were
-            likely to be wanted.
-        dropped: the same that nobody asked for.
+        rules: see ``soup.evaluators.workers.jobs``.
+        gathered: what has come of all that is asked.
     """
 
     count: int
@@ -165,22 +47,17 @@ class Fleet:
     teach: Callable[[Hand], None]
     log: Callable[[int], Path]
     rules: Rules = field(default_factory=Rules)
-    saved: int = field(default=0, init=False)
-    dropped: int = field(default=0, init=False)
+    gathered: Gathering = field(default_factory=Gathering, init=False)
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._queue = Queue(range(self.count), self.rules)
-        self._seats = [_Seat(k) for k in range(self.count)]
-        self._asked: dict[Job, _Asked] = {}
-        self._errands: deque[_Errand] = deque()
-        self._errors: dict[str, SoupError] = {}
-        self._begun: set[str] = set()
-        self._measured: set[str] = set()
+        self._seats = [Seat(k) for k in range(self.count)]
+        self._errands: deque[Errand] = deque()
         self._failure: BaseException | None = None
         self._closed = False
         self._observe: Observer = ignore
-        self._wanted: _Asked | None = None
+        self._wanted: Asked | None = None
         self._notes: set[str] = set()
         self._told = 0.0
         self._summed = False
@@ -193,14 +70,14 @@ class Fleet:
             self._observe = observe
             jobs = []
             for work in works:
-                if work.key in self._errors:
+                if self.gathered.has_failed(work):
                     continue
                 asked = self._asked_of(work)
-                self._rate(asked, work)
+                self.gathered.rate(asked, work)
                 jobs.append(asked.job)
             for job in self._queue.expect(jobs):
-                self._drop(job)
-            made = self.saved + self.dropped
+                self.gathered.drop(job)
+            saved, made = self.gathered.saved, self.gathered.saved + self.gathered.dropped
             if jobs:
                 self._start()
                 return
@@ -208,7 +85,7 @@ class Fleet:
             if made and not self._summed:
                 self._summed = True
                 text = f"{self.count} workers: of {made:,} answers that were made on a guess, "
-                observe(Note(f"{text}{self.saved:,} were wanted"))
+                observe(Note(f"{text}{saved:,} were wanted"))
 
     def measure(self, work: Work, observe: Observer) -> dict[str, Any]:
         """A work's result, as a worker's ``score`` gives it; waits for it.
@@ -218,11 +95,11 @@ class Fleet:
         """
         with self._changed:
             self._observe = observe
-            self._raise_error(work)
-            self._measured.add(work.key)
+            self.gathered.raise_error(work)
+            self.gathered.measured(work)
             asked = self._asked_of(work)
             self._queue.want(asked.job)
-            self._rate(asked, replace(work, likelihood=1.0))
+            self.gathered.rate(asked, replace(work, likelihood=1.0))
         self._wait(asked, lambda: asked.result is not None)
         assert asked.result is not None
         observe(Progress(asked.task, work.samples, work.samples, "samples"))
@@ -238,16 +115,13 @@ class Fleet:
         asking = {"do": "positions", "benchmark": source, "samples": list(samples)}
         positions = self._ask_anybody(asking, observe)["positions"]
         with self._changed:
-            self._raise_error(work)
+            self.gathered.raise_error(work)
             whole = self._asked_of(work)
-            missing = [position for position in positions if position not in whole.answers]
-            self._rate(whole, replace(work, likelihood=1.0))
+            self.gathered.rate(whole, replace(work, likelihood=1.0))
             self._queue.drop(whole.job.key)
-            del self._asked[whole.job]
-            part = Job(work.key, work.holds, work.asks, missing, metric=False)
-            asked = self._asked[part] = replace(whole, job=part)
-            self._queue.want(part)
-        self._wait(asked, lambda: part.answered)
+            asked = self.gathered.narrow(whole, positions)
+            self._queue.want(asked.job)
+        self._wait(asked, lambda: asked.job.answered)
         texts = [asked.answers[position] for position in positions]
         asking = {"do": "right", "benchmark": source, "positions": positions, "answers": texts}
         return {**self._ask_anybody(asking, observe), "samples": len(positions)}
@@ -266,76 +140,36 @@ class Fleet:
                 seat.thread.join(max(0.0, end - time.monotonic()))
         for hand in hands:
             hand.close()
-        for asked in self._asked.values():
+        for asked in self.gathered.all():
             asked.close()
 
     def forget_guesses(self) -> None:
         """Remove the answers that nobody has asked for: all is done, nobody will."""
         with self._changed:
             for job in self._queue.expect([]):
-                self._drop(job)
+                self.gathered.drop(job)
 
-    # --- jobs --------------------------------------------------------------------------------
-
-    def _asked_of(self, work: Work) -> _Asked:
+    def _asked_of(self, work: Work) -> Asked:
         """What is known of a work; it becomes a job where it is none yet."""
         job = self._queue.job(work.key)
-        if job is not None:
-            return self._asked[job]
-        task = work.request["task"]
-        answers: dict[int, str] = {}
-        file = Path(work.request["keep"]).with_suffix(ANSWERS)
-        if file.exists():  # of a run that was stopped
-            kept = Kept(file, work.key)
-            kept.close()
-            answers = dict(kept.known)
-            if kept.damaged:
-                text = f"{task}: {kept.damaged} kept answers were not as they had been written; "
-                self._observe(Note(f"{text}they are in {kept.aside}, and asked again", True))
-            if answers and work.key not in self._begun:
-                text = f"{task}: {len(answers)} of {work.samples} answers are kept"
-                self._observe(Note(text))
-        self._begun.add(work.key)
-        missing = [position for position in range(work.samples) if position not in answers]
-        job = Job(work.key, work.holds, work.asks, missing, work.likelihood, eager=not work.judged)
-        asked = self._asked[job] = _Asked(work, job, answers)
-        return asked
+        return self.gathered.begin(work, self._observe) if job is None else self.gathered[job]
 
-    def _rate(self, asked: _Asked, work: Work) -> None:
-        """A work is as likely to be wanted as is said now."""
-        if work.likelihood >= 1 and asked.work.likelihood < 1:
-            self.saved += asked.fresh
-        asked.work = work
-        asked.job.likelihood = work.likelihood
-
-    def _raise_error(self, work: Work) -> None:
-        if work.key in self._errors:
-            raise self._errors.pop(work.key)
-
-    def _drop(self, job: Job) -> None:
-        """Nobody wants a job any more: what was made ahead of it goes."""
-        asked = self._asked.pop(job)
-        asked.close()
-        if asked.work.likelihood < 1:
-            self.dropped += asked.fresh
-            asked.forget()
-
-    def _wait(self, asked: _Asked, is_over: Callable[[], bool]) -> None:
+    def _wait(self, asked: Asked, is_over: Callable[[], bool]) -> None:
         """Until a job that is wanted is done."""
         with self._changed:
             self._wanted = asked
             self._start()
         self._tell_whole(always=True)
         try:
-            self._until(lambda: is_over() or asked.work.key in self._errors)
+            self._until(lambda: is_over() or self.gathered.has_failed(asked.work))
         finally:
             with self._changed:
                 self._wanted = None
                 asked.close()
         with self._changed:
             self._queue.drop(asked.job.key)
-            self._asked.pop(asked.job, None)
-            self._raise_error(asked.work)
+            self.gathered.end(asked.job)
+            self.gathered.raise_error(asked.work)
 
     def _until(self, is_over: Callable[[], bool]) -> None:
         with self._changed:
@@ -355,7 +189,7 @@ class Fleet:
 
     def _ask_anybody(self, request: dict[str, Any], observe: Observer) -> dict[str, Any]:
         """Ask whoever is free next something that takes no model."""
-        errand = _Errand(request)
+        errand = Errand(request)
         with self._changed:
             self._observe = observe
             self._errands.append(errand)
@@ -377,7 +211,7 @@ class Fleet:
                 run.start()
         self._changed.notify_all()
 
-    def _run(self, seat: _Seat) -> None:
+    def _run(self, seat: Seat) -> None:
         """What the thread of a seat does, until all is over."""
         try:
             while self._is_needed(seat):
@@ -387,14 +221,14 @@ class Fleet:
         except BaseException as error:
             self._fail(error)
 
-    def _is_needed(self, seat: _Seat) -> bool:
+    def _is_needed(self, seat: Seat) -> bool:
         """Wait until there is work; False where all is over."""
         with self._changed:
             while not self._closed and not (self._errands or self._queue.has_work()):
                 self._changed.wait()
             return not self._closed
 
-    def _next(self, seat: _Seat) -> None:
+    def _next(self, seat: Seat) -> None:
         """Do one thing, or wait until something has changed."""
         with self._changed:
             if self._closed:
@@ -405,11 +239,11 @@ class Fleet:
                 self._changed.wait()
                 return
             seat.live, seat.hung, seat.errand = 0, False, errand
-            asked = None if found is None else self._asked[found.job]
+            asked = None if found is None else self.gathered[found.job]
             if errand is not None:
                 request = errand.request
             elif found is not None and asked is not None:
-                request = self._request(found, asked)
+                request = request_of(found, asked)
         assert seat.hand is not None
         started = time.monotonic()
         try:
@@ -425,22 +259,11 @@ class Fleet:
         else:
             self._hand_in(seat, found, asked, answer, time.monotonic() - started)
 
-    @staticmethod
-    def _request(found: Slice, asked: _Asked) -> dict[str, Any]:
-        request = asked.work.request
-        if found.is_metric:
-            answers = [asked.answers[position] for position in range(asked.work.samples)]
-            names = ("benchmark", "keep", "task")
-            return {"do": "score", "answers": answers} | {name: request[name] for name in names}
-        names = ("blend", "benchmark", "task")
-        positions = list(found.positions)
-        return {"do": "answer", "positions": positions} | {name: request[name] for name in names}
-
     def _hand_in(
         self,
-        seat: _Seat,
+        seat: Seat,
         found: Slice | None,
-        asked: _Asked | None,
+        asked: Asked | None,
         answer: dict[str, Any],
         seconds: float,
     ) -> None:
@@ -453,23 +276,13 @@ class Fleet:
                 now = time.monotonic()
                 self._queue.done(seat.number, now, loading=loading, answering=answering)
                 seat.live = 0
-                if self._asked.get(found.job) is asked:
-                    asked.seconds += seconds
-                    if found.is_metric:
-                        asked.result = answer
-                        asked.close()
-                    else:
-                        asked.keep(found.positions, answer["answers"])
-                elif not found.job.certain:  # it was dropped meanwhile
-                    self.dropped += len(found.positions)
-                    if found.is_metric and found.job.key not in self._measured:
-                        _remove_table(asked.work)
+                self.gathered.take_in(found, asked, answer, seconds)
             self._changed.notify_all()
         self._tell_whole()
 
     # --- what goes wrong ---------------------------------------------------------------------
 
-    def _fill(self, seat: _Seat) -> bool:
+    def _fill(self, seat: Seat) -> bool:
         """Start the process of a seat; False where there will be none."""
         deaths = 0
         while True:
@@ -489,7 +302,7 @@ class Fleet:
                 seat.learned = True
                 return True
 
-    def _begins_again(self, seat: _Seat, error: Died | SoupError, deaths: int) -> bool:
+    def _begins_again(self, seat: Seat, error: Died | SoupError, deaths: int) -> bool:
         """Whether to start a worker once more that has ended before it could do anything."""
         others = [s for s in self._seats if s is not seat and s.learned and s.number in self._queue]
         if isinstance(error, Died):
@@ -507,7 +320,7 @@ class Fleet:
         self._observe(Note(f"{seat.name} does not come back, the others go on: {error}", True))
         return False
 
-    def _died(self, seat: _Seat, found: Slice | None, end: Died) -> None:
+    def _died(self, seat: Seat, found: Slice | None, end: Died) -> None:
         """A worker has ended at something: it is done again, by whoever is free."""
         assert seat.hand is not None
         with self._changed:
@@ -525,9 +338,7 @@ class Fleet:
                 deaths, what = seat.errand.deaths, str(seat.errand.request["do"])
                 self._errands.appendleft(seat.errand)
             else:
-                asked = self._asked.get(found.job)
-                deaths, what = found.deaths, str(asked.task if asked else "something else")
-                what += " (its metric)" if found.is_metric else ""
+                deaths, what = found.deaths, self.gathered.task_of(found)
             if not end.greeted:
                 raise self._ended(f"{seat.name} {how} (at: {what})", seat, end)
             if deaths >= self.rules.deaths:
@@ -545,7 +356,7 @@ class Fleet:
         text = f"{seat.name} {how} (at: {what}); {again} will be done again"
         self._observe(Note(f"{text} (death {deaths} of {self.rules.deaths})", warning=True))
 
-    def _refused(self, seat: _Seat, found: Slice | None, error: SoupError) -> None:
+    def _refused(self, seat: Seat, found: Slice | None, error: SoupError) -> None:
         """A worker says that it cannot be done."""
         with self._changed:
             if found is None:
@@ -559,13 +370,10 @@ class Fleet:
     def _give_up(self, job: Job, error: SoupError) -> None:
         """A job has no result; who asks for it hears why."""
         self._queue.drop(job.key)
-        asked = self._asked.pop(job, None)
-        if asked is not None:
-            asked.close()
-            self._errors[job.key] = error
+        self.gathered.give_up(job, error)
         self._changed.notify_all()
 
-    def _ended(self, text: str, seat: _Seat, end: Died) -> ScoringError:
+    def _ended(self, text: str, seat: Seat, end: Died) -> ScoringError:
         log = self.log(seat.number)
         return ScoringError(
             f"{text}; the end of what it printed (the whole is in {log}):", end.words
@@ -579,7 +387,7 @@ class Fleet:
 
     # --- what is told ------------------------------------------------------------------------
 
-    def _hear(self, seat: _Seat, found: Slice | None, event: Event) -> None:
+    def _hear(self, seat: Seat, found: Slice | None, event: Event) -> None:
         """A worker tells of something."""
         if isinstance(event, Note):
             with self._changed:
@@ -611,9 +419,9 @@ class Fleet:
                     if (found := self._queue.at(seat.number)) is not None and found.job is asked.job
                 )
                 events.append(Progress(asked.task, done, asked.work.samples, "samples"))
-            ahead = sum(len(one.answers) for one in self._asked.values() if one is not asked)
-            crew = Crew(self.count, self._queue.busy, ahead, self.saved, self.dropped)
-            events.append(crew)
+            all_, made = self.gathered.all(), (self.gathered.saved, self.gathered.dropped)
+            ahead = sum(len(one.answers) for one in all_ if one is not asked)
+            events.append(Crew(self.count, self._queue.busy, ahead, *made))
             observe = self._observe
         for event in events:
             observe(event)

@@ -12,137 +12,18 @@ Joining k workers that hold a blend costs a swap of S seconds and brings the end
 work from R/k down to (R + S)/(k + 1), which is sooner where R > k·S. To work on something likely
 instead would be better only if it were likelier than N/(k + 1), N being all workers: never.
 
-A guess that comes true with a chance of p saves at most the time until it is decided, D. One that
-does not keeps its worker from what is wanted then, for L = max(S + slice - D, slice / 2) seconds,
-as what is begun is not broken off. It pays where p·D > c·(1 - p)·L·u; of N workers those matter
-that could join what is wanted then, u = R / (S·N), at most 1; c is caution.
-
-Of a blend's benchmarks the one whose metric takes longest comes first, so that it is not waited for
-in the end. Slices shrink as the work ends, so that none is waited for long. Speeds are learned from
-slices that were done, and so are deadlines. The same calls at the same times give the same slices.
+Which guess pays is said in ``guesses``. Of a blend's benchmarks the one whose metric takes longest
+comes first, so that it is not waited for in the end. Slices shrink as the work ends, so that none
+is waited for long. Speeds are learned from slices that were done, and so are deadlines. The same
+calls at the same times give the same slices.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass
 
-RECENT = 9
-"""Newest loads that their usual time is the median of."""
-
-CAUTION = 2.0
-"""How much a wrong guess counts: all these times are estimates, and waiting costs nothing new."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How work is cut.
-
-    Attributes:
-        shortest: seconds that a slice should take, at least: what starting one costs must not show.
-        longest: the same, at most: the work at hand must not be long when somebody becomes free.
-        fewest: questions of a slice, at least: a full batch.
-        deaths: of workers at one slice, until it is given up.
-        patience: times the expected time of a slice until its worker is taken for hung.
-        grace: seconds until then, at least.
-        unknown: seconds until then, where nothing is known of the speed.
-    """
-
-    shortest: float = 2.0
-    longest: float = 30.0
-    fewest: int = 16
-    deaths: int = 3
-    patience: float = 10.0
-    grace: float = 120.0
-    unknown: float = 3600.0
-
-
-@dataclass(eq=False)
-class Job:
-    """A blend asked a benchmark.
-
-    Attributes:
-        key: names it; no two jobs of a queue have the same.
-        blend: names what a worker must hold for it.
-        benchmark: names what is asked: questions of one have about one speed.
-        positions: the questions to be answered, in order.
-        likelihood: that its result is wanted, above 0; 1 is certain.
-        metric: whether its answers are to be evaluated.
-        eager: whether that is done before the result is certainly wanted.
-    """
-
-    key: str
-    blend: str
-    benchmark: str
-    positions: Sequence[int]
-    likelihood: float = 1.0
-    metric: bool = True
-    eager: bool = True
-    taken: int = field(default=0, init=False)
-    again: list["Slice"] = field(default_factory=list, init=False)
-    running: int = field(default=0, init=False)
-    evaluation: str = field(default="no", init=False)
-    """``no``, ``waits``, ``runs`` or ``done``."""
-
-    @property
-    def pending(self) -> int:
-        """Questions that nobody works on yet."""
-        return len(self.positions) - self.taken + sum(len(s.positions) for s in self.again)
-
-    @property
-    def answered(self) -> bool:
-        """Whether all questions are."""
-        return not self.pending and not self.running
-
-    @property
-    def certain(self) -> bool:
-        """Whether the result is wanted in any case."""
-        return self.likelihood >= 1
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.answered and (not self.metric or self.evaluation == "done")
-
-
-@dataclass(eq=False)
-class Slice:
-    """What a worker does at a time: some questions of a job, or, without any, its metric.
-
-    Attributes:
-        job: whose.
-        positions: the questions, in order.
-        deaths: of workers at it.
-    """
-
-    job: Job
-    positions: Sequence[int] = ()
-    deaths: int = 0
-
-    @property
-    def is_metric(self) -> bool:
-        """Whether it is the metric."""
-        return not self.positions
-
-
-@dataclass(eq=False)
-class _Group:
-    """The jobs of one blend."""
-
-    blend: str
-    jobs: list[Job]
-    holders: int = 0
-    seconds: float = 0.0
-    """Of work that nobody has taken yet."""
-    likelihood: float = 0.0
-
-    def rate(self) -> None:
-        """Be as likely as the likeliest job."""
-        self.likelihood = max((job.likelihood for job in self.jobs), default=0.0)
-
-    @property
-    def pending(self) -> bool:
-        return any(job.pending for job in self.jobs)
+from soup.evaluators.workers.guesses import best_guess
+from soup.evaluators.workers.jobs import Group, Job, Rules, Slice
+from soup.evaluators.workers.speeds import Speeds
 
 
 @dataclass(eq=False)
@@ -162,16 +43,13 @@ class Queue:
         self._rules = rules
         self._workers = {worker: _Worker() for worker in workers}
         self._jobs: dict[str, Job] = {}
-        self._groups: dict[str, _Group] = {}
-        self._open: dict[str, _Group] = {}
+        self._groups: dict[str, Group] = {}
+        self._open: dict[str, Group] = {}
         self._certain = 0
         self._holders: dict[str, int] = {}
         self._metrics: list[Job] = []
-        self._speeds: dict[str, tuple[float, float]] = {}
-        self._metric_times: dict[str, float] = {}
+        self.speeds = Speeds()
         self._decided = (float("nan"), 0.0)
-        self._loads: deque[float] = deque(maxlen=RECENT)
-        self._loaded: set[int] = set()
 
     def __contains__(self, worker: int) -> bool:
         return worker in self._workers
@@ -231,7 +109,7 @@ class Queue:
         groups: dict[str, list[Job]] = {}
         for job in self._jobs.values():
             groups.setdefault(job.blend, []).append(job)
-        found = [_Group(blend, jobs, self._holders.get(blend, 0)) for blend, jobs in groups.items()]
+        found = [Group(blend, jobs, self._holders.get(blend, 0)) for blend, jobs in groups.items()]
         for group in found:
             group.rate()
         found.sort(key=lambda group: -group.likelihood)  # of equal ones the order given stays
@@ -292,17 +170,24 @@ class Queue:
             return None
         # What takes longest to evaluate comes first: a judge reads while the rest is answered.
         pending = [job for job in group.jobs if job.pending]
-        job = max(pending, key=self._metric_time)
+        job = max(pending, key=self.speeds.metric)
         found = job.again.pop(0) if job.again else self._cut(job, group, me)
         self._weigh(group)
         if not group.pending:
             self._reopen()
         return found
 
-    def _choose(self, me: _Worker, certain: bool, now: float) -> _Group | None:
-        swap, held = self.load_time, self._open.get(me.holds or "")
+    def _choose(self, me: _Worker, certain: bool, now: float) -> Group | None:
+        swap, held = self.speeds.load, self._open.get(me.holds or "")
         if not certain:
-            return self._guess(me, held, swap, self._until_decided(now))
+            return best_guess(
+                self._open.values(),
+                held,
+                swap=swap,
+                slice_=self._rules.shortest,
+                decided=self._until_decided(now),
+                workers=len(self._workers),
+            )
         if held is not None and held.likelihood >= 1:
             return held
         best, most = None, 0.0
@@ -317,56 +202,37 @@ class Queue:
                 best, most = group, worth
         return best
 
-    def _guess(
-        self, me: _Worker, held: _Group | None, swap: float, decided: float
-    ) -> _Group | None:
-        """The likeliest that pays, see above."""
-        slice_ = self._rules.shortest
-        for group in [held] if held is not None else self._open.values():
-            share = group.likelihood
-            joins = group is not held and group.holders > 0
-            if share >= 1 or (joins and group.seconds <= group.holders * swap):
-                continue
-            late = max((0.0 if group is held else swap) + slice_ - decided, slice_ / 2)
-            of_use = min(1.0, group.seconds / (swap * len(self._workers))) if swap else 1.0
-            if share * decided > CAUTION * (1 - share) * late * of_use:
-                return group
-        return None
-
     def _until_decided(self, now: float) -> float:
         """Seconds until all that is certainly wanted is done, as far as anybody knows."""
         if now != self._decided[0]:
             times = [0.0]
             for me in self._workers.values():
                 if me.at is not None and me.at.job.certain:
-                    after = 0.0 if me.at.is_metric else self._metric_time(me.at.job)
+                    after = 0.0 if me.at.is_metric else self.speeds.metric(me.at.job)
                     times.append(max(me.expected - now, 0.0) + after)
-            times += [self._metric_time(job) for job in self._metrics if job.certain]
+            times += [self.speeds.metric(job) for job in self._metrics if job.certain]
             for group in self._open.values():
                 if group.likelihood < 1:
                     break
-                after = max(map(self._metric_time, group.jobs))
+                after = max(map(self.speeds.metric, group.jobs))
                 times.append(group.seconds / max(group.holders, 1) + after)
             self._decided = (now, max(times))
         return self._decided[1]
 
-    def _metric_time(self, job: Job) -> float:
-        return self._metric_times.get(job.benchmark, 0.0) if job.metric else 0.0
-
     def _expected(self, me: _Worker, found: Slice) -> float:
         """Seconds that a slice should take."""
         if found.is_metric:
-            return self._metric_time(found.job)
-        load = self.load_time if me.holds != found.job.blend else 0.0
-        return load + (self.pace(found.job.benchmark) or 0.0) * len(found.positions)
+            return self.speeds.metric(found.job)
+        load = self.speeds.load if me.holds != found.job.blend else 0.0
+        return load + (self.speeds.pace(found.job.benchmark) or 0.0) * len(found.positions)
 
-    def _cut(self, job: Job, group: _Group, me: _Worker) -> Slice:
+    def _cut(self, job: Job, group: Group, me: _Worker) -> Slice:
         """A new slice of a job, for a worker that will hold its blend."""
         left = len(job.positions) - job.taken
         # Those who hold it, and those who will have nothing else to do; for a guess, all of them.
         others = len(self._workers) // max(self._certain if job.certain else 1, 1)
         sharing = max(group.holders + (me.holds != group.blend), others, 1)
-        pace = self.pace(job.benchmark)
+        pace = self.speeds.pace(job.benchmark)
         if pace is None:
             count = min(left // (2 * sharing), 4 * self._rules.fewest)
         else:
@@ -410,17 +276,12 @@ class Queue:
         assert found is not None, "it was at something"
         if found.is_metric:
             found.job.evaluation = "done"
-            self._metric_times[found.job.benchmark] = now - me.since
+            self.speeds.evaluated(found.job.benchmark, now - me.since)
             return found
         if me.swaps:
-            if worker in self._loaded:
-                self._loads.append(loading)
-            self._loaded.add(worker)
+            self.speeds.loaded(worker, loading)
         spent = now - me.since - loading if answering is None else answering
-        name, count = found.job.benchmark, len(found.positions)
-        seconds, questions = self._speeds.get(name, (0.0, 0.0))
-        # What is older counts half by every slice: speeds change with lengths and with neighbours.
-        self._speeds[name] = (seconds / 2 + max(spent, 0.0), questions / 2 + count)
+        self.speeds.answered(found.job.benchmark, spent, len(found.positions))
         self._ended(found.job)
         return found
 
@@ -434,7 +295,7 @@ class Queue:
         me = self._workers[worker]
         found, me.at = me.at, None
         self._hold(me, None)
-        self._loaded.discard(worker)
+        self.speeds.lost(worker)
         if found is None:
             return None
         found.deaths += 1
@@ -493,28 +354,15 @@ class Queue:
         """Workers that are at something."""
         return sum(me.at is not None for me in self._workers.values())
 
-    @property
-    def load_time(self) -> float:
-        """Seconds to load a blend into a model that there is; 0 where nobody knows yet."""
-        return median(self._loads) if self._loads else 0.0
-
-    def pace(self, benchmark: str) -> float | None:
-        """Seconds per question of a benchmark, by one worker; None where nobody knows yet."""
-        seconds, questions = self._speeds.get(benchmark, (0.0, 0.0))
-        return seconds / questions if questions else None
-
-    def _weigh(self, group: _Group) -> None:
-        known = [pace for pace in map(self.pace, self._speeds) if pace is not None]
-        usual = sum(known) / len(known) if known else 1.0
-        paces = [(job.pending, self.pace(job.benchmark)) for job in group.jobs]
-        group.seconds = sum(n * (usual if pace is None else pace) for n, pace in paces)
+    def _weigh(self, group: Group) -> None:
+        group.seconds = self.speeds.rest(group.jobs)
 
     def _allowed(self, worker: int, me: _Worker, found: Slice) -> float:
         rules = self._rules
-        pace = self.pace(found.job.benchmark)
-        if found.is_metric or pace is None or worker not in self._loaded:
+        pace = self.speeds.pace(found.job.benchmark)
+        if found.is_metric or pace is None or not self.speeds.has_built(worker):
             return rules.unknown  # a model is built, a judge is asked: nobody knows how long
-        load = self.load_time if me.holds != found.job.blend else 0.0
+        load = self.speeds.load if me.holds != found.job.blend else 0.0
         if load == 0.0 and me.holds != found.job.blend:
             return rules.unknown
         expected = load + pace * len(found.positions)

@@ -28,12 +28,14 @@ from soup.evaluators.models.families import Family, family_of, named, require_na
 from soup.evaluators.workers.devices import places
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
-from soup.evaluators.workers.fleet import Fleet, Hand, Work
+from soup.evaluators.workers.fleet import Fleet
+from soup.evaluators.workers.gathering import Work
+from soup.evaluators.workers.jobs import Rules
 from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died, Process
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
-from soup.evaluators.workers.queue import Rules
+from soup.evaluators.workers.seats import Hand
 from soup.events import Note, Observer, ignore
 
 OURS = ("worker_python", "engine")

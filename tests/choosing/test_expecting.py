@@ -14,8 +14,8 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.expecting import chance, trials
 from soup.choosing.scoring import Benchmark, Result, Wanted, result_key
 from soup.evaluators.fake import FakeScorer
-from soup.evaluators.workers.fleet import Work
-from soup.evaluators.workers.queue import Rules
+from soup.evaluators.workers.gathering import Work
+from soup.evaluators.workers.jobs import Rules
 from soup.events import Event, Note, Observer, ignore
 from soup.run import Settings, make
 from tests.conftest import make_checkpoint, random_tensors
@@ -117,11 +117,11 @@ def test_decisions_are_those_of_one_worker(pool: Pool, tmp_path: Path, seed: int
         if workers:
             fleet = scorer.fleet
             fleet.close()
-            assert fleet.saved + fleet.dropped > 0
+            assert fleet.gathered.saved + fleet.gathered.dropped > 0
             texts = [event.text for event in notes if isinstance(event, Note)]
-            guessed = fleet.saved + fleet.dropped
+            guessed = fleet.gathered.saved + fleet.gathered.dropped
             start = f"{workers} workers: of {guessed} answers that were made on a guess, "
-            assert f"{start}{fleet.saved} were wanted" in texts
+            assert f"{start}{fleet.gathered.saved} were wanted" in texts
             assert {path.suffix for path in place.glob("*.*")} == {".tsv", ".answers"}
             assert len(list(place.glob("*.tsv"))) == len(one.calls), "what was dropped is gone"
     assert boards[0].path == boards[1].path == boards[2].path

@@ -16,8 +16,10 @@ import soup
 from soup.blending.blend import Blend
 from soup.choosing.scoring import Benchmark, Result, Wanted, result_key
 from soup.evaluators.fake import FakeScorer, by_digest
-from soup.evaluators.workers.fleet import Fleet, Hand, Work
-from soup.evaluators.workers.queue import Rules
+from soup.evaluators.workers.fleet import Fleet
+from soup.evaluators.workers.gathering import Work
+from soup.evaluators.workers.jobs import Rules
+from soup.evaluators.workers.seats import Hand
 from soup.events import Observer, Progress, ignore
 from tests.conftest import make_checkpoint, random_tensors
 

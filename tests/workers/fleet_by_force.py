@@ -15,7 +15,7 @@ import soup
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.demo import build
 from soup.evaluators.workers import scorer as scorer_module
-from soup.evaluators.workers.queue import Rules
+from soup.evaluators.workers.jobs import Rules
 from soup.events import Event, Note, Progress, ignore
 
 
@@ -40,7 +40,8 @@ class Force:
             return
         pid: int = seat.hand.pid  # type: ignore[attr-defined]
         self.pids.add(pid)
-        known = fleet._queue.load_time > 0 and seat.number in fleet._queue._loaded
+        speeds = fleet._queue.speeds
+        known = speeds.load > 0 and speeds.has_built(seat.number)
         if seat.learned and (known or self.left[0] == signal.SIGKILL):
             os.kill(pid, self.left.pop(0))
 

@@ -15,9 +15,11 @@ from soup.errors import ScoringError, UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.workers import devices
 from soup.evaluators.workers.devices import places
-from soup.evaluators.workers.fleet import Fleet, Hand, Work
+from soup.evaluators.workers.fleet import Fleet
+from soup.evaluators.workers.gathering import Work
+from soup.evaluators.workers.jobs import Rules
 from soup.evaluators.workers.process import Died
-from soup.evaluators.workers.queue import Rules
+from soup.evaluators.workers.seats import Hand
 from soup.events import Event, Note, Observer, Progress, Took, ignore
 
 SMALL = Rules(shortest=0.002, longest=0.01, fewest=4, grace=0.3, patience=5.0, unknown=20.0)
@@ -193,12 +195,12 @@ def test_what_was_made_ahead_is_used_or_goes(tmp_path: Path) -> None:
             ahead.wait(20)
 
     world.happens = happens
-    fleet._queue._metric_times["x"] = 10.0  # a judge is slow: there is time for guesses
+    fleet._queue.speeds.evaluated("x", 10.0)  # a judge is slow: there is time for guesses
     a, b, c = (work(tmp_path, blend, share) for blend, share in (("a", 1), ("b", 0.5), ("c", 0.5)))
     fleet.expect([a, b, c], ignore)
 
     def watch() -> None:
-        while any(len(one.answers) < 100 for one in fleet._asked.values()):
+        while any(len(one.answers) < 100 for one in fleet.gathered.all()):
             time.sleep(0.005)
         ahead.set()
 
@@ -212,7 +214,7 @@ def test_what_was_made_ahead_is_used_or_goes(tmp_path: Path) -> None:
     fleet.measure(work(tmp_path, "b"), events.append)
     assert [x for x in world.asked[before:] if x[1] == "b"] == [], "all was there"
     fleet.expect([], events.append)
-    assert (fleet.saved, fleet.dropped) == (100, 100)
+    assert (fleet.gathered.saved, fleet.gathered.dropped) == (100, 100)
     assert Note("2 workers: of 200 answers that were made on a guess, 100 were wanted") in events
     fleet.close()
     assert {path.name[0] for path in tmp_path.iterdir()} == set("xyzab")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soup.evaluators.workers.queue import Job, Queue, Rules, Slice
+from soup.evaluators.workers.jobs import Job, Rules, Slice
+from soup.evaluators.workers.queue import Queue
 
 LOAD, METRIC = 5.0, 3.0
 
