@@ -400,6 +400,9 @@ class _Walk:
         if self.scorer is not None:
             self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
+            wanted, made = self.scorer.guessed
+            if made:
+                self.record("guesses", wanted=wanted, made=made)
 
     def score_members(self) -> None:
         if self.scorer is None:

@@ -280,7 +280,10 @@ def history(past: Sequence[Past]) -> Chart:
             when = one.time[:19]
             for what, mean in (("best single", one.best), (f"{one.command} soup", one.soup)):
                 if mean is not None:
-                    rows.append({"time": when, "of": what, "mean": mean})
+                    row: dict[str, Any] = {"time": when, "of": what, "mean": mean}
+                    if mean is one.soup and one.best is not None and one.low is not None:
+                        row |= {"low": one.best + one.low, "high": one.best + (one.high or 0)}
+                    rows.append(row)
         names = list(dict.fromkeys(row["of"] for row in rows))
         colours = [SERIES[k % len(SERIES)] for k in range(len(names))]
         shapes = ["circle", "triangle-up", "diamond", "square", "cross"]
@@ -292,6 +295,8 @@ def history(past: Sequence[Past]) -> Chart:
         points = marks.mark_point(filled=True, size=70, opacity=1).encode(
             shape=alt.Shape("of:N", scale=_scale(names, [shapes[k % 5] for k in range(len(names))]))
         )
-        return _styled((marks.mark_line(strokeWidth=1.5) + points).properties(height=220), width)
+        ranges = marks.mark_rule(strokeWidth=2, opacity=0.35).encode(y="low:Q", y2="high:Q")
+        lines = marks.mark_line(strokeWidth=1.5)
+        return _styled((ranges + lines + points).properties(height=220), width)
 
     return drawn(make, f"Means of {len(past)} runs over time. The table below has its numbers.")
