@@ -347,19 +347,18 @@ class _Night:
             "left_out": [{"name": one.name, "how": one.how} for one in sifted.left_out],
         }
         self.shelf.remember(NIGHT, **record)
-        deleted: tuple[str, ...] = ()
         if published is not None:
             self.shelf.use(published)
-            deleted = self._prune(sifted)
+        deleted = self._prune(sifted)  # also what a killed night has not come to
         history = (*self.shelf.diary.records,)
         current = self.shelf.current
         return Night(verdict, board, sifted.left_out, changes, published, current, deleted, history)
 
     def _prune(self, sifted: Sifted) -> tuple[str, ...]:
-        if self.plan.keep is None:
+        if self.plan.keep is None or self.pool is None:
             return ()
         never = [*sifted.ready, *(Path(one.path) for one in sifted.left_out)]
-        for source in (*self.pool.members, self.pool.base) if self.pool else ():
+        for source in (*self.pool.members, self.pool.base):
             if source is not None:  # an adapter's home is its base; shards may be links
                 never += [source.path, source.home, *source.shards]
         try:

@@ -277,7 +277,7 @@ def history(past: Sequence[Past]) -> Chart:
     def make(width: int) -> Any:
         rows = []
         for one in past:
-            when = one.time[:19]
+            when = f"{one.time[:19]}Z"
             for what, mean in (("best single", one.best), (f"{one.command} soup", one.soup)):
                 if mean is not None:
                     row: dict[str, Any] = {"time": when, "of": what, "mean": mean}
@@ -287,7 +287,10 @@ def history(past: Sequence[Past]) -> Chart:
         names = list(dict.fromkeys(row["of"] for row in rows))
         colours = [SERIES[k % len(SERIES)] for k in range(len(names))]
         shapes = ["circle", "triangle-up", "diamond", "square", "cross"]
-        x = alt.X("time:T", title=None, axis=alt.Axis(tickCount=4, labelOverlap=True))
+        days = {one.time[:10] for one in past}
+        form = "%H:%M" if len(days) == 1 else "%d %b"
+        axis = alt.Axis(tickCount=4, labelOverlap=True, format=form)
+        x = alt.X("time:T", title="UTC", scale=alt.Scale(type="utc"), axis=axis)
         y = alt.Y("mean:Q", title="mean (0–100)", scale=alt.Scale(zero=False))
         marks = alt.Chart(_rows(rows)).encode(
             x=x, y=y, color=alt.Color("of:N", sort=None, scale=_scale(names, colours))

@@ -215,3 +215,16 @@ def test_nights_say_their_verdict(made: Made, tmp_path: Path) -> None:
     assert told is not None and past[-1].low is not None and told.low is not None
     assert (past[-1].low, past[-1].high) == pytest.approx((told.low, told.high))
     assert f"{told.low:+.2f} … {told.high:+.2f}" in made.page.split('id="history"')[1]
+
+
+def test_a_night_says_what_its_gate_said(made: Made, tmp_path: Path) -> None:
+    """Besides what it gained over the best single; to repeat it writes into no shelf."""
+    shutil.copy(made.work / "journal.jsonl", tmp_path)
+    journal = Journal.open(tmp_path)
+    run = next(reversed(list(journal.runs)))
+    assert "-o out" in gather(made.work).command
+    journal.append("verdict", run=run, word="not better", why="<b> fell")
+    facts = gather(tmp_path)
+    assert "-o" not in facts.command.split()
+    assert facts.more[0] == "the night's verdict on it, by its gate: not better: <b> fell"
+    assert "by its gate: not better: &lt;b&gt; fell." in page(facts)
