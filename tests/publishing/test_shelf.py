@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from soup.publishing.diary import read
-from tests.cli.test_cli import run
+from tests.cli.test_cli import fails, run
 from tests.publishing.pool import member
 from tests.publishing.test_nights import Place, place
 
@@ -145,3 +145,53 @@ def test_names_are_text_in_every_output(place: Place, name: str) -> None:
     assert "\x1b" not in text + done.stderr + done.stdout
     assert "<b>" not in text and "[x](y)" not in text
     json.dumps(done.document)
+
+
+def test_two_nights_at_once_are_one_and_an_error(place: Place) -> None:
+    """The second ends at once, in one line, and changes nothing."""
+    from soup.publishing.shelf import Shelf
+
+    with Shelf.open(place.shelf).alone():
+        line = fails(place.night(), 1)
+        assert "another soup nightly or soup rollback is at work there" in line
+        assert "is at work there" in fails(run(place.path, "rollback", "--publish", "published"), 1)
+    assert place.scorer.calls == [] and not (place.shelf / "nights.jsonl").exists()
+    assert place.night().returncode == 0
+
+
+def test_scores_carried_to_another_machine_are_known_there(place: Place) -> None:
+    """By soup journal export and import: the same content elsewhere is not asked again."""
+    place.night()
+    assert run(place.path, "journal", "export", "scores.gz").returncode == 0
+    other = place.path / "other"
+    shutil.copytree(place.ckpts, other / "ckpts")
+    shutil.copytree(place.shelf, other / "published", symlinks=True)
+    assert run(other, "journal", "import", "../scores.gz").returncode == 0
+    there = place
+    there.path, there.ckpts, there.shelf = other, other / "ckpts", other / "published"
+    done = there.night()
+    assert done.returncode == 3, done.stderr
+    assert "the same soup is published already" in done.document["verdict"]["why"]
+    assert there.scorer.calls == []
+
+
+def test_soups_published_among_the_checkpoints_are_members_like_others(place: Place) -> None:
+    """--publish ckpts: the link is the soup that it leads to, once; what is no model is named."""
+    place.shelf = place.ckpts
+    done = place.night("--publish", "ckpts")
+    assert done.returncode == 0, done.stderr
+    first = place.latest
+    done = place.night("--publish", "ckpts", "--keep", "0")
+    assert done.returncode in (3, 4), done.stderr
+    assert (place.ckpts / first).is_dir() and place.latest == first
+    assert [one["how"] for one in done.document["left_out"]] == []
+
+
+@pytest.mark.parametrize("column", [80])
+def test_a_night_is_readable_at_80_columns(place: Place, column: int) -> None:
+    """Its verdict is the last thing that it says, but for what it rests on."""
+    done = place.night(COLUMNS=str(column))
+    assert done.returncode == 0
+    assert "\nbetter: nothing was published here before; published as " in done.stdout
+    table = [line for line in done.stdout.splitlines() if line.startswith((" 1 ", " 2 ", " 3 "))]
+    assert table and max(map(len, table)) <= column
