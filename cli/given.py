@@ -23,7 +23,7 @@ from soup.words import closest, either
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
-    from soup.run import Settings
+    from soup.settings import Settings
 
 DTYPES = {
     "float32": "F32",
@@ -51,7 +51,7 @@ def settings_of(
     Raises:
         UsageError: an option's value is none of those that it can have.
     """
-    from soup.run import Settings
+    from soup.settings import Settings
 
     names, weights = weighted(benchmarks.bench or ())
     return Settings(

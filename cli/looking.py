@@ -125,7 +125,7 @@ def _known_duplicates(report: "Report", work: Path, read: bool) -> list[tuple[st
     journal = console.journal(work, create=read)
     if read:
         from soup.cli.progress import Watch
-        from soup.run import identify
+        from soup.identifying import identify
 
         with Watch(console.err) as watch:
             identify([*report.members, *([report.base] if report.base else [])], journal, watch)

@@ -42,7 +42,7 @@ from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
 from soup.publishing.shelf import Shelf
 from soup.publishing.tracking import log, require_tracker, told_of, told_of_failure
-from soup.run import Settings
+from soup.settings import Settings
 from soup.words import plain
 
 AGAIN = 75

@@ -21,7 +21,7 @@ from soup.errors import PoolError, SoupError, UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.suites import distinct_names, questions_in
 from soup.forecast import Forecast, forecast
-from soup.run import Settings, whole
+from soup.settings import Settings, whole
 from soup.watching.lines import duration
 from soup.words import counted, plain
 

@@ -18,7 +18,7 @@ from soup.cli.options import LookOptions, ShowOptions
 from soup.errors import OutputError, SoupError, UsageError
 
 if TYPE_CHECKING:
-    from soup.run import Settings
+    from soup.settings import Settings
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 

@@ -26,7 +26,7 @@ from soup.cli.options import (
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
-    from soup.run import Settings
+    from soup.settings import Settings
 
 
 @grouped

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from soup.choosing.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
     from soup.errors import SoupError
     from soup.events import Evaluation, Event, Note, Observer, Progress, Work
-    from soup.run import Settings, make, score
+    from soup.run import make, score
+    from soup.settings import Settings
     from soup.watching.watch import watch
 
 _HOMES = {
@@ -49,7 +50,8 @@ _HOMES = {
     "soup.choosing.scoring": ("Benchmark", "Part", "PartialScorer", "Result", "Score", "Scorer"),
     "soup.errors": ("SoupError",),
     "soup.events": ("Evaluation", "Event", "Note", "Observer", "Progress", "Work"),
-    "soup.run": ("Settings", "make", "score"),
+    "soup.run": ("make", "score"),
+    "soup.settings": ("Settings",),
     "soup.watching.watch": ("watch",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,7 +10,7 @@ from soup.choosing.journal import Journal
 from soup.choosing.recipes import greedy
 from soup.choosing.scoring import Benchmark, mean_of, recorded, result_key
 from soup.events import Work
-from soup.run import Settings, mix_of, of_all
+from soup.settings import Settings, mix_of, of_all
 
 
 @dataclass(frozen=True)

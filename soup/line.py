@@ -12,7 +12,8 @@ from soup.choosing.weighing import shares_of
 from soup.errors import UsageError
 from soup.events import Evaluation, Note, Observer
 from soup.holding import alone
-from soup.run import Settings, identify
+from soup.identifying import identify
+from soup.settings import Settings
 from soup.watching.state import stated
 from soup.watching.watch import around
 from soup.words import counted

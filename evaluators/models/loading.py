@@ -19,6 +19,7 @@ from torch import nn
 
 from soup.blending.blend import Blend
 from soup.blending.streaming import stream
+from soup.checkpoints import describe, quantised
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
@@ -213,8 +214,8 @@ def from_files(
     """
     config = copy.deepcopy(config)
     for key, value in reference.rewritten.items():
-        if key == "quantization_config":
-            vars(config).pop(key, None)  # None would be a method that nobody knows
+        if key in quantised.KEYS or isinstance(value, dict):
+            describe.unquantised(config)
         else:
             setattr(config, key, value)
     state = collect(Blend((reference,), reference), "read", ignore)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import describe
+from soup.blending.picture import Picture
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.json_text import parse
 from soup.checkpoints.safe import read_bounded
@@ -24,16 +24,6 @@ HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 LONGEST = 1 << 16
 """Characters of a card in which front matter is looked for."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A chart beside a model card: its file, its heading, what it shows in words, its SVG."""
-
-    file: str
-    title: str
-    words: str
-    svg: str
 
 
 def model_card(

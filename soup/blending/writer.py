@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from soup import holding
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
+from soup.blending.picture import Picture
 from soup.blending.stack import stack
 from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
 from soup.blending.verifying import check, sealed, unsealed
@@ -26,9 +27,6 @@ from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
-
-if TYPE_CHECKING:
-    from soup.blending.card import Picture
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def write(
     overwrite: bool = False,
     as_adapter: bool = False,
     known: Callable[[Checkpoint], str | None] = lambda checkpoint: None,
-    pictures: Sequence["Picture"] = (),
+    pictures: Sequence[Picture] = (),
     observe: Observer = ignore,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.

@@ -7,6 +7,7 @@ TRL write, too. Whatever is no fixed change of the base's weights is refused by 
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from soup.checkpoints.experts import take_experts
 from soup.checkpoints.factors import MERGE, Finder, Parts, lora_updates
 from soup.checkpoints.files import require_plain, weights_beside
 from soup.checkpoints.heads import require_both, with_head
+from soup.checkpoints.inside import is_wrapped
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
+from soup.checkpoints.names import unwrapped
 from soup.checkpoints.safe import require_safe
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
@@ -81,7 +84,8 @@ def open_adapter(
     whole: dict[str, TensorInfo] = {}
     stored = [info for file in files for info in read_weights(file)]
     require_gathered(directory, stored)
-    for info in stored:
+    called = unwrapped(info.name for info in stored)
+    for info in (replace(info, name=called[info.name]) for info in stored):
         _sort_in(info, modules, whole)
     if not stored:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
@@ -225,7 +229,7 @@ def _open_base(
                 f"{directory}: a LoRA adapter on {path}, whose weights are quantised (QLoRA); "
                 f"{UNQUANTISED}"
             ) from error
-    if parent.updates or any(".lora_" in name for name in parent.tensors):
+    if parent.updates or is_wrapped(parent.tensors):
         raise CheckpointError(
             f"{directory}: its base {path} holds LoRA factors of its own; merge those first"
         )

@@ -324,7 +324,7 @@ def open_model(directory: Path, name: str) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{directory}: the weight files hold no tensor")
     require_gathered(directory, tensors.values())
-    config, plain = quantised.settle(directory, config, tensors)
+    config, rewritten, plain = quantised.settle(directory, config, tensors)
     stored = tensors
     tensors, renamed = _unwrapped(stored)
     return Checkpoint(
@@ -338,7 +338,7 @@ def open_model(directory: Path, name: str) -> Checkpoint:
         states=states,
         altered=bool(plain)
         or any(name != info.name for name, info in zip(stored, tensors.values(), strict=True)),
-        rewritten={quantised.KEY: None} if plain else {},
+        rewritten=rewritten,
     )
 
 
@@ -361,19 +361,37 @@ def _unwrapped(
 
 
 def require_gathered(where: Path, tensors: Iterable[TensorInfo]) -> None:
-    """No tensor is the empty stand-in that DeepSpeed leaves of one that is spread over GPUs.
+    """No tensor is the empty stand-in that DeepSpeed leaves of one that is spread over GPUs, nor
+    one of FSDP's, which hold all parameters of a module in a row.
 
     Raises:
         CheckpointError: counts them and says how to gather them.
     """
-    empty = [info.name for info in tensors if info.shape == (0,)]
+    given = list(tensors)
+    if flat := [info.name for info in given if info.name.endswith("_flat_param")]:
+        raise CheckpointError(
+            f"{where}: {counted(len(flat), 'tensor')} of FSDP ({flat[0]}) that hold a module's "
+            "parameters in a row; save it again as the trainer's full state dict (accelerate: "
+            "fsdp_state_dict_type FULL_STATE_DICT)"
+        )
+    empty = [info.name for info in given if info.shape == (0,)]
     # A model may have an empty buffer; a weight is never empty.
-    if any(name.endswith((".weight", ".bias")) for name in empty):
+    if any(_is_weight(name) for name in empty):
         raise CheckpointError(
             f"{where}: {counted(len(empty), 'empty tensor')}, {empty[0]} first: saved under "
             "DeepSpeed ZeRO-3 without gathering; make whole weights of the trainer's checkpoint "
             "with its zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save"
         )
+
+
+TRAINED = (".weight", ".bias", "token", "tokens", "embed", "embedding", "embeddings", "newline",
+           "query", "queries", "gamma", "beta", "scale", "gate", "lambda_1",
+           "lambda_2")  # fmt: skip
+"""How the names of parameters end; those of buffers do not."""
+
+
+def _is_weight(name: str) -> bool:
+    return f".{name}".endswith(TRAINED) or ".lora_" in name
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

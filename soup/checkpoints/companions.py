@@ -39,12 +39,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         "merges.txt",
         "added_tokens.json",
         "special_tokens_map.json",
+        "tekken*.json",
     ),
     "code": ("*.py",),
 }
 """How files of each kind are called, relative to the directory."""
 
-VOCABULARIES = ("tokenizer.json", "*.model", "*.tiktoken", "*.spm", "vocab*")
+VOCABULARIES = ("tokenizer.json", "*.model", "*.tiktoken", "*.spm", "vocab*", "tekken*.json")
 """Any of these makes a tokenizer of tokenizer files."""
 
 PROCESSOR_PARTS: Mapping[str, str] = {
@@ -158,6 +159,12 @@ class Companions:
             return self.template is not None
         patterns = VOCABULARIES if kind == "tokenizer" else KINDS[kind]
         return any(_matches(name, patterns) for name in self.files)
+
+    @property
+    def vocabulary(self) -> Mapping[str, str]:
+        """SHA-256 of each file that holds a tokenizer's tokens, by name."""
+        named = [name for name in self.files if _matches(name, VOCABULARIES)]
+        return {name: hashlib.sha256(self._content(name)).hexdigest() for name in named}
 
     def any_of(self, kind: str) -> bool:
         """Whether there is any file of a kind."""

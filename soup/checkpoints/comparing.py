@@ -31,7 +31,11 @@ def of_others(
         dtype: the output dtype, where one was given: then their own may differ.
     """
     problems = _compare_tensors(reference, member, dtype) + _compare_files(reference, member)
-    return problems, _compare_configs(reference, member) + _added_tokens(reference, member)
+    return problems, [
+        *_compare_configs(reference, member),
+        *_added_tokens(reference, member),
+        *_uncompared(reference, member),
+    ]
 
 
 def of_any(member: Checkpoint) -> tuple[list[Problem], list[str]]:
@@ -188,6 +192,21 @@ def _added_tokens(reference: Checkpoint, member: Checkpoint) -> list[str]:
             (reference.name, member.name, found.missing),
         )
         if entries
+    ]
+
+
+def _uncompared(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """Tokenizers whose files differ and are of no kind that is read here."""
+    ours, theirs = reference.companions, member.companions
+    if not (ours.has("tokenizer") and theirs.has("tokenizer")):
+        return []
+    one, other = ours.vocabulary, theirs.vocabulary
+    if one == other or tokens.compare(reference.tokenizer_home, member.tokenizer_home) is not None:
+        return []
+    which = min(name for name in {*one, *other} if one.get(name) != other.get(name))
+    return [
+        f"{member.name}: its tokenizer cannot be compared with {reference.name}'s ({which} differs "
+        "and cannot be read here): be sure that their ids mean the same tokens"
     ]
 
 

@@ -39,10 +39,10 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
         asked["path"], trust_remote_code=False, local_files_only=True
     )
     for key, value in asked["rewritten"].items():
-        if key == "quantization_config":
-            vars(config).pop(key, None)  # None would be a method that nobody knows
-        else:
+        if key not in QUANTISED and not isinstance(value, dict):
             setattr(config, key, value)
+    if any(key in QUANTISED or isinstance(v, dict) for key, v in asked["rewritten"].items()):
+        unquantised(config)
     names = getattr(config, "architectures", None) or [None]
     kind = getattr(transformers, str(names[0]), None)
     if kind is None or not hasattr(kind, "from_pretrained"):
@@ -70,6 +70,18 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
             for name, found, expected in sorted(info["mismatched_keys"])
         ],
     }
+
+
+QUANTISED = ("quantization_config", "compression_config")
+
+
+def unquantised(config: Any) -> None:
+    """Take out what a config and its parts say of quantisation."""
+    for key in QUANTISED:
+        vars(config).pop(key, None)  # None would be a method that nobody knows
+    for part in vars(config).values():
+        if hasattr(part, "to_dict") and hasattr(part, "model_type"):
+            unquantised(part)
 
 
 def file_names(kind: Any, config: Any) -> dict[str, str]:

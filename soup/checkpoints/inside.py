@@ -32,9 +32,13 @@ NESTED = ("lora_config", "peft_config")
 """Keys of config.json under which trainers put what is in an adapter's settings."""
 
 
-def has_factors(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether any tensor is a factor of LoRA."""
-    return any(".lora_" in name for name in tensors)
+_OTHERS = re.compile(r"\.base_layer\.|\.lora\.(down|up)\.|\.original_module\.")
+"""What names hold where PEFT, or a tool that is like it, is wrapped around modules."""
+
+
+def is_wrapped(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a model was saved with an adapter around its modules, of LoRA or another kind."""
+    return any(".lora_" in name or _OTHERS.search(name) for name in tensors)
 
 
 def merged(model: Checkpoint) -> Checkpoint:
@@ -45,6 +49,7 @@ def merged(model: Checkpoint) -> Checkpoint:
             do not fit; a tensor is named.
     """
     modules, adapters = _sorted(model)
+    _require_factors(model, modules)
     if len(adapters) > 1 or any(f"{name}_lora" in model.config for name in adapters):
         raise CheckpointError(
             f"{model.path}: holds LoRA factors of adapters that the model switches on by its input "
@@ -72,15 +77,17 @@ def merged(model: Checkpoint) -> Checkpoint:
     files = tuple(f for f in (model.path / ADAPTER, model.path / "config.json") if f.is_file())
     note = (
         f"holds LoRA factors inside ({counted(len(modules), 'module')}); they are merged, and the "
-        "soup has none" + (f"; its config.json says {', '.join(changes)}: off" if changes else "")
-    )
+        "soup has none"
+        if modules
+        else "was saved with PEFT around it, without factors; the modules that it trained are taken"
+    ) + (f"; its config.json says {', '.join(changes)}: off" if changes else "")
     return replace(
         parent,
         updates=updates,
         config={**model.config, **changes},
         rewritten={**model.rewritten, **changes},
         altered=True,
-        kind="LoRA merged",
+        kind="LoRA merged" if modules else "",
         notes=(*model.notes, note),
         settings=files,
         states=(*model.states, *file_states(files)),
@@ -107,6 +114,33 @@ def _sorted(model: Checkpoint) -> tuple[dict[str, Parts], set[str]]:
         parts.tensors[role if role in "AB" else "m"] = info
         parts.embedding |= embedding is not None
     return modules, adapters
+
+
+def _require_factors(model: Checkpoint, modules: Mapping[str, Parts]) -> None:
+    """Every wrapped module is changed by factors of LoRA, not by what another method trained.
+
+    LoHa, LoKr, OFT, IA3, VeRA and their like are no linear functions of what they store, either.
+    """
+    for name in model.tensors:
+        if ".lora_" in name or not (found := _OTHERS.search(name)):
+            continue
+        module = name[: found.start()]
+        if found[0] == ".original_module." and any(
+            other.startswith(f"{module}.modules_to_save.") for other in model.tensors
+        ):
+            continue
+        if found[0] == ".base_layer." and _bare(f"{module}.x").removesuffix(".x") in modules:
+            continue
+        around = [n for n in model.tensors if n.startswith(f"{module}.") and n != name]
+        plain = (".weight", ".bias")
+        inner = [n for n in around if not _OTHERS.search(n) and not n.endswith(plain)]
+        beside = f", beside {inner[0]}" if inner else ""
+        raise CheckpointError(
+            f"{model.path}: tensor {name}{beside}: saved while an adapter that is not LoRA's, or "
+            "whose factors are not there, was wrapped around the model; averaged apart, what it "
+            "stores would be another change: merge it with the tool that trained it and blend the "
+            "result"
+        )
 
 
 def _bare(name: str) -> str:

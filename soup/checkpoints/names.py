@@ -19,6 +19,9 @@ WRAPPERS = frozenset(
         "_checkpoint_wrapped_module",  # activation checkpointing
         "_fpw_module",  # fairscale
         "_forward_module",  # Lightning
+        "_wrapped_module",
+        "_orig_module",
+        "_ddp_module",
     }
 )
 """Parts of a name that stand for a wrapper around a module, not for a module of the model."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from soup.checkpoints import hub
 from soup.checkpoints.adapter import open_adapter
 from soup.checkpoints.checkpoint import Checkpoint, open_model
-from soup.checkpoints.inside import has_factors, merged
+from soup.checkpoints.inside import is_wrapped, merged
 from soup.checkpoints.weights import is_adapter
 from soup.errors import CheckpointError
 
@@ -38,7 +38,7 @@ def open_checkpoint(
         if is_adapter(directory):
             return open_adapter(directory, name, base)
         model = open_model(directory, name)
-        return merged(model) if has_factors(model.tensors) else model
+        return merged(model) if is_wrapped(model.tensors) else model
     except OSError as error:  # a folder that may not be looked into
         where = error.filename or directory
         raise CheckpointError(f"{where}: cannot be read: {error.strerror}") from error

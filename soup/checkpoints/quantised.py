@@ -4,7 +4,7 @@ A config may go on speaking of quantisation after an adapter was merged into deq
 and packed weights may be saved without a word. The tensors tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from soup.checkpoints.tensors import TensorInfo
 from soup.errors import QuantisedError
 from soup.words import counted, shown
 
-KEY = "quantization_config"
-"""Where config.json speaks of it."""
+KEYS = ("quantization_config", "compression_config")
+"""Where config.json speaks of it, at its top or in a part of it (``text_config``)."""
 
 PACKED = (
     ".qweight",  # GPTQ, AWQ
@@ -28,9 +28,17 @@ PACKED = (
 )
 """How the names of tensors end that only packed, quantised weights have."""
 
+NARROW = ("I8", "U8", "I16", "I32")
+"""Types that packed weights are stored in; indices have 64 bits, in torch."""
+
+INDICES = ("mask", "bias", "index", "ids", "position", "table", "map", "blocks", "scales")
+"""What the names of buffers hold that are matrices of whole numbers and no weights."""
+
 WHOLE = (".weight", ".codes", ".Qidxs", ".qdata", "._data")
 """How matrices are called that hold whole numbers only where they are packed: int8 of several
 tools, AQLM, QuIP#, torchao, quanto."""
+
+DEEPEST = 8  # parts of a config within each other that are looked into
 
 MX = ("_blocks", "_scales")
 """Two halves of a parameter in microscaling formats (MXFP4), both bytes."""
@@ -52,21 +60,40 @@ def _is_packed(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -
         pair = tensors.get(name.removesuffix(one) + other) if name.endswith(one) else None
         if pair is not None and info.dtype == pair.dtype == "U8":
             return True
-    return False
+    last = name.rpartition(".")[2]
+    return info.dtype in NARROW and not any(word in last for word in INDICES)
 
 
 def method(config: Mapping[str, Any]) -> str | None:
     """How a ``config.json`` says that weights are quantised; None where it does not."""
-    found = config.get(KEY)
-    if not found:
+    found = next(_spoken(config, 0), None)
+    if found is None:
         return None
     return shown(found.get("quant_method", "unknown") if isinstance(found, dict) else "unknown")
 
 
+def _spoken(config: Mapping[str, Any], depth: int) -> Iterator[Any]:
+    """What stands under one of ``KEYS``, and is something."""
+    for key, value in config.items():
+        if key in KEYS and value:
+            yield value
+        elif isinstance(value, dict) and depth < DEEPEST:
+            yield from _spoken(value, depth + 1)
+
+
+def _without(config: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    return {
+        key: _without(value, depth + 1) if isinstance(value, dict) and depth < DEEPEST else value
+        for key, value in config.items()
+        if key not in KEYS
+    }
+
+
 def settle(
     directory: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A config without words on quantisation that do not hold, and what to say of that.
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """A config without words on quantisation that do not hold, what of it is another (None: gone),
+    and what to say of that.
 
     Raises:
         QuantisedError: the weights are packed.
@@ -80,9 +107,13 @@ def settle(
             "cannot be averaged"
         )
     if said is None:
-        return dict(config), ()
+        return dict(config), {}, ()
+    plain = _without(config)
+    changed = {key: plain.get(key) for key in config if plain.get(key) != config[key]}
+    where = next(key for key, value in changed.items() if value is None or key not in KEYS)
+    named = where if where in KEYS else f"quantization_config in its {where}"
     note = (
-        f"its config.json has a {KEY} ({said}), but its weights are not quantised: it is left "
+        f"its config.json has a {named} ({said}), but its weights are not quantised: it is left "
         "out, here and in the soup's config.json"
     )
-    return {key: value for key, value in config.items() if key != KEY}, (note,)
+    return plain, changed, (note,)

@@ -5,6 +5,7 @@ copied. A kind of file (``companions.KINDS``) that a member lacks is taken, whol
 directory named for that, else from the base, else from the members that have it, if they agree.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,9 @@ WANTED = ("tokenizer", "processor", "chat template", "code")
 
 SEES = ("vision", "visual", "image", "mm_", "vit_")
 """What keys of a config.json contain whose model sees, so that it needs an image processor."""
+
+_RELATIVE = re.compile(r"(?m)^[ \t]*from[ \t]+\.([A-Za-z_][\w.]*)[ \t]+import\b")
+"""How custom code imports what lies beside it; transformers looks for it in the same way."""
 
 NAMES_CODE = ("config.json", "tokenizer_config.json", *KINDS["processor"])
 """Files that may name custom code, under ``auto_map``."""
@@ -90,8 +94,22 @@ def lacking(member: Checkpoint) -> list[str]:
 
 
 def absent_code(files: Companions) -> list[str]:
-    """Python files that the others name, and that are not there."""
-    return [name for name in _named_code(files) if name not in files.files]
+    """Python files that the others name or import, and that are not there."""
+    found, waiting = [], list(_named_code(files))
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop(0)
+        if (content := files.read(name)) is None:
+            found.append(name)
+            continue
+        for module in _RELATIVE.findall(content.decode(errors="replace")):
+            inside = f"{name.rpartition('/')[0]}/".lstrip("/") + module
+            ways = [f"{inside.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
+            there = next((way for way in ways if way in files.files), ways[0])
+            if there not in seen:
+                seen.add(there)
+                waiting.append(there)
+    return found
 
 
 def _supply_one(

@@ -1,8 +1,9 @@
 """What each row of an embedding means: a tokenizer's tokens by their ids, whatever files say so.
 
 One vocabulary may be in ``tokenizer.json``, or in ``vocab.json`` and ``added_tokens.json``, or in a
-SentencePiece ``tokenizer.model``, or in tiktoken's lists of byte strings; added tokens also in
-``tokenizer_config.json``. Here all of them become the same thing.
+SentencePiece model, or in tiktoken's or Mistral's (``tekken.json``) lists of byte strings, or in
+BERT's ``vocab.txt``; added tokens also in ``tokenizer_config.json``. Here all of them become the
+same thing.
 """
 
 import base64
@@ -24,6 +25,11 @@ FILES = (
     "added_tokens.json",
     "tokenizer_config.json",
 )
+PATTERNS = ("*.model", "*.spm", "*.tiktoken", "vocab*.txt", "tekken*.json")
+FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
+"""First rows of XLM-RoBERTa's and its kin's; the pieces of ``sentencepiece.bpe.model`` from the
+fourth on have the rows behind them."""
+
 LARGEST = 200_000_000  # bytes of a file that is looked into; the largest known have 40 million
 
 Tokens = Mapping[str, int]
@@ -115,26 +121,62 @@ def _read(directory: Path, state: tuple[tuple[str, int, int], ...]) -> Tokens | 
         added = ((token["content"], token["id"]) for token in fast.get("added_tokens") or ())
         _add(found, directory / "tokenizer.json", added)
         if found:
+            # Transformers adds what only the settings name, behind all others.
+            rows = set(found.values())
+            for token, row in _decoder(directory):
+                if token not in found and row not in rows:
+                    _add(found, directory / "tokenizer_config.json", [(token, row)])
             return found
-    model = directory / "tokenizer.model"
+    files = [file for pattern in PATTERNS for file in sorted(directory.glob(pattern))]
+    files.sort(key=lambda file: file.name != "tokenizer.model")
     if (vocab := _json(directory / "vocab.json")) is not None:
         _add(found, directory / "vocab.json", vocab.items())
-    elif model.is_file():
-        content = _content(model)
-        pieces = _ranks(content) if _is_ranks(content) else enumerate(_pieces(content))
-        _add(found, model, ((token, row) for row, token in pieces))
-    else:
-        for file in sorted(directory.glob("*.tiktoken")):
-            _add(found, file, ((token, row) for row, token in _ranks(_content(file))))
+    elif files:
+        same = [file for file in files if file.suffix == files[0].suffix]
+        for file in same if files[0].suffix == ".tiktoken" else files[:1]:
+            _add(found, file, ((token, row) for row, token in _listed(file)))
     if not found:
         return None
     if (added_tokens := _json(directory / "added_tokens.json")) is not None:
         _add(found, directory / "added_tokens.json", added_tokens.items())
+    _add(found, directory / "tokenizer_config.json", _decoder(directory))
+    return found
+
+
+def _decoder(directory: Path) -> list[tuple[str, int]]:
+    """Added tokens that a tokenizer's settings name."""
     settings = _json(directory / "tokenizer_config.json") or {}
     decoder = settings.get("added_tokens_decoder") or {}
-    file = directory / "tokenizer_config.json"
-    _add(found, file, ((token["content"], int(row)) for row, token in decoder.items()))
-    return found
+    return [(token["content"], int(row)) for row, token in decoder.items()]
+
+
+def _listed(file: Path) -> Iterator[tuple[int, str]]:
+    """Rows and tokens of a file that is no JSON object of them."""
+    content = _content(file)
+    if file.suffix == ".txt":
+        lines = content.decode().removesuffix("\n").split("\n")
+        return enumerate(line.removesuffix("\r") for line in lines)
+    if file.suffix == ".json":
+        return _tekken(parse(content))
+    if file.suffix == ".tiktoken" or _is_ranks(content):
+        return _ranks(content)
+    if file.name != "sentencepiece.bpe.model":
+        return enumerate(_pieces(content))
+    return enumerate([*FAIRSEQ, *list(_pieces(content))[3:]])
+
+
+def _tekken(settings: Any) -> Iterator[tuple[int, str]]:
+    """Mistral's: special tokens come first, byte strings by their ranks behind them.
+
+    https://github.com/mistralai/mistral-common, ``tokens/tokenizers/tekken.py``
+    """
+    config, letters = settings["config"], _letters()
+    special = config["default_num_special_tokens"]
+    for token in settings.get("special_tokens") or ():
+        yield token["rank"], token["token_str"]
+    for token in settings["vocab"][: config["default_vocab_size"] - special]:
+        text = base64.b64decode(token["token_bytes"])
+        yield special + token["rank"], "".join(letters[byte] for byte in text)
 
 
 def _add(found: dict[str, int], file: Path, entries: Iterable[tuple[str, Any]]) -> None:
@@ -239,7 +281,8 @@ def _content(file: Path) -> bytes:
 
 def _files(directory: Path) -> list[Path]:
     named = [directory / name for name in FILES]
-    return [file for file in (*named, *sorted(directory.glob("*.tiktoken"))) if file.is_file()]
+    others = [file for pattern in PATTERNS for file in sorted(directory.glob(pattern))]
+    return [file for file in dict.fromkeys((*named, *others)) if file.is_file()]
 
 
 def _same_files(one: Path, other: Path) -> bool:

@@ -24,7 +24,9 @@ from soup.publishing.diary import NIGHT, Diary
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
 from soup.publishing.shelf import NIGHTS, Shelf, manifest
 from soup.publishing.sifting import LeftOut, Sifted, sift
-from soup.run import Chosen, Draw, Settings, make, mix_of
+from soup.run import make
+from soup.settings import Settings, mix_of
+from soup.walk import Chosen, Draw
 from soup.watching.watch import around
 from soup.words import counted, listed
 

@@ -19,7 +19,7 @@ from soup.checkpoints.soundness import problems as unsound
 from soup.choosing.journal import Journal
 from soup.errors import CheckpointError, PoolError, SoupError, UnfinishedError, UsageError
 from soup.events import Observer, ignore
-from soup.run import identify
+from soup.identifying import identify
 from soup.watching.lines import duration
 
 Looks = dict[str, tuple[int, int]]

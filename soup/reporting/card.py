@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from soup.blending.card import Picture
+from soup.blending.picture import Picture
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import last_leaderboard
 from soup.choosing.naming import Named

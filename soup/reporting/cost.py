@@ -120,7 +120,7 @@ def _places(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _guessed(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    found = next((r for r in reversed(records) if r["kind"] == "guesses"), {})
+    found: Mapping[str, Any] = next((r for r in reversed(records) if r["kind"] == "guesses"), {})
     return int(found.get("made", 0)), int(found.get("wanted", 0))
 
 

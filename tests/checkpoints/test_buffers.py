@@ -1,12 +1,14 @@
 """soup/checkpoints/buffers.py and bases.py: what is left out of a pool, and what is told of it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from soup.blending.blend import Blend
 from soup.blending.writer import write
+from soup.checkpoints import buffers
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, inspect
 from tests.conftest import make_adapter, make_checkpoint, random_tensors
@@ -45,6 +47,31 @@ def test_buffers_that_all_store_stay_and_weights_are_never_left_out(tmp_path: Pa
     assert BUFFERS.keys() <= report.members[0].tensors.keys()
     extra = random_tensors(2) | BUFFERS | {"layers.1.weight": torch.ones(4, 4)}
     assert inspect([*paths, make_checkpoint(tmp_path / "c", extra)]).problems
+
+
+@pytest.mark.parametrize("own", ["model.layers.0.rope_freqs_cis", "model.layers.0.norm.weight"])
+def test_what_the_model_of_one_member_makes_no_use_of_is_left_out(
+    tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers is asked, where it knows the model, for what only one member stores.
+
+    The asking is a fake here: the real one takes seconds, see test_described.py.
+    """
+    asked = []
+
+    def says(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        return {"unexpected": [name for name, _ in question["tensors"] if "freqs" in name]}
+
+    monkeypatch.setattr(buffers, "unknown", lambda member: "")
+    monkeypatch.setattr(buffers, "ask", says)
+    a = make_checkpoint(tmp_path / "a", random_tensors(0))
+    b = make_checkpoint(tmp_path / "b", random_tensors(1) | {own: torch.rand(4)})
+    assert not inspect([a, a]).problems and not asked
+    for pool in ([a, b], [b, a]):
+        report = inspect(pool)
+        assert bool(report.problems) == ("norm" in own)
+        assert ("as transformers says" in "".join(report.warnings)) == ("freqs" in own)
 
 
 def adapter(path: Path, base: Path, named: str) -> Path:

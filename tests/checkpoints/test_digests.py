@@ -20,7 +20,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
 from soup.errors import UnfinishedError
 from soup.events import Event, Note
-from soup.run import identify
+from soup.identifying import identify
 from tests.conftest import make_checkpoint, random_tensors
 
 

@@ -81,6 +81,44 @@ def test_factors_that_cannot_be_merged_are_refused_by_name(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"base_layer.weight": (6, 4), "hada_w1_a.default": (6, 2), "hada_w1_b.default": (2, 4)},
+        {"base_layer.weight": (6, 4), "ia3_l.default": (6, 1)},
+        {"base_layer.weight": (6, 4), "oft_R.default.weight": (2, 1)},
+        {"weight": (6, 4), "lora.down.weight": (2, 4), "lora.up.weight": (6, 2)},
+        {"base_layer.weight": (6, 4), "base_layer.bias": (6,)},
+    ],
+    ids=["LoHa", "IA3", "OFT", "diffusers", "factors are gone"],
+)
+def test_what_other_methods_put_inside_is_refused_by_name(
+    tmp_path: Path, factors: dict[str, tuple[int, ...]]
+) -> None:
+    """Alone, and beside factors of LoRA: averaged apart it would be another change, too."""
+    module = "language_model.base_model.model.model.layers.1.q_proj"
+    found = {f"{module}.{name}": torch.ones(shape) for name, shape in factors.items()}
+    for k, others in enumerate(({"norm.weight": torch.ones(4)}, inside(0))):
+        config = CONFIG | {"use_llm_lora": 2}
+        path = make_checkpoint(tmp_path / str(k), others | found, config=config)
+        with pytest.raises(CheckpointError, match=r"layers\.1\.q_proj.*merge it with the tool"):
+            inspect([path])
+
+
+def test_modules_that_peft_trained_whole_are_taken(tmp_path: Path) -> None:
+    """Saved with PEFT around them, without factors: the trained copy counts, not the original."""
+    tensors = {
+        "model.norm.weight": torch.ones(4),
+        "head.original_module.weight": torch.zeros(2, 4),
+        "head.modules_to_save.default.weight": torch.ones(2, 4),
+    }
+    opened = open_checkpoint(make_checkpoint(tmp_path / "m", tensors))
+    assert "without factors" in opened.notes[0]
+    found = collect(opened)
+    assert found.keys() == {"model.norm.weight", "head.weight"}
+    assert torch.equal(found["head.weight"].float(), torch.ones(2, 4))
+
+
 def test_a_lora_config_inside_config_json_gives_the_scale(tmp_path: Path) -> None:
     """Rank-stabilised here: alpha/√r; and a base with factors of its own takes no adapter."""
     settings = {"r": 2, "lora_alpha": 6, "use_rslora": True}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from soup.blending.blend import Blend
 from soup.blending.writer import write
@@ -190,6 +191,57 @@ def test_weights_that_zero_3_left_empty_are_counted(tmp_path: Path, emptied: str
     count = {".weight": 7}.get(emptied, 1)
     with pytest.raises(CheckpointError, match=rf"bad: {count} empty tensors?, .*zero_to_fp32"):
         inspect([base, bad])
+
+
+def test_flat_parameters_of_fsdp_are_refused_by_name(tmp_path: Path) -> None:
+    """They are no tensors of the model, and averaging them makes none."""
+    name = "_fsdp_wrapped_module.layers.1._fsdp_wrapped_module._flat_param"
+    path = make_checkpoint(tmp_path / "m", tensors(0) | {name: torch.ones(30)})
+    with pytest.raises(CheckpointError, match="1 tensor of FSDP .*FULL_STATE_DICT"):
+        inspect([path])
+
+
+@pytest.mark.parametrize(
+    "name", ["tower.cls_token", "tower.position_embeddings", "lora_embedding_A"]
+)
+def test_parameters_that_are_called_otherwise_than_weights_are_no_empty_buffers(
+    tmp_path: Path, name: str
+) -> None:
+    """Tokens, embeddings, factors: empty in all members alike; a buffer may be empty."""
+    base = make_checkpoint(tmp_path / "base", tensors(0) | {"steps": torch.ones(0)})
+    assert not inspect([base]).problems
+    if "lora" in name:
+        factors = {f"model.embed_tokens.{name}": torch.ones(0)}
+        bad = make_adapter(tmp_path / "bad", factors, base, r=2)
+    else:
+        bad = make_checkpoint(tmp_path / "bad", tensors(1) | {name: torch.ones(0)})
+    with pytest.raises(CheckpointError, match=r"bad: 1 empty tensor, .*zero_to_fp32"):
+        inspect([bad, bad])
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"module.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: name.replace("base_model.model.", "base_model.module.model."),
+        lambda name: name.replace(".mlp.", "._checkpoint_wrapped_module.mlp."),
+        lambda name: name.replace(".weight", "._fsdp_wrapped_module.weight"),
+    ],
+)
+def test_wrappers_in_an_adapters_names_are_taken_out(tmp_path: Path, rename: Rename) -> None:
+    """Wherever they stand: the adapter is what it would be without."""
+    base = make_checkpoint(tmp_path / "base", tensors(0))
+    module = "model.layers.0.mlp.fc1"
+    out, into = tensors(0)[f"{module}.weight"].shape
+    factors = {f"{module}.lora_A.weight": torch.ones(2, into)}
+    factors[f"{module}.lora_B.weight"] = torch.ones(out, 2)
+    plain = make_adapter(tmp_path / "plain", factors, base, r=2)
+    wrapped = make_adapter(tmp_path / "wrapped", factors, base, r=2)
+    file = wrapped / "adapter_model.safetensors"
+    save_file({rename(name): value for name, value in load_file(file).items()}, file)
+    one, other = inspect([plain, wrapped]).members
+    assert one.digest == other.digest
 
 
 def test_every_kind_of_vlm_that_transformers_ships_is_in_a_list() -> None:

@@ -29,8 +29,10 @@ def small(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         {"q.weight": small(torch.uint8, 8, 1)},
         {"q.codes": small(torch.int16, 4, 4, 1), "q.codebooks": torch.ones(1, 4, 1, 8)},
         {"q.weight._data": small(torch.int8, 4, 4)},
+        {"experts.w13_weight": small(torch.uint8, 2, 4, 4)},
+        {"q.indices": small(torch.int16, 4, 4), "q.centroids.weight": torch.ones(1, 4)},
     ],
-    ids=["mxfp4", "int8 with scales", "bytes", "aqlm", "quanto"],
+    ids=["mxfp4", "int8 with scales", "bytes", "aqlm", "quanto", "fused experts", "vptq"],
 )
 def test_packed_weights_are_refused_by_name(
     tmp_path: Path, tensors: dict[str, torch.Tensor], announced: bool
@@ -72,6 +74,35 @@ def test_words_on_quantisation_that_do_not_hold(tmp_path: Path) -> None:
     make("average", pool, settings=Settings(out=out, work=work))
     assert json.loads((out / "config.json").read_text()) == CONFIG
     assert Pool.open(out).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (("text_config", "quantization_config"), "quantization_config in its text_config"),
+        (("thinker_config", "vision_config", "quantization_config"), "in its thinker_config"),
+        (("compression_config",), "a compression_config"),
+    ],
+)
+def test_words_on_quantisation_in_a_part_of_the_config(
+    tmp_path: Path, key: tuple[str, ...], said: str
+) -> None:
+    """They are left out of the soup's config.json; what else the part says stays."""
+
+    def config(inner: dict[str, object]) -> dict[str, object]:
+        for part in reversed(key[:-1]):
+            inner = {part: {"hidden_size": 4, **inner}}
+        return {**CONFIG, **inner}
+
+    path = make_checkpoint(
+        tmp_path / "a", random_tensors(0), config=config({key[-1]: {"quant_method": "gptq"}})
+    )
+    pool = Pool.open(path)
+    assert said in pool.warnings[0] and "(gptq)" in pool.warnings[0]
+    assert not pool.reference.by_itself
+    out = tmp_path / "soup"
+    make("average", pool, settings=Settings(out=out, work=tmp_path / "work"))
+    assert json.loads((out / "config.json").read_text()) == config({})
 
 
 def test_an_adapter_on_a_base_that_is_not_quantised_any_more(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from soup.checkpoints.soundness import Scan, Soundness, problems, remarks
 from soup.choosing.journal import Journal, _files_hash
 from soup.errors import PoolError
 from soup.evaluators.fake import FakeScorer
-from soup.run import Settings, identify, make
+from soup.identifying import identify
+from soup.run import Settings, make
 from tests.conftest import make_adapter, make_checkpoint, random_tensors
 
 DTYPES = {

@@ -52,6 +52,20 @@ def test_code_that_a_config_names_is_supplied(tmp_path: Path) -> None:
     assert (soup_of(report, tmp_path) / "modeling_own.py").read_text() == "# code\n"
 
 
+def test_code_that_other_code_imports_is_supplied_or_told(tmp_path: Path) -> None:
+    """What lies beside it and is named by no config, however deep, is needed as much."""
+    own = {**WHOLE, "modeling_own.py": "from .vit import Vit\nfrom transformers import x\n"}
+    whole = {**own, "vit.py": "  from .parts.norm import Norm\n", "parts/norm.py": "# code\n"}
+    (tmp_path / "whole").mkdir()
+    report = inspect(members(tmp_path / "whole", own, whole, config=CODED))
+    assert report.warnings == ("a: has no code; that of b is used instead",)
+    (tmp_path / "half").mkdir()
+    del whole["parts/norm.py"]
+    (path,) = members(tmp_path / "half", whole, config=CODED)
+    (warning,) = inspect([path]).warnings
+    assert warning.startswith("a: has no code (parts/norm.py), and neither has another")
+
+
 def test_members_that_have_it_must_agree(tmp_path: Path) -> None:
     """Else an error that says what to do, whichever comes first; bytes may differ, not settings."""
     other = {**WHOLE, "preprocessor_config.json": '{"size": 9}'}

@@ -18,7 +18,8 @@ from soup.errors import CheckpointError, PoolError
 from soup.evaluators.fake import FakeScorer
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.worker import Worker
-from soup.run import Settings, identify, make
+from soup.identifying import identify
+from soup.run import Settings, make
 from tests.blending.test_writer import loaded
 from tests.conftest import CONFIG, make_adapter, make_checkpoint, make_torch_checkpoint
 

@@ -166,3 +166,72 @@ def test_an_id_that_is_no_row_is_an_error(tmp_path: Path, row: Any) -> None:
 def test_what_is_no_tokenizer_is_not_compared(tmp_path: Path, files: dict[str, bytes]) -> None:
     """It is for transformers to say what is wrong with it."""
     assert tokens.tokens_of(member(tmp_path / "odd", files)) is None
+
+
+def tekken(words: list[bytes]) -> bytes:
+    """Mistral's tekken.json: two special tokens before all others."""
+    vocab = [
+        {"rank": rank, "token_bytes": base64.b64encode(word).decode()}
+        for rank, word in enumerate(words)
+    ]
+    special = [{"rank": 0, "token_str": "<s>"}, {"rank": 1, "token_str": "</s>"}]
+    config = {"default_vocab_size": 2 + len(words), "default_num_special_tokens": 2}
+    return json.dumps({"config": config, "vocab": vocab, "special_tokens": special}).encode()
+
+
+SWAPPED = ["<unk>", "b", "a", "Ġc", "é"]
+PAIRS: dict[str, tuple[bytes, bytes]] = {
+    "spiece.model": (sentencepiece(WORDS), sentencepiece(SWAPPED)),
+    "tokenizer.spm": (sentencepiece(WORDS), sentencepiece(SWAPPED)),
+    "vocab.txt": (b"[PAD]\na\nb\n", b"[PAD]\nb\na\n"),
+    "tekken.json": (tekken([b"a", b"b"]), tekken([b"b", b"a"])),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_vocabularies_of_every_kind_of_file_are_compared(tmp_path: Path, name: str) -> None:
+    """Two tokens that changed places are a problem, whatever file says so."""
+    ours, theirs = PAIRS[name]
+    paths = [
+        make_checkpoint(
+            tmp_path / str(k), random_tensors(k), files={name: content.decode("latin1")}
+        )
+        for k, content in enumerate((ours, ours, theirs))
+    ]
+    for path, content in zip(paths, (ours, ours, theirs), strict=True):
+        (path / name).write_bytes(content)
+    assert not inspect(paths[:2]).problems
+    (problem,) = inspect(paths[1:]).problems
+    assert "'a' in row" in str(problem) and "the same embedding row" in str(problem)
+
+
+def test_pieces_of_fairseq_are_one_row_further_down(tmp_path: Path) -> None:
+    """``sentencepiece.bpe.model`` and the tokenizer.json that is made of it are equal."""
+    pieces = ["<unk>", "<s>", "</s>", "a", "b"]
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/sentencepiece.bpe.model").write_bytes(sentencepiece(pieces))
+    (tmp_path / "fast").mkdir()
+    rows = ["<s>", "<pad>", "</s>", "<unk>", "a", "b"]
+    (tmp_path / "fast/tokenizer.json").write_bytes(fast(rows, {}))
+    assert tokens.compare(tmp_path / "slow", tmp_path / "fast") == tokens.Difference()
+
+
+def test_tokens_that_only_the_settings_of_a_fast_tokenizer_name_count(tmp_path: Path) -> None:
+    """Transformers adds them behind all others."""
+    for name, token in (("a", "<x>"), ("b", "<y>")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_bytes(fast(WORDS))
+        (tmp_path / name / "tokenizer_config.json").write_bytes(decoder({**ADDED, token: 7}))
+    found = tokens.compare(tmp_path / "a", tmp_path / "b")
+    assert found is not None and found.clashes == (("<x>", 7, "<y>"),)
+
+
+def test_tokenizers_that_cannot_be_read_and_differ_are_told(tmp_path: Path) -> None:
+    """What is not compared is never silent; equal files need no word."""
+    paths = [
+        make_checkpoint(tmp_path / name, random_tensors(k), files={"vocab.own": content})
+        for k, (name, content) in enumerate((("a", "1"), ("b", "1"), ("c", "2")))
+    ]
+    assert not inspect(paths[:2]).warnings
+    (warning,) = inspect(paths[1:]).warnings
+    assert warning.startswith("c: its tokenizer cannot be compared with b's (vocab.own differs")

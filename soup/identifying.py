@@ -1,0 +1,83 @@
+"""What is found out about members before any is scored: what they hold, and whether it is sound."""
+
+import os
+import threading
+from collections.abc import Sequence
+
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.described import describe
+from soup.checkpoints.pool import Pool
+from soup.checkpoints.problems import summary, together
+from soup.checkpoints.soundness import problems as unsound
+from soup.checkpoints.soundness import remarks
+from soup.choosing.journal import Journal
+from soup.choosing.likeness import known_distances, remember_distances
+from soup.errors import PoolError
+from soup.events import Note, Observer, Progress
+
+
+def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
+    """Give each checkpoint its content digest: from the journal where its files are unchanged,
+    else by reading it once.
+    """
+    unknown = [member for member in members if not journal.recall(member)]
+    total = sum(member.nbytes for member in unknown)
+    done = 0
+
+    lock = threading.Lock()
+
+    def progress(count: int) -> None:
+        nonlocal done
+        with lock:  # the threads that digest report at the same time
+            done += count
+            observe(Progress("read and digest the pool", done, total, "B"))
+
+    for member in unknown:
+        before = journal.rewritten(member)
+        if before is not None and member.compute_digest(progress) != before:
+            text = "holds other weights than before, though its files' size and time are the same"
+            observe(Note(f"{member.name}: {text}; they are read anew", warning=True))
+        elif before is None:
+            member.compute_digest(progress)
+        journal.remember_digest(member)
+
+
+def compare_weights(pool: Pool, journal: Journal, observe: Observer) -> None:
+    """Record how far members lie apart, and from the base where there is one.
+
+    It takes one reading of the pool, once: distances of known members are not computed again.
+    """
+    sources = [*pool.members, *([pool.base] if pool.base else [])]
+    distinct = {source.digest: source for source in sources}
+    if len(distinct) < 2 or known_distances(journal, list(distinct)) is not None:
+        return
+    from soup.blending.apart import squared_distances
+
+    squares = squared_distances(list(distinct.values()), observe)
+    remember_distances(journal, list(distinct), squares)
+
+
+def require_sound(members: Sequence[Checkpoint], observe: Observer) -> None:
+    """No member holds NaN, Inf or a file cut short: an error now, not after hours of scoring."""
+    if found := summary(unsound(members), others=len(members) - 1):
+        more = f" (and {len(found) - 1} more: `soup check` lists them)" if len(found) > 1 else ""
+        raise PoolError(f"{found[0]}{more}")
+    for line in together(remarks(members), [member.name for member in members]):
+        observe(Note(line, warning=True))
+
+
+def require_described(
+    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer
+) -> None:
+    """The reference can be loaded as what it says it is: for runs that score nothing.
+
+    Raises:
+        PoolError: it cannot.
+    """
+    found = describe(reference, work, observe)
+    for note in found.notes:
+        observe(Note(f"{reference.name}: {note}"))
+    problems = found.problems(reference.name)
+    if problems:
+        first, *more = summary(problems, len(reference.tensors))
+        raise PoolError(first + (f" (and {len(more)} more)" if more else ""))
