@@ -183,7 +183,7 @@ def nightly(
         scoring=scoring,
         accept=accept,
         confident=confident,
-        **({"alpha": alpha} if accept == "significant" else {}),
+        alpha=alpha if accept == "significant" else 0.05,
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     asked = Asked(

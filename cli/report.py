@@ -13,7 +13,7 @@ from soup.cli.options import WORK, Work
 from soup.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from soup.run import Draw
+    from soup.walk import Draw
 
 DEFAULT = Path("report.html")
 

@@ -63,7 +63,8 @@ def told_of(night: Night) -> dict[str, Any]:
             name: getattr(verdict, name)
             for name in ("gain", "low", "high", "p", "tellable", "step", "level", "nights")
         },
-        **(board.soup.scores | board.soup.holdouts if board.soup else {}),
+        **(board.soup.scores if board.soup else {}),
+        **(board.soup.holdouts if board.soup else {}),
         **{f"published {pair.benchmark}": pair.published for pair in verdict.pairs},
         "members": len(board.members),
         "left out": len(night.left_out),
