@@ -34,6 +34,7 @@ ROOMS = [
 ANYWHERE = [
     "soup._version",
     "soup.words",
+    "soup.compiled",
     "soup.markup",
     "soup.holding",
     "soup.evaluators.writing",

@@ -74,7 +74,8 @@ def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> Ten
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-    if not is_shape(shape) or not all(type(n) is int and n >= 0 for n in (start, stop)):
+    whole = type(start) is int and type(stop) is int and start >= 0 and stop >= 0
+    if not whole or not is_shape(shape):
         raise ValueError(f"tensor {name}: shape or offsets are no whole numbers from 0 on")
     if stop - start != prod(shape) * ITEMSIZES[dtype]:
         raise CheckpointError(
