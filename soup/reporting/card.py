@@ -13,8 +13,8 @@ from typing import Any
 
 from soup.blending.picture import Picture
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import last_leaderboard
 from soup.choosing.naming import Named
+from soup.choosing.retelling import last_leaderboard
 from soup.choosing.side_by_side import side_by_side
 from soup.errors import SoupError
 from soup.events import Note, Observer
