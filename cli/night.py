@@ -64,7 +64,7 @@ class Asked:
     notify: str | None = None
     push: str | None = None
     log: tuple[str, ...] = ()
-    charts: bool | None = None
+    charts: bool = True
     time_limit: str | None = None
 
 
@@ -89,7 +89,7 @@ def play(
         require_repository(asked.push)
     for tracker in asked.log:
         require_tracker(tracker)
-    draw = drawing(asked.charts)
+    draw = drawing(None if asked.charts else False)
     if run.dry_run:
         _foretell(pool, settings, scorer, plan, display, asked.push)
         return 0

@@ -105,15 +105,14 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = 3,
-    charts: Annotated[
-        bool | None,
+    no_charts: Annotated[
+        bool,
         typer.Option(
-            "--charts/--no-charts",
-            help="Draw path and gains into the model card (default: where vlm-soup\\[report] is "
-            "installed).",
+            "--no-charts",
+            help="No charts in the model card; without it, where vlm-soup\\[report] is installed.",
             rich_help_panel=PUBLISHING,
         ),
-    ] = None,
+    ] = False,
     junit: Annotated[
         Path | None,
         typer.Option(
@@ -198,7 +197,7 @@ def nightly(
         notify=notify,
         push=push,
         log=tuple(log or ()),
-        charts=charts,
+        charts=not no_charts,
         time_limit=time_limit,
     )
     raise typer.Exit(play(pool, settings, scorer, asked, display, run))

@@ -35,8 +35,9 @@ class Place:
         self.scorer = ReadingScorer(fails_at)
         arguments = ("ckpts/*", *X, "--publish", "published", "--settle", "0")
         drawing = () if "--charts" in more else ("--no-charts",)  # seconds
+        rest = [word for word in more if word != "--charts"]
         done: Any = run(
-            self.path, "nightly", *arguments, *drawing, "--json", "night.json", *more, **environment
+            self.path, "nightly", *arguments, *drawing, "--json", "night.json", *rest, **environment
         )
         document = self.path / "night.json"
         done.document = json.loads(document.read_text()) if document.exists() else None
