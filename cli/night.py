@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from soup.choosing.attempts import in_words
 from soup.cli import board as boards
@@ -18,6 +20,7 @@ from soup.cli import console
 from soup.cli.fetching import local, watched
 from soup.cli.options import PoolOptions, RunOptions, ShowOptions
 from soup.cli.progress import Watch
+from soup.cli.report import drawing
 from soup.cli.results import (
     SUMMARY,
     append_text,
@@ -32,12 +35,14 @@ from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.hub_names import HUB_DATASETS
 from soup.evaluators.kit.suites import distinct_names
 from soup.publishing import page
+from soup.publishing.diary import SENT
 from soup.publishing.gate import Rules
 from soup.publishing.hub import foretell, push, require_repository
 from soup.publishing.junit import failed_to_junit, to_junit
 from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
 from soup.publishing.shelf import Shelf
+from soup.publishing.tracking import log, require_tracker, told_of, told_of_failure
 from soup.settings import Settings
 from soup.words import folded, plain
 
@@ -59,6 +64,8 @@ class Asked:
     junit: Path | None = None
     notify: str | None = None
     push: str | None = None
+    log: tuple[str, ...] = ()
+    charts: bool = True
     time_limit: str | None = None
 
 
@@ -81,16 +88,24 @@ def play(
         require_address(asked.notify)
     if asked.push is not None:
         require_repository(asked.push)
+    for tracker in asked.log:
+        require_tracker(tracker)
+    draw = drawing(None if asked.charts else False)
     if run.dry_run:
         _foretell(pool, settings, scorer, plan, display, asked.push)
         return 0
     require_places(display)
     try:
-        with failure_shown("greedy", settings, display), _failure_told(asked), _limited(seconds):
+        with (
+            failure_shown("greedy", settings, display),
+            _failure_told(asked, display),
+            _limited(seconds),
+        ):
             scorer.require_sources([*settings.benchmarks, *settings.holdouts])
             with Watch(console.err, display.quiet) as watch, scorer:
                 here = local(pool, True, watch)
-                night = nightly(here.ckpts, scorer, plan_of(asked, settings, here), settings, watch)
+                plan = plan_of(asked, settings, here)
+                night = nightly(here.ckpts, scorer, plan, settings, watch, draw=draw)
     except TimeIsOver:
         print("the time is over; the same command goes on from there", file=sys.stderr)
         return AGAIN
@@ -178,15 +193,15 @@ def _limited(seconds: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_told(asked: Asked) -> Iterator[None]:
+def _failure_told(asked: Asked, display: ShowOptions) -> Iterator[None]:
     """Where the night fails, those who would have been told of its verdict are told so."""
     try:
         yield
     except TimeIsOver:
         raise  # it goes on
-    except (SoupError, KeyboardInterrupt) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
         said = in_words(error).partition("\n")[0]
         now = clock().isoformat(timespec="seconds")
         if asked.junit is not None:
@@ -195,6 +210,8 @@ def _failure_told(asked: Asked) -> Iterator[None]:
         if asked.notify is not None:
             url = asked.notify
             _try(lambda: notify(url, f"soup nightly failed: {said}", {"error": said}))
+        _summarise(display, page.failed_to_markdown(said))
+        _log(asked, lambda: told_of_failure(said, now))
         raise
 
 
@@ -208,15 +225,14 @@ def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
         write_documents(display, lambda: page.to_json(night), lambda: page.to_markdown(night))
 
     _try(documents)
-    summary = os.environ.get(SUMMARY)
-    if summary and not (display.markdown and is_step_summary(display.markdown)):
-        _try(lambda: append_text(Path(summary), page.to_markdown(night) + "\n"))
+    _summarise(display, page.to_markdown(night))
     if asked.junit is not None:
         file = asked.junit
         _try(lambda: write_text(file, to_junit(night)))
     if asked.notify is not None:
         url = asked.notify
         _try(lambda: notify(url, page.text(night), page.to_dict(night)))
+    _log(asked, lambda: told_of(night))
     if taken:
         return
     if display.quiet:
@@ -230,6 +246,19 @@ def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
         console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _summarise(display: ShowOptions, text: str) -> None:
+    """Add to the page where CI collects Markdown, unless --markdown does so."""
+    summary = os.environ.get(SUMMARY)
+    if summary and not (display.markdown and is_step_summary(display.markdown)):
+        _try(lambda: append_text(Path(summary), f"{text}\n"))
+
+
+def _log(asked: Asked, told: Callable[[], dict[str, Any]]) -> None:
+    """Tell the trackers, each by itself."""
+    for tracker in dict.fromkeys(asked.log):
+        _try(partial(lambda name: log(name, told()), tracker))
+
+
 def _push(night: Night, asked: Asked) -> None:
     """Send the soup in use, where the repository has not got it: also what an earlier night could
     not send, or what was rolled back to.
@@ -237,12 +266,12 @@ def _push(night: Night, asked: Asked) -> None:
     if asked.push is None or night.current is None:
         return
     shelf = Shelf.open(asked.publish)
-    sent = [n["pushed"] for n in shelf.nights() if n.get("repository") == asked.push]
+    sent = [n["pushed"] for n in shelf.diary.records if n.get("repository") == asked.push]
     if sent[-1:] == [night.current.name]:
         return
     address = push(night.current, asked.push, HUB_DATASETS)
     time = clock().isoformat(timespec="seconds")
-    shelf.remember({"time": time, "pushed": night.current.name, "repository": asked.push})
+    shelf.remember(SENT, time=time, pushed=night.current.name, repository=asked.push)
     print(f"sent {night.current.name} to {asked.push}: {plain(address)}", file=sys.stderr)
 
 

@@ -10,7 +10,9 @@ import typer
 
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
+    Accept,
     BenchmarkOptions,
+    Confident,
     MergeOptions,
     PoolOptions,
     RunOptions,
@@ -77,7 +79,8 @@ def nightly(
         typer.Option(
             "--alpha",
             metavar="P",
-            help="The chance to publish what is not better; shared by all soups compared so far.",
+            help="The chance to publish what is not better; shared by all soups compared so far. "
+            "With --accept significant it is greedy's, too.",
             rich_help_panel=GATE,
         ),
     ] = 0.05,
@@ -90,6 +93,8 @@ def nightly(
             rich_help_panel=GATE,
         ),
     ] = None,
+    accept: Accept = "gain",
+    confident: Confident = None,
     keep: Annotated[
         int,
         typer.Option(
@@ -100,6 +105,14 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = 3,
+    no_charts: Annotated[
+        bool,
+        typer.Option(
+            "--no-charts",
+            help="No charts in the model card; without it, where vlm-soup\\[report] is installed.",
+            rich_help_panel=PUBLISHING,
+        ),
+    ] = False,
     junit: Annotated[
         Path | None,
         typer.Option(
@@ -129,6 +142,16 @@ def nightly(
             rich_help_panel=PUBLISHING,
         ),
     ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            metavar="NAME",
+            help="Tell a tracker: mlflow, wandb, trackio; its own environment variables say where "
+            "it is. Repeatable.",
+            rich_help_panel=PUBLISHING,
+        ),
+    ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -151,7 +174,16 @@ def nightly(
     """
     from soup.cli.night import Asked, play
 
-    settings = settings_of(pool, benchmarks, run, merging=merging, scoring=scoring)
+    settings = settings_of(
+        pool,
+        benchmarks,
+        run,
+        merging=merging,
+        scoring=scoring,
+        accept=accept,
+        confident=confident,
+        alpha=alpha if accept == "significant" else 0.05,
+    )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     asked = Asked(
         publish=publish,
@@ -164,6 +196,8 @@ def nightly(
         junit=junit,
         notify=notify,
         push=push,
+        log=tuple(log or ()),
+        charts=not no_charts,
         time_limit=time_limit,
     )
     raise typer.Exit(play(pool, settings, scorer, asked, display, run))

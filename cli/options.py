@@ -81,6 +81,27 @@ Work = Annotated[
     Path, typer.Option("--work", metavar="DIR", help="Journal, cache and predictions.")
 ]
 
+CHOOSING = "Choosing"
+Accept = Annotated[
+    str,
+    typer.Option(
+        "--accept",
+        metavar="RULE",
+        help="What keeps a member: gain, significant (any gain is POINTS' definition).",
+        rich_help_panel=CHOOSING,
+    ),
+]
+Confident = Annotated[
+    float | None,
+    typer.Option(
+        "--confident",
+        metavar="P",
+        help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
+        "have won (default: never).",
+        rich_help_panel=CHOOSING,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class PoolOptions:
@@ -319,6 +340,9 @@ class OutputOptions:
         typer.Option(
             "--as-adapter", help="For LoRA adapters of one base: write one, no full model."
         ),
+    ] = False
+    charts: Annotated[
+        bool, typer.Option("--charts", help="Draw path and gains into the model card.")
     ] = False
 
 

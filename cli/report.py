@@ -4,13 +4,16 @@ What it does is imported when it does it: help and mistakes need none of it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from soup.cli import console
 from soup.cli.options import WORK, Work
 from soup.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from soup.walk import Draw
 
 DEFAULT = Path("report.html")
 
@@ -56,6 +59,21 @@ def write(out: Path, work: Path) -> None:
     if out.is_dir():
         raise OutputError(f"{out}: cannot be written: it is a directory; name a file")
     write_text(out, page(gather(work)))
+
+
+def drawing(charts: bool | None) -> "Draw | None":
+    """What draws charts for the model card; None where none are to be.
+
+    Raises:
+        UsageError: they are asked for, and what draws them is not installed.
+    """
+    from soup.reporting.card import can_draw, pictures
+
+    if charts and not can_draw():
+        raise UsageError(
+            "--charts needs altair and vl-convert; run: pip install 'vlm-soup[report]'"
+        )
+    return pictures if charts or (charts is None and can_draw()) else None
 
 
 def written_or_why_not(out: Path, work: Path) -> str:

@@ -12,7 +12,10 @@ from soup.cli import console
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
     BLEND_HELP,
+    CHOOSING,
+    Accept,
     BenchmarkOptions,
+    Confident,
     MergeOptions,
     OutputOptions,
     PoolOptions,
@@ -25,8 +28,6 @@ from soup.cli.options import (
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
     from soup.settings import Settings
-
-CHOOSING = "Choosing"
 
 
 @grouped
@@ -45,7 +46,7 @@ def max_(
     """
     settings = settings_of(pool, benchmarks, run, output, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("max", pool, settings, scorer, display, run)
+    _make("max", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -65,7 +66,7 @@ def average(
     """
     settings = settings_of(pool, benchmarks, run, output, merging, scoring=scoring)
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("average", pool, settings, scorer, display, run)
+    _make("average", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -88,15 +89,7 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.0,
-    accept: Annotated[
-        str,
-        typer.Option(
-            "--accept",
-            metavar="RULE",
-            help="What keeps a member: gain, significant (any gain is POINTS' definition).",
-            rich_help_panel=CHOOSING,
-        ),
-    ] = "gain",
+    accept: Accept = "gain",
     alpha: Annotated[
         float,
         typer.Option(
@@ -107,16 +100,7 @@ def greedy(
             rich_help_panel=CHOOSING,
         ),
     ] = 0.05,
-    confident: Annotated[
-        float | None,
-        typer.Option(
-            "--confident",
-            metavar="P",
-            help="Stop losing trials early; with a chance of P, e.g. 0.95, none of the run's would "
-            "have won (default: never).",
-            rich_help_panel=CHOOSING,
-        ),
-    ] = None,
+    confident: Confident = None,
 ) -> None:
     """Greedy Soup: best member first, keep each next one only if the average improves.
 
@@ -137,7 +121,7 @@ def greedy(
         confident=confident,
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("greedy", pool, settings, scorer, display, run)
+    _make("greedy", pool, settings, scorer, display, run, output.charts)
 
 
 @grouped
@@ -188,7 +172,7 @@ def blend(
         pool, benchmarks, run, output, merging, scoring=scoring, weights=weight or None
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
-    _make("blend", pool, settings, scorer, display, run)
+    _make("blend", pool, settings, scorer, display, run, output.charts)
 
 
 blend.__doc__ = BLEND_HELP
@@ -219,6 +203,7 @@ def _make(
     scorer: "VLMEvalKitScorer",
     display: ShowOptions,
     run: RunOptions,
+    charts: bool = False,
 ) -> None:
     """Options are values by now: plan it, or do it and show what came out."""
     if run.dry_run:
@@ -227,9 +212,11 @@ def _make(
         show_plan(kind, pool, settings, scorer, display.json)
         return
     from soup.cli.progress import Watch
+    from soup.cli.report import drawing
     from soup.cli.results import failure_shown, open_pool, require_places, show
 
     require_places(display)
+    draw = drawing(charts)
     with failure_shown(kind, settings, display):
         scorer.require_sources([*settings.benchmarks, *settings.holdouts])
         opened = open_pool(kind, pool, settings, display.quiet)
@@ -237,5 +224,5 @@ def _make(
             if kind == "score":
                 board = soup.score(opened, scorer, settings, watch)
             else:
-                board = soup.make(kind, opened, scorer, settings, watch)
+                board = soup.make(kind, opened, scorer, settings, watch, draw=draw)
     show(board, display)

@@ -31,6 +31,9 @@ def line(
 ) -> Line:
     """Score blends (1 − t)·A + t·B at equal steps of t, and record them as a line.
 
+    Every place is asked with the first member's companion files, so that nothing but weights
+    changes along the line; where the second's are others, that is said.
+
     Results that are known are not measured again: members' own, and the middle's where a greedy
     soup has tried the two together. It is no run of its own: ``show`` goes on to show the last one.
 
@@ -95,6 +98,7 @@ def _line(pool: Pool, scorer: Scorer, settings: Settings, points: int, observe: 
         {benchmark.name: benchmark.digest for benchmark in benchmarks},
         [(t, blend.key) for t, blend in places],
         shares,
+        differ=first.companions.digest != second.companions.digest,
     )
     found = line_of(journal, journal.others[KIND][-1], [first.name, second.name])
     assert found is not None, "all of it has just been scored"

@@ -20,7 +20,7 @@ from soup.holding import alone
 from soup.identifying import compare_weights, require_described
 from soup.settings import Settings as Settings  # known from here, too
 from soup.settings import whole
-from soup.walk import Gate, begin, decisions
+from soup.walk import Draw, Gate, begin, decisions
 from soup.watching.state import stated
 from soup.watching.watch import around
 
@@ -37,6 +37,7 @@ def make(
     settings: Settings = Settings(),
     observe: Observer | None = None,
     gate: Gate | None = None,
+    draw: Draw | None = None,
 ) -> Leaderboard:
     """Make a soup and write it.
 
@@ -50,6 +51,7 @@ def make(
             nobody elsewhere. ``soup.events.ignore`` is nobody everywhere.
         gate: asked, before the soup is written, where to write it rather than at ``out``, if at
             all.
+        draw: asked for charts for its model card.
 
     Raises:
         SoupError: see ``soup.errors``; scores already measured stay recorded.
@@ -73,7 +75,7 @@ def make(
         failures_recorded(kind, asdict(settings)) as attempt,
         Draft(every, out, told) as draft,
     ):
-        return _make(kind, pool, scorer, settings, out, told, attempt, draft, gate)
+        return _make(kind, pool, scorer, settings, out, told, attempt, draft, gate, draw)
 
 
 def _make(
@@ -86,6 +88,7 @@ def _make(
     attempt: Attempt,
     draft: Draft,
     gate: Gate | None = None,
+    draw: Draw | None = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
@@ -113,6 +116,7 @@ def _make(
         overwrite=settings.overwrite,
         as_adapter=settings.as_adapter,
         known=walk.journal.digest_of,
+        pictures=draw(walk.journal, soup.key, observe) if draw else (),
         observe=observe,
         draft=draft,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from soup.blending.blend import Blend
 from soup.blending.draft import Draft
+from soup.blending.picture import Picture
 from soup.blending.writer import Written
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
@@ -69,6 +70,9 @@ class Chosen:
 Gate = Callable[[Chosen], Path | None]
 """Where a soup is to be written; None where it is not to be."""
 
+Draw = Callable[[Journal, str, Observer], Sequence[Picture]]
+"""Charts of the run that is the last in a journal, given its soup's key."""
+
 
 @dataclass
 class Walk:
@@ -91,6 +95,9 @@ class Walk:
         if self.scorer is not None:
             self.scorer.expect([])
             self.scorer.observe(Evaluation(0, 0))
+            wanted, made = self.scorer.guessed
+            if made:
+                self.record("guesses", wanted=wanted, made=made)
 
     def score_members(self) -> None:
         """On everything; then it is known how much each benchmark counts."""

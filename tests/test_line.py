@@ -65,6 +65,25 @@ def test_known_results_are_not_measured_again(pool_paths: list[Path], tmp_path: 
     assert scorer.calls == []
 
 
+def test_a_line_between_members_of_other_files_says_so(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """Nothing but weights changes along it: all is asked with the first one's files."""
+    (pool_paths[1] / "tokenizer_config.json").write_text('{"model_max_length": 7}')
+    asked = set()
+
+    def watched(blend: Blend, benchmark: str) -> float:
+        asked.add(blend.companions.digest)
+        return valley(blend, benchmark)
+
+    found = line(Pool.open(*pool_paths[:2]), FakeScorer(watched), settings(tmp_path), 3)
+    assert len(asked) == 1
+    assert "was asked with the companion files of a: those of b" in found.words()[-1]
+    assert found.to_dict()["asked_with"] == "a"
+    again = line(Pool.open(pool_paths[0], pool_paths[2]), FakeScorer(valley), settings(tmp_path), 3)
+    assert len(again.words()) == 2 and "asked_with" not in again.to_dict()
+
+
 def test_what_is_no_line_is_refused(pool_paths: list[Path], tmp_path: Path) -> None:
     """In one line, before anything is scored."""
     two, scorer = Pool.open(*pool_paths[:2]), FakeScorer()

@@ -87,6 +87,12 @@ class Fleet:
                 text = f"{self.count} workers: of {made:,} answers that were made on a guess, "
                 observe(Note(f"{text}{saved:,} were wanted"))
 
+    @property
+    def guessed(self) -> tuple[int, int]:
+        """See ``soup.choosing.scoring.GuessingScorer``."""
+        with self._changed:
+            return self.gathered.saved, self.gathered.saved + self.gathered.dropped
+
     def measure(self, work: Work, observe: Observer) -> dict[str, Any]:
         """A work's result, as a worker's ``score`` gives it; waits for it.
 

@@ -287,6 +287,11 @@ class VLMEvalKitScorer:
         """How many workers there are."""
         return len(self._places)
 
+    @property
+    def guessed(self) -> tuple[int, int]:
+        """See ``soup.choosing.scoring.GuessingScorer``."""
+        return self._fleet.guessed if self._fleet is not None else (0, 0)
+
     def _shared(self, wanted: Wanted) -> Work:
         """A measurement as several workers share it."""
         blend, benchmark = wanted.blend, wanted.benchmark

@@ -10,6 +10,7 @@ import yaml
 from soup._version import __version__
 from soup.blending.blend import Blend
 from soup.blending.methods import describe
+from soup.blending.picture import Picture
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.json_text import parse
 from soup.checkpoints.safe import read_bounded
@@ -25,13 +26,16 @@ LONGEST = 1 << 16
 """Characters of a card in which front matter is looked for."""
 
 
-def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
+def model_card(
+    name: str, blend: Blend, manifest: Mapping[str, Any], pictures: Sequence[Picture] = ()
+) -> str:
     """README.md of a soup.
 
     Args:
         name: its heading.
         blend: what was written; the cards beside its members are read.
         manifest: the content of ``soup.json``.
+        pictures: shown below the scores; their files lie beside it.
     """
     adapter = manifest.get("adapter", False)
     matter = front_matter(blend, adapter) | model_index(name, manifest.get("scores") or {})
@@ -63,6 +67,8 @@ def model_card(name: str, blend: Blend, manifest: Mapping[str, Any]) -> str:
         if (mean := manifest.get("mean")) is not None:
             rows.append([Strong("mean of those it was chosen by"), Strong(f"{mean:.2f}")])
         lines += ["", markdown(["benchmark", "score (0–100)"], rows)]
+    for one in pictures:
+        lines += ["", f"## {inline(one.title)}", "", f"![{inline(one.words)}]({one.file})"]
     lines += ["", "`soup.json` holds the whole recipe; config, tokenizer, processor and code are"]
     lines += ["the base's." if adapter else f"copied from {inline(manifest['reference'])}.", ""]
     return "\n".join(lines)

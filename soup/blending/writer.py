@@ -7,7 +7,7 @@ written by ``soup.blending.shards``.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from soup.blending import shards
 from soup.blending.blend import Blend
 from soup.blending.draft import Draft
 from soup.blending.methods import METHODS
+from soup.blending.picture import Picture
 from soup.blending.room import require_room, unwritable
 from soup.blending.stack import Stack, stack
 from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
@@ -56,6 +57,7 @@ def write(
     overwrite: bool = False,
     as_adapter: bool = False,
     known: Callable[[Checkpoint], str | None] = lambda checkpoint: None,
+    pictures: Sequence[Picture] = (),
     observe: Observer = ignore,
     draft: Draft | None = None,
 ) -> Written:
@@ -74,6 +76,7 @@ def write(
         as_adapter: write one LoRA adapter (float32 factors) that changes the base as the blend
             does, rather than a full model; see ``soup.blending.stack``.
         known: content digests that need no reading, for a soup that stands there already.
+        pictures: charts for the model card.
         observe: told of progress.
         draft: where its weights may have been written already.
 
@@ -105,7 +108,10 @@ def write(
             made = open_checkpoint(temporary, base=blend.reference.base)
             digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest
-            (temporary / "README.md").write_text(card.model_card(target.name, blend, manifest))
+            for one in pictures:
+                (temporary / one.file).write_text(one.svg, encoding="utf-8")
+            text = card.model_card(target.name, blend, manifest, pictures)
+            (temporary / "README.md").write_text(text, encoding="utf-8")
             text = json.dumps(sealed(manifest, temporary), indent=2, sort_keys=True)
             (temporary / MANIFEST).write_text(text + "\n")
             _flush(temporary)

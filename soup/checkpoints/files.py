@@ -54,8 +54,8 @@ TRAINER_STATE = (
 )
 LFS_START = LFS_PREFIX + b"https://git-lfs"
 
-REPLACED = ("README.md", "soup.json")
-"""Files that the soup brings itself: its model card and its manifest."""
+REPLACED = ("README.md", "soup.json", "soup-*.svg")
+"""Files that the soup brings itself: its model card, its manifest and the card's charts."""
 
 VOLATILE_CONFIG = frozenset(
     {

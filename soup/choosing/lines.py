@@ -37,11 +37,14 @@ class Line:
         first: the name of the one at t = 0.
         second: the name of the one at t = 1.
         points: in order of t, both ends among them.
+        differ: whether the members' companion files differ: every place was asked with the first's,
+            so that nothing but weights changes along the line.
     """
 
     first: str
     second: str
     points: Sequence[Point]
+    differ: bool = False
 
     @property
     def barrier(self) -> float:
@@ -65,13 +68,20 @@ class Line:
             else f"no place between {self.first} and {self.second} is below the straight line"
         )
         at = f"the best place is t = {best.t:.2f}: {best.mean:.2f}"
-        return [below, f"{at} ({best.mean - ends:+.2f} to the better end)"]
+        found = [below, f"{at} ({best.mean - ends:+.2f} to the better end)"]
+        if self.differ:
+            found.append(
+                f"every place was asked with the companion files of {self.first}: those of "
+                f"{self.second}, with which a run scores it, are others"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         points = [{"t": p.t, "mean": p.mean, "scores": dict(p.scores)} for p in self.points]
         ends = {"first": self.first, "second": self.second}
-        return ends | {"barrier": round(self.barrier, 10), "points": points}
+        asked = {"asked_with": self.first} if self.differ else {}
+        return ends | {"barrier": round(self.barrier, 10), "points": points} | asked
 
 
 def remember_line(
@@ -80,6 +90,7 @@ def remember_line(
     benchmarks: Mapping[str, str],
     points: Sequence[tuple[float, str]],
     shares: Mapping[str, float],
+    differ: bool = False,
 ) -> None:
     """Record a line whose places are all scored.
 
@@ -89,6 +100,7 @@ def remember_line(
         benchmarks: digest by name.
         points: t and the blend's digest.
         shares: of the mean, by benchmark; empty where all count alike.
+        differ: see ``Line``.
 
     Raises:
         JournalError: it cannot be written.
@@ -100,6 +112,7 @@ def remember_line(
         benchmarks=dict(benchmarks),
         points=[[t, blend] for t, blend in points],
         shares=dict(shares),
+        **({"differ": True} if differ else {}),
     )
 
 
@@ -132,4 +145,4 @@ def line_of(journal: Journal, record: Mapping[str, Any], names: Sequence[str]) -
                 return None
             scores[name] = result.value
         points.append(Point(t, mean_of(scores, record["shares"]), scores))
-    return Line(names[0], names[1], points)
+    return Line(names[0], names[1], points, bool(record.get("differ")))

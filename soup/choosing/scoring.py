@@ -218,6 +218,16 @@ class ForesightedScorer(Scorer, Protocol):
         ...
 
 
+@runtime_checkable
+class GuessingScorer(Scorer, Protocol):
+    """A scorer that counts what it has begun before anybody knew whether it would be wanted."""
+
+    @property
+    def guessed(self) -> tuple[int, int]:
+        """Answers that were made ahead on a guess and wanted later, and all that were made so."""
+        ...
+
+
 class Outlook(Protocol):
     """What a run has still to ask, see ``soup.choosing.ahead.Ahead``."""
 
@@ -265,6 +275,10 @@ class RecordedScorer:
     _numbers: dict[str, int] = field(default_factory=dict, repr=False)
     _expected: Sequence[Expected] = field(default=(), repr=False)
     _announced: frozenset[str] = field(default=frozenset(), repr=False)
+    _guessed: tuple[int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._guessed = self._all_guessed()
 
     def score(
         self,
@@ -335,6 +349,15 @@ class RecordedScorer:
             if recorded(self.journal, result_key(one.blend.key, benchmark.digest)) is None
         ]
         self.scorer.expect(wanted, self.observe)
+
+    @property
+    def guessed(self) -> tuple[int, int]:
+        """See ``GuessingScorer``; since this began, and (0, 0) where nothing is guessed."""
+        wanted, made = self._all_guessed()
+        return wanted - self._guessed[0], made - self._guessed[1]
+
+    def _all_guessed(self) -> tuple[int, int]:
+        return self.scorer.guessed if isinstance(self.scorer, GuessingScorer) else (0, 0)
 
     def begin(self, blend: Blend, benchmark: Benchmark, label: str, task: str) -> None:
         """Tell that a blend is asked a benchmark by other ways than ``score``."""

@@ -20,12 +20,13 @@ from soup.choosing.leaderboard import About, Leaderboard
 from soup.choosing.scoring import Scorer, result_key
 from soup.errors import BlendError, CheckpointError, PoolError, SoupError, UsageError
 from soup.events import Note, Observer
+from soup.publishing.diary import NIGHT, Diary
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
-from soup.publishing.shelf import Shelf, manifest, taken_back
+from soup.publishing.shelf import NIGHTS, Shelf, manifest
 from soup.publishing.sifting import LeftOut, Sifted, sift
 from soup.run import make
 from soup.settings import Settings, mix_of
-from soup.walk import Chosen
+from soup.walk import Chosen, Draw
 from soup.watching.watch import around
 from soup.words import counted, listed
 
@@ -93,6 +94,7 @@ def nightly(
     settings: Settings = Settings(),
     observe: Observer | None = None,
     now: Callable[[], datetime] = clock,
+    draw: Draw | None = None,
 ) -> Night:
     """Make tonight's greedy soup, and publish it if it is better than the published one.
 
@@ -103,6 +105,7 @@ def nightly(
         settings: of the soup; ``out`` is not used.
         observe: told of progress, as in ``soup.run.make``.
         now: the clock; soups are called by its date.
+        draw: as in ``soup.run.make``.
 
     Raises:
         UsageError: no benchmark, or a guard rail that names none.
@@ -114,7 +117,7 @@ def nightly(
     with around(observe) as told:
         shelf = Shelf.open(plan.publish)
         with shelf.alone():
-            return _Night(paths, scorer, plan, settings, told, now, shelf).play()
+            return _Night(paths, scorer, plan, settings, told, now, shelf, draw).play()
 
 
 @dataclass
@@ -126,10 +129,14 @@ class _Night:
     observe: Observer
     now: Callable[[], datetime]
     shelf: Shelf
+    draw: Draw | None = None
     verdict: Verdict | None = None
     candidate: str | None = None
+    pool: Pool | None = None
 
     def play(self) -> Night:
+        if (damage := self.shelf.diary.words()) is not None:
+            self.observe(Note(f"{self.shelf.path / NIGHTS}: {damage}", warning=True))
         journal = Journal.open(self.settings.work)
         sifted = self.sift(journal)
         told: set[str] = set()
@@ -183,6 +190,7 @@ class _Night:
 
     def decide(self, sifted: Sifted) -> Night:
         pool = Pool.open(*sifted.ready, **self.plan.opening, reference=self.plan.reference)
+        self.pool = pool
         self.published = self.shelf.current
         self.older = self._published(pool)
         changes = self._changes(pool)
@@ -197,9 +205,9 @@ class _Night:
             chosen.scorer.journal.append("verdict", run=chosen.run, **self.verdict.to_dict())
             if self.verdict.word != BETTER:
                 return None
-            return self.shelf.place(date, chosen.soup.digest)  # a killed night may have written it
+            return self.shelf.place(date, chosen.soup.key)  # a killed night may have written it
 
-        board = make("greedy", pool, self.scorer, settings, self.observe, gate)
+        board = make("greedy", pool, self.scorer, settings, self.observe, gate, self.draw)
         assert self.verdict is not None
         out = Path(board.soup.out) if board.soup and board.soup.out else None
         return self.end(self.verdict, board, sifted, changes, out)
@@ -224,7 +232,7 @@ class _Night:
 
     def judged(self, chosen: Chosen) -> Verdict:
         """The verdict on what the run has chosen."""
-        history = self.shelf.nights()
+        diary = self.shelf.diary
         names = [b.name for b in (*chosen.benchmarks, *chosen.holdouts)]
         self.plan.rules.require_known(names)
         new = scored_as(chosen.soup)
@@ -232,11 +240,11 @@ class _Night:
             return Verdict(BETTER, "nothing was published here before")
         if self._is_published(chosen.soup):
             return Verdict(NOT_BETTER, f"the same soup is published already, {self.published.name}")
-        back = taken_back(history)
-        if chosen.soup.digest in back:
-            when = back[chosen.soup.digest][:10]
+        back = diary.taken_back
+        if new in back:
+            when = back[new][:10]
             return Verdict(NOT_BETTER, f"this soup was taken back on {when}, by soup rollback")
-        old = self._answered(chosen, history)
+        old = self._answered(chosen, diary)
         journal = chosen.scorer.journal
         digests = {b.name: b.digest for b in chosen.benchmarks}
         equal = {name: 1 / len(digests) for name in digests}
@@ -248,7 +256,7 @@ class _Night:
             mine, theirs = (found[benchmark.name].value for found in there)
             held = benchmark.name not in digests
             pairs.append(Pair(benchmark.name, mine, theirs, held))
-        return judge(paired, pairs, self.plan.rules, asked(history, list(digests), new))
+        return judge(paired, pairs, self.plan.rules, diary.asked(digests, new))
 
     def _is_published(self, soup: Blend) -> bool:
         """Whether the very same weights and companion files are in use."""
@@ -257,7 +265,7 @@ class _Night:
         beside = there.get("companions", soup.companions.files_digest)
         return there.get("blend") == soup.digest and beside == soup.companions.files_digest
 
-    def _answered(self, chosen: Chosen, history: Sequence[Mapping[str, Any]]) -> str:
+    def _answered(self, chosen: Chosen, diary: Diary) -> str:
         """Under which key the published soup's results are recorded; it is asked what is missing.
 
         What it was asked when it was tonight's soup counts: the weights that were written are those
@@ -268,7 +276,7 @@ class _Night:
         wanted = {benchmark.name: benchmark.digest for benchmark in every}
         keys = [
             str(record["candidate"])
-            for record in reversed(history)
+            for record in reversed(diary.records)
             if record.get("published") == self.published.name and record.get("candidate")
         ]
         there = manifest(self.published)  # where the history has been lost
@@ -288,8 +296,8 @@ class _Night:
 
     def _changes(self, pool: Pool) -> tuple[str, ...]:
         """What is different from the last night that had a pool."""
-        nights = reversed(self.shelf.nights())
-        before: dict[str, str] = next((n["members"] for n in nights if n.get("members")), {})
+        diary = self.shelf.diary
+        before = diary.members
         today = {member.name: member.digest for member in self._known(pool)}
         if not before:
             return ()
@@ -297,8 +305,12 @@ class _Night:
         new = [name for name in today if name not in before]
         other = [n for n, digest in today.items() if n in before and before[n] != digest]
         gone = [name for name in before if name not in today]
+        back = [name for name in new if today[name] in diary.digests]
+        new = [name for name in new if name not in back]
         if new:
             lines.append(f"new: {listed(new, 10)}")
+        if back:
+            lines.append(f"there before, back or renamed: {listed(back, 10)}")
         for name in other:
             lines.append(f"{name} has new content: it is a new member, the old one's scores stay")
         if gone:
@@ -336,22 +348,23 @@ class _Night:
             "members": {row.name: row.digest for row in board.members},
             "left_out": [{"name": one.name, "how": one.how} for one in sifted.left_out],
         }
-        self.shelf.remember(record)
-        deleted: tuple[str, ...] = ()
+        self.shelf.remember(NIGHT, **record)
         if published is not None:
             self.shelf.use(published)
-            deleted = self._prune(sifted)
-        history = (*self.shelf.nights(),)
+        deleted = self._prune(sifted)  # also what a killed night has not come to
+        history = (*self.shelf.diary.records,)
         current = self.shelf.current
         return Night(verdict, board, sifted.left_out, changes, published, current, deleted, history)
 
     def _prune(self, sifted: Sifted) -> tuple[str, ...]:
-        if self.plan.keep is None:
+        if self.plan.keep is None or self.pool is None:
             return ()
-        base = self.plan.opening.get("base")
         never = [*sifted.ready, *(Path(one.path) for one in sifted.left_out)]
+        for source in (*self.pool.members, self.pool.base):
+            if source is not None:  # an adapter's home is its base; shards may be links
+                never += [source.path, source.home, *source.shards]
         try:
-            gone = self.shelf.prune(self.plan.keep, [*never, *([Path(base)] if base else [])])
+            gone = self.shelf.prune(self.plan.keep, never)
         except SoupError as error:  # the soup is published all the same
             self.observe(Note(str(error), warning=True))
             return ()
@@ -361,19 +374,6 @@ class _Night:
 def scored_as(blend: Blend) -> str:
     """What a blend's results are recorded by."""
     return blend.key
-
-
-def asked(history: Sequence[Mapping[str, Any]], benchmarks: Sequence[str], tonight: str) -> int:
-    """How many different soups were compared by any of these questions, tonight's included.
-
-    By names: a benchmark whose table or versions have changed a little still wears out.
-    """
-    before = {
-        record["candidate"]
-        for record in history
-        if record.get("nights") and set(record["benchmarks"]) & set(benchmarks)
-    }
-    return len(before | {tonight})
 
 
 def _take_over(journal: Journal, benchmark: str, keys: Sequence[str], mine: str) -> None:

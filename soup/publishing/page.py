@@ -84,6 +84,11 @@ def to_markdown(night: Night) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…\n"
 
 
+def failed_to_markdown(error: str) -> str:
+    """Of a night that failed, or was stopped."""
+    return f"{MARK}\n\n## Nightly soup\n\n**failed**: {markup.inline(error)}\n"
+
+
 def text(night: Night) -> str:
     """A few plain lines, for a chat."""
     said = [headline(night), *lines(night)]

@@ -13,15 +13,17 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup import holding
 from soup.blending.writer import MANIFEST
 from soup.errors import OutputError
+from soup.publishing import diary
+from soup.publishing.diary import Diary
 
 LATEST = "latest"
 NIGHTS = "nights.jsonl"
@@ -84,6 +86,8 @@ class Shelf:
         if not link.is_symlink():
             return None
         target = Path(os.path.realpath(link))
+        if target.parent == Path(os.path.realpath(self.path)):
+            target = self.path / target.name  # as ``soups`` has it, where a link leads to the shelf
         return target if (target / MANIFEST).is_file() else None
 
     def soups(self) -> list[Path]:
@@ -92,18 +96,18 @@ class Shelf:
         found = [e for e in found if (e / MANIFEST).is_file() and not e.is_symlink()]
         return sorted(found, key=lambda entry: _date(entry.name) or ())
 
-    def place(self, date: str, blend: str) -> Path:
+    def place(self, date: str, key: str) -> Path:
         """Where a soup of a date goes: a free name, or where it stands since a night was killed.
 
         Args:
             date: as ``2026-11-27``.
-            blend: the digest of the blend.
+            key: of the blend, its weights and the files beside them.
         """
         count = 1
         while True:
             place = self.path / (date if count == 1 else f"{date}-{count}")
             unused = place != self.current and place.is_dir()
-            if not os.path.lexists(place) or (unused and manifest(place).get("blend") == blend):
+            if not os.path.lexists(place) or (unused and key_of(place) == key):
                 return place
             count += 1
 
@@ -146,50 +150,29 @@ class Shelf:
             here = Path(os.path.realpath(soup))
             if any(p.is_relative_to(here) or here.is_relative_to(p) for p in apart):
                 continue
-            hidden = soup.with_name(f".{soup.name}.deleted")
             try:
-                soup.rename(hidden)  # half a soup is never seen under its name
-                shutil.rmtree(hidden)
+                holding.delete(soup)  # half a soup is never seen under its name
             except OSError as error:
                 raise OutputError(f"{soup}: cannot be deleted: {error.strerror}") from error
             deleted.append(soup)
         return deleted
 
-    def nights(self) -> list[dict[str, Any]]:
-        """The history, the oldest first; a line that a crash cut short is left out."""
-        try:
-            lines = (self.path / NIGHTS).read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise OutputError(f"{self.path / NIGHTS}: cannot be read: {error.strerror}") from error
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    found.append(record)
-        return found
+    @property
+    def diary(self) -> Diary:
+        """What was decided here, night by night.
 
-    def remember(self, record: dict[str, Any]) -> None:
-        """Add a line to the history.
+        Raises:
+            OutputError: it cannot be read.
+        """
+        return diary.read(self.path / NIGHTS)
+
+    def remember(self, kind: str, **fields: Any) -> None:
+        """Add a line to the diary.
 
         Raises:
             OutputError: it cannot be written.
         """
-        file = self.path / NIGHTS
-        try:
-            with file.open("a+b") as opened:
-                opened.seek(0, os.SEEK_END)
-                if opened.tell():
-                    opened.seek(-1, os.SEEK_END)
-                    if opened.read(1) != b"\n":
-                        opened.write(b"\n")  # end the line that a crash cut short
-                opened.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-                opened.flush()
-                os.fsync(opened.fileno())
-        except OSError as error:
-            raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
+        diary.write_down(self.path / NIGHTS, kind, **fields)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -211,11 +194,20 @@ class Shelf:
                     f"{self.path}: another soup nightly or soup rollback is at work there; wait "
                     "for its end, or choose another --publish"
                 ) from error
-            for left in self.path.glob(".*.deleted"):  # of a night that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            self._sweep()
             yield
         finally:
             os.close(handle)
+
+    def _sweep(self) -> None:
+        """Remove what nights that were killed have left, of whatever date."""
+        with contextlib.suppress(OSError):
+            for left in self.path.glob(f".{LATEST}.*"):
+                left.unlink(missing_ok=True)
+            for entry in self.path.iterdir():
+                name = entry.name.lstrip(".").partition(".")[0]
+                if entry.name.startswith(f".{name}.") and _date(name):
+                    holding.sweep(self.path, f".{name}.")
 
     def _flush(self) -> None:
         handle = os.open(self.path, os.O_RDONLY)
@@ -239,14 +231,10 @@ def _date(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2] or 1)) if found else None
 
 
-def taken_back(nights: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Blends that somebody rolled back from, and did not return to; each with when that was."""
-    found: dict[str, str] = {}
-    for record in nights:
-        if record.get("rollback"):
-            found[record["from"]] = record["time"]
-            found.pop(record["to"], None)
-    return found
+def key_of(soup: Path) -> str:
+    """The key of the blend that stands in a directory: its weights and the files beside them."""
+    there = manifest(soup)
+    return str(there.get("key") or there.get("blend", ""))  # earlier versions had no key
 
 
 def roll_back(shelf: Shelf, to: str | None, time: str) -> tuple[Path | None, Path]:
@@ -274,7 +262,8 @@ def roll_back(shelf: Shelf, to: str | None, time: str) -> tuple[Path | None, Pat
                 raise OutputError(f"{shelf.path}: there is no soup before {current.name}; {have}")
             to = before[-1].name
         target = shelf.path / to
-        blends = [str(manifest(s).get("blend", "")) if s else "" for s in (current, target)]
-        shelf.remember({"time": time, "rollback": target.name, "from": blends[0], "to": blends[1]})
+        left, now = key_of(current) if current else "", key_of(target)
+        fields = {"time": time, "rollback": target.name, "from": left, "to": now}
+        shelf.remember(diary.ROLLBACK, **fields)
         shelf.use(target)
         return current, target

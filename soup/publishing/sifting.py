@@ -106,7 +106,8 @@ def sift(
     def leave(path: Path, how: str, error: SoupError) -> None:
         if how != UNFINISHED and not skip_bad:
             raise error
-        left[path] = LeftOut(names[path], str(path), how, str(error).partition("\n")[0])
+        why = str(error).partition("\n")[0].removeprefix(f"{names[path]}: ")
+        left[path] = LeftOut(names[path], str(path), how, why)
 
     for path in directories:
         looks[path] = look(path)

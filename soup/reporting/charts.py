@@ -277,14 +277,20 @@ def history(past: Sequence[Past]) -> Chart:
     def make(width: int) -> Any:
         rows = []
         for one in past:
-            when = one.time[:19]
+            when = f"{one.time[:19]}Z"
             for what, mean in (("best single", one.best), (f"{one.command} soup", one.soup)):
                 if mean is not None:
-                    rows.append({"time": when, "of": what, "mean": mean})
+                    row: dict[str, Any] = {"time": when, "of": what, "mean": mean}
+                    if mean is one.soup and one.best is not None and one.low is not None:
+                        row |= {"low": one.best + one.low, "high": one.best + (one.high or 0)}
+                    rows.append(row)
         names = list(dict.fromkeys(row["of"] for row in rows))
         colours = [SERIES[k % len(SERIES)] for k in range(len(names))]
         shapes = ["circle", "triangle-up", "diamond", "square", "cross"]
-        x = alt.X("time:T", title=None, axis=alt.Axis(tickCount=4, labelOverlap=True))
+        days = {one.time[:10] for one in past}
+        form = "%H:%M" if len(days) == 1 else "%d %b"
+        axis = alt.Axis(tickCount=4, labelOverlap=True, format=form)
+        x = alt.X("time:T", title="UTC", scale=alt.Scale(type="utc"), axis=axis)
         y = alt.Y("mean:Q", title="mean (0–100)", scale=alt.Scale(zero=False))
         marks = alt.Chart(_rows(rows)).encode(
             x=x, y=y, color=alt.Color("of:N", sort=None, scale=_scale(names, colours))
@@ -292,6 +298,8 @@ def history(past: Sequence[Past]) -> Chart:
         points = marks.mark_point(filled=True, size=70, opacity=1).encode(
             shape=alt.Shape("of:N", scale=_scale(names, [shapes[k % 5] for k in range(len(names))]))
         )
-        return _styled((marks.mark_line(strokeWidth=1.5) + points).properties(height=220), width)
+        ranges = marks.mark_rule(strokeWidth=2, opacity=0.35).encode(y="low:Q", y2="high:Q")
+        lines = marks.mark_line(strokeWidth=1.5)
+        return _styled((ranges + lines + points).properties(height=220), width)
 
     return drawn(make, f"Means of {len(past)} runs over time. The table below has its numbers.")

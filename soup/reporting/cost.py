@@ -42,6 +42,8 @@ class Cost:
         all_answers: given in that time.
         saved: questions that trials which ended early were not asked.
         stopped: trials that did.
+        guessed: answers that several workers made before anybody knew whether they were wanted.
+        wanted: those of them that were: time that was saved.
         read: bytes of the members' weights, once each; None where unknown.
     """
 
@@ -56,6 +58,8 @@ class Cost:
     all_answers: int
     saved: int
     stopped: int
+    guessed: int
+    wanted: int
     read: int | None
 
     @property
@@ -94,6 +98,7 @@ def cost_of(
         sum(record["answered"] for record in timed),
         sum(max(one.of - one.samples, 0) for one in stopped),
         len(stopped),
+        *_guessed(records),
         _bytes(start),
     )
 
@@ -112,6 +117,11 @@ def _places(results: Sequence[Mapping[str, Any]]) -> list[str]:
             engine = settings.get("engine") or "transformers"
             found.add(f"{engine} on {device}{f', {kind}' if kind else ''}")
     return sorted(found)
+
+
+def _guessed(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    found: Mapping[str, Any] = next((r for r in reversed(records) if r["kind"] == "guesses"), {})
+    return int(found.get("made", 0)), int(found.get("wanted", 0))
 
 
 def _bytes(start: Mapping[str, Any]) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,25 @@ def gather(work: str | os.PathLike[str]) -> Facts:
         if gains is not None:
             flipped = flips(journal.path.parent, journal, gains, soup, best.blend)
     word, verdict = _verdict(board)
+    night = next((r for r in reversed(records) if r["kind"] == "verdict"), None)
+    more = [line for line in board.footer() if not line.startswith(f"{board.command} soup to the")]
+    repeated = board
+    if night is not None:  # where a night writes is the gate's to say
+        more.insert(0, f"the night's verdict on it, by its gate: {night['word']}: {night['why']}")
+        settings = {**board.about.settings, "out": None}
+        repeated = replace(board, about=replace(board.about, settings=settings))
     return Facts(
         board,
         _soups(journal, records, board),
         word,
         verdict,
-        [line for line in board.footer() if not line.startswith(f"{board.command} soup to the")],
+        more,
         gains,
         held,
         flipped,
         history(journal, records[0]),
         cost_of(journal, records, [step.stopped for step in board.path if step.stopped]),
-        command_of(board, _relative(journal), records[0].get("base_path")),
+        command_of(repeated, _relative(journal), records[0].get("base_path")),
         str(records[0].get("base") or ""),
         str(journal.path.parent),
     )

@@ -313,12 +313,24 @@ def _past(facts: Facts, charts: Any) -> dict[str, Any]:
         gain = one.soup - one.best if one.soup is not None and one.best is not None else None
         when = one.time[:16].replace("T", " ")
         cells = [when, one.command, str(one.members), number(one.best), number(one.soup)]
-        cells += ["–" if gain is None else f"{gain:+.2f}", shown(one.verdict or one.state)]
+        known = one.low is not None and one.high is not None
+        interval = f"{one.low:+.2f} … {one.high:+.2f}" if known else "–"
+        cells += ["–" if gain is None else f"{gain:+.2f}", interval]
+        cells += [shown(one.verdict or one.state)]
         rows.append(Record(cells))
-    heads = ("begun, UTC", "made", "members", "best single", "soup", "gain", "ended")
+    heads = (
+        "begun, UTC",
+        "made",
+        "members",
+        "best single",
+        "soup",
+        "gain",
+        "95% interval",
+        "ended",
+    )
     alike = [one for one in facts.past if one.alike and one.best is not None]
     drawn = charts.history(alike) if len(alike) > 1 else None
-    return {"chart": drawn, "table": Table(heads, rows, words=(1, 6))}
+    return {"chart": drawn, "table": Table(heads, rows, words=(1, 7))}
 
 
 def _cost(facts: Facts) -> dict[str, Any]:
@@ -332,6 +344,9 @@ def _cost(facts: Facts) -> dict[str, Any]:
             told.append(("questions answered", f"{cost.answers:,}"))
     if cost.stopped:
         told.append(("trials that ended early", f"{cost.stopped} ({cost.saved:,} questions saved)"))
+    if cost.guessed:
+        share = f"{cost.guessed:,} ({cost.wanted:,} of them were wanted, and were there already)"
+        told.append(("answers made on a guess", share))
     if cost.places:
         told.append(("answered by", ", ".join(map(shown, cost.places))))
     if cost.read is not None:

@@ -12,6 +12,7 @@ import pytest
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
 from soup.choosing.expecting import chance, trials
+from soup.choosing.journal import Journal
 from soup.choosing.scoring import Benchmark, Result, Wanted, result_key
 from soup.evaluators.fake import FakeScorer
 from soup.evaluators.workers.gathering import Work
@@ -85,6 +86,11 @@ class FleetScorer(FakeScorer):
         """See ``ForesightedScorer``."""
         self.fleet.expect([self.work(one) for one in wanted], observe)
 
+    @property
+    def guessed(self) -> tuple[int, int]:
+        """See ``GuessingScorer``."""
+        return self.fleet.guessed
+
     def measure(self, blend: Blend, benchmark: Benchmark, task: str, observe: Observer) -> Result:
         """The fleet's, of which the number is the table's."""
         self.fleet.measure(self.work(Wanted(blend, benchmark, task)), observe)
@@ -122,6 +128,8 @@ def test_decisions_are_those_of_one_worker(pool: Pool, tmp_path: Path, seed: int
             guessed = fleet.gathered.saved + fleet.gathered.dropped
             start = f"{workers} workers: of {guessed} answers that were made on a guess, "
             assert f"{start}{fleet.gathered.saved} were wanted" in texts
+            (told,) = [r for r in Journal.open(place / "work").last_run() or () if "made" in r]
+            assert (told["wanted"], told["made"]) == (fleet.gathered.saved, guessed)
             assert {path.suffix for path in place.glob("*.*")} == {".tsv", ".answers"}
             assert len(list(place.glob("*.tsv"))) == len(one.calls), "what was dropped is gone"
     assert boards[0].path == boards[1].path == boards[2].path

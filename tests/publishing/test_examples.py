@@ -41,6 +41,7 @@ PASSED_ON = ("SOUP_NOTIFY", "GITHUB_STEP_SUMMARY")
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pool, and ``soup`` and ``sbatch`` on the path."""
     monkeypatch.setattr(nightly, "scorer_of", lambda *_: ReadingScorer())
+    monkeypatch.setattr("soup.reporting.card.can_draw", lambda: False)  # seconds
     member(tmp_path / "ckpts" / "a", range(0, 90))
     member(tmp_path / "ckpts" / "b", range(60, 150))
     for path in tmp_path.glob("ckpts/*/*"):
@@ -151,3 +152,18 @@ def test_the_systemd_units(place: Path) -> None:
     if verify := shutil.which("systemd-analyze"):
         timer = str(EXAMPLES / "soup-nightly.timer")
         assert subprocess.run([verify, "calendar", "*-*-* 03:00:00"]).returncode == 0, timer
+
+
+def test_the_nights_of_the_front_page(place: Path) -> None:
+    """README's lines, as they stand, in a directory like the demo's: published, then not better."""
+    (place / "soup-demo").mkdir()
+    shutil.move(place / "ckpts", place / "soup-demo" / "ckpts")
+    (place / "soup-demo" / "soup.toml").write_text('bench = ["x"]\nholdout = ["y"]\n')
+    section = (ROOT / "README.md").read_text().split("## Every night")[1]
+    block = section.split("```sh\n")[1].split("```")[0]
+    first, *nights = block.strip().splitlines()
+    codes = [int(line.split("exit code ")[1].split(":")[0]) for line in nights]
+    assert codes == [0, 3]
+    for night, code in zip(nights, codes, strict=True):
+        assert shell(place, f"{first}\n{night}").returncode == code
+    assert (place / "soup-demo" / "published" / "latest" / "model.safetensors").is_file()

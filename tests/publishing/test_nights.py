@@ -34,8 +34,10 @@ class Place:
         """One night; what it did, with its JSON document under ``document``."""
         self.scorer = ReadingScorer(fails_at)
         arguments = ("ckpts/*", *X, "--publish", "published", "--settle", "0")
+        drawing = () if "--charts" in more else ("--no-charts",)  # seconds
+        rest = [word for word in more if word != "--charts"]
         done: Any = run(
-            self.path, "nightly", *arguments, "--json", "night.json", *more, **environment
+            self.path, "nightly", *arguments, *drawing, "--json", "night.json", *rest, **environment
         )
         document = self.path / "night.json"
         done.document = json.loads(document.read_text()) if document.exists() else None

@@ -144,6 +144,12 @@ def test_what_a_run_reused_is_told_from_what_it_measured(made: Made) -> None:
     assert cost.measured == len(own)
     assert cost.reused == cost.used - len(own) >= 4 * 3
     assert cost.saved == 90
+    assert (cost.guessed, cost.wanted) == (0, 0)
+    guesses = {"kind": "guesses", "wanted": 30, "made": 40}
+    cost = cost_of(journal, [*records, guesses], [])
+    assert (cost.guessed, cost.wanted) == (40, 30)
+    text = page(replace(made.facts, cost=cost))
+    assert "40 (30 of them were wanted, and were there already)" in text
     assert cost.read == sum(Pool.open(path).members[0].nbytes for path in made.paths)
     for record in journal.results.values():
         record.pop("run")  # as journals of earlier versions are
@@ -203,4 +209,22 @@ def test_nights_say_their_verdict(made: Made, tmp_path: Path) -> None:
     journal.append("verdict", run=first, word="not better", gain=-0.5)
     journal = Journal.open(tmp_path)
     start = list(journal.runs.values())[-1][0]
-    assert [one.verdict for one in history(journal, start)] == ["not better", ""]
+    past = history(journal, start)
+    assert [one.verdict for one in past] == ["not better", ""]
+    told = made.facts.board.soup.difference if made.facts.board.soup else None
+    assert told is not None and past[-1].low is not None and told.low is not None
+    assert (past[-1].low, past[-1].high) == pytest.approx((told.low, told.high))
+    assert f"{told.low:+.2f} … {told.high:+.2f}" in made.page.split('id="history"')[1]
+
+
+def test_a_night_says_what_its_gate_said(made: Made, tmp_path: Path) -> None:
+    """Besides what it gained over the best single; to repeat it writes into no shelf."""
+    shutil.copy(made.work / "journal.jsonl", tmp_path)
+    journal = Journal.open(tmp_path)
+    run = next(reversed(list(journal.runs)))
+    assert "-o out" in gather(made.work).command
+    journal.append("verdict", run=run, word="not better", why="<b> fell")
+    facts = gather(tmp_path)
+    assert "-o" not in facts.command.split()
+    assert facts.more[0] == "the night's verdict on it, by its gate: not better: <b> fell"
+    assert "by its gate: not better: &lt;b&gt; fell." in page(facts)
