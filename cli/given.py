@@ -105,6 +105,8 @@ def scorer_of(
         engine=scoring.engine,
         workers=scoring.workers,
         gpus_per_worker=scoring.gpus_per_worker,
+        ray=scoring.ray,
+        ray_copy=scoring.ray_copy,
         vllm=config.vllm() | ({"batch_invariant": True} if scoring.batch_invariant else {}),
     )
 

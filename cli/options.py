@@ -297,20 +297,37 @@ class ScoringOptions:
         ),
     ] = "auto"
     workers: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--workers",
             metavar="N",
-            help="Processes that share the work, each with a model; auto is one for each GPU.",
+            help="Processes that share the work, each with a model; auto is one for each GPU "
+            "(default: 1; auto with [bold]--ray[/]).",
         ),
         COUNT,
-    ] = "1"
+    ] = None
     gpus_per_worker: Annotated[
         int,
         typer.Option(
             "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
         ),
     ] = 1
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Let the nodes of a Ray cluster do the work: auto, or HOST:PORT of its head.",
+        ),
+    ] = None
+    ray_copy: Annotated[
+        bool,
+        typer.Option(
+            "--ray-copy",
+            help="Send members that a node lacks to its own disk, once; without it a node must see "
+            "them under the same paths.",
+        ),
+    ] = False
     batch_invariant: Annotated[
         bool,
         typer.Option(

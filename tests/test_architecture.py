@@ -143,6 +143,20 @@ def test_every_room_says_what_lives_there() -> None:
             assert 3 <= len(words.splitlines()) <= 10, door
 
 
+def test_one_module_knows_of_ray() -> None:
+    """What a cluster is stays there; and no import of it costs those who have none."""
+    knowing = set()
+    for name, file in modules():
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(one.split(".")[0] == "ray" for one in names):
+                knowing.add(name)
+                assert node not in tree.body, f"{name}: imports ray when it is imported"
+    assert knowing == {"soup.evaluators.workers.ray_cluster"}
+
+
 def print_map() -> None:
     """Each room, from the top, with the rooms that it imports."""
     pairs = {(room(a), room(b)) for a, b in arrows()}

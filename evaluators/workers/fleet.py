@@ -24,6 +24,7 @@ from soup.events import Crew, Event, Note, Observer, Progress, Took, ignore
 from soup.words import counted
 
 LOOK = 0.25  # seconds between two looks at workers that may hang
+ROOM = 3.0  # seconds between two looks at how much room there is
 TOLD = 0.2  # seconds between two events about the whole
 LOST = "CUDA error"  # in the words of a worker whose device does nothing more
 PATIENCE = 1.5  # seconds that threads have to notice that all is over
@@ -39,6 +40,7 @@ class Fleet:
         teach: tells a process what every worker must know.
         log: where a worker's process, by its number, prints to.
         rules: see ``soup.evaluators.workers.jobs``.
+        room: how many workers there could be by now; None is as many as there were.
         gathered: what has come of all that is asked.
     """
 
@@ -47,6 +49,7 @@ class Fleet:
     teach: Callable[[Hand], None]
     log: Callable[[int], Path]
     rules: Rules = field(default_factory=Rules)
+    room: Callable[[], int] | None = None
     gathered: Gathering = field(default_factory=Gathering, init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class Fleet:
         self._notes: set[str] = set()
         self._told = 0.0
         self._summed = False
+        self._first = self.count
+        self._looked = time.monotonic()
 
     # --- what is wanted ----------------------------------------------------------------------
 
@@ -184,6 +189,20 @@ class Fleet:
                     raise self._failure
                 self._changed.wait(LOOK)
                 self._end_hung()
+                self._grow()
+
+    def _grow(self) -> None:
+        """Have a seat more for each worker more that there is room for."""
+        now = time.monotonic()
+        if self.room is None or now - self._looked < ROOM:
+            return
+        self._looked = now
+        for number in range(self.count, self.room()):
+            self._seats.append(Seat(number))
+            self._queue.add(number)
+            self.count += 1
+            self._observe(Note(f"{self._seats[-1].name} joins"))
+        self._start()
 
     def _end_hung(self) -> None:
         now = time.monotonic()
@@ -320,7 +339,8 @@ class Fleet:
                 return True
             error = self._ended(text, seat, error)
         with self._changed:
-            if not seat.learned or not others:
+            came_later = seat.number >= self._first
+            if not others or not (seat.learned or came_later):
                 raise error from None
             self._queue.retire(seat.number)
         self._observe(Note(f"{seat.name} does not come back, the others go on: {error}", True))

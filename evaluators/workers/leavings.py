@@ -20,14 +20,15 @@ def remove_leavings(folder: Path, recorded: Collection[str]) -> None:
     beginnings = {key[:NAME] for key in recorded}
     for file in folder.glob("*") if folder.is_dir() else ():
         name, _, number = file.name.rpartition(".")
-        partial = number.isdecimal() and bool(name) and not _lives(int(number))
+        partial = number.isdecimal() and bool(name) and not lives(int(number))
         done = file.suffix == ANSWERS and file.stem in beginnings
         if partial or done:
             with contextlib.suppress(OSError):
                 file.unlink()
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

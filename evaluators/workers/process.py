@@ -144,7 +144,8 @@ class Process:
             pass
         how = self._how_it_ended()
         by_others = self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
-        raise Died(how, self._last_words(), self._greeted or by_others)
+        words = last_words(self._log, self._begin)
+        raise Died(how, words, self._greeted or by_others)
 
     def kill(self) -> None:
         """End it, and what it has started; whoever asks it is told so by ``Died``."""
@@ -192,15 +193,16 @@ class Process:
             return f"was ended by signal {-code} ({signal.strsignal(-code)})"
         return f"ended with exit code {code}"
 
-    def _last_words(self) -> str:
-        """The end of what this process printed."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(self._begin, self._log.stat().st_size - TAIL_BYTES))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            text = ""
-        lines = [line.rstrip()[:200] for line in text.splitlines() if line.strip()]
-        fatal = [k for k, line in enumerate(lines) if line.startswith(FATAL)]
-        lines = lines[fatal[-1] :][:LAST_LINES] if fatal else lines[-LAST_LINES:]
-        return "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+
+def last_words(log: Path, begin: int) -> str:
+    """The end of what a process printed, from some byte of its log on; or that there is nothing."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(begin, log.stat().st_size - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = ""
+    lines = [line.rstrip()[:200] for line in text.splitlines() if line.strip()]
+    fatal = [k for k, line in enumerate(lines) if line.startswith(FATAL)]
+    lines = lines[fatal[-1] :][:LAST_LINES] if fatal else lines[-LAST_LINES:]
+    return "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"

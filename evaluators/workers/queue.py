@@ -321,6 +321,10 @@ class Queue:
             self.drop(found.job.key)
         return found
 
+    def add(self, worker: int) -> None:
+        """There is a worker more."""
+        self._workers[worker] = _Worker()
+
     def retire(self, worker: int) -> None:
         """A worker is no more; it was at nothing."""
         self._hold(self._workers.pop(worker), None)

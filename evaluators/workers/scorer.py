@@ -25,15 +25,15 @@ from soup.evaluators.kit.finished import table_of
 from soup.evaluators.kit.judge import named_judge
 from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
-from soup.evaluators.workers.devices import places
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
 from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
+from soup.evaluators.workers.homes import home
 from soup.evaluators.workers.jobs import Rules
 from soup.evaluators.workers.known import Known, now
 from soup.evaluators.workers.leavings import remove_leavings
-from soup.evaluators.workers.process import Died, Process
+from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.seats import Hand
 from soup.events import Note, Observer, ignore
@@ -70,8 +70,10 @@ class VLMEvalKitScorer:
         judge_url: str | None = None,
         engine: str = "auto",
         vllm: Mapping[str, Any] | None = None,
-        workers: int | str = 1,
+        workers: int | str | None = None,
         gpus_per_worker: int = 1,
+        ray: str | None = None,
+        ray_copy: bool = False,
     ) -> None:
         """Options as in ``soup.evaluators.models.wrapper.Options``, and more.
 
@@ -93,12 +95,16 @@ class VLMEvalKitScorer:
             engine: who answers, one of ``ENGINES``.
             vllm: options of that engine, see ``VllmOptions``.
             workers: processes that share the work, each with a model of its own; ``auto`` is one
-                for each GPU, and one where there is none.
+                for each GPU, and one where there is none. None is 1, and ``auto`` on a cluster.
             gpus_per_worker: GPUs that share one model, with vLLM.
+            ray: ``auto`` or HOST:PORT of a Ray cluster whose nodes do the work; then ``auto``
+                workers are as many as there is room for, at any time.
+            ray_copy: whether members that a node lacks are sent to its own disk.
 
         Raises:
             UsageError: a number, a device or a dtype that cannot be, a family that is none, a judge
-                without an address or the other way round, or more workers than GPUs.
+                without an address or the other way round, more workers than GPUs, or Ray is not
+                installed.
         """
         self._judge = named_judge(judge, judge_url)
         if family is not None:
@@ -110,7 +116,8 @@ class VLMEvalKitScorer:
             if own is not None and not isinstance(own, (str, os.PathLike)):
                 where = f"[family.{name}] worker-python"
                 raise UsageError(f"{where}: expected a path in quotes, found {own!r}")
-        require_device(device)
+        if ray is None:
+            require_device(device)
         require_compute_dtype(compute_dtype)
         if any(bound is not None and bound < 1 for bound in (batch_size, max_new_tokens)):
             raise UsageError("batch size and max new tokens must be at least 1")
@@ -130,7 +137,7 @@ class VLMEvalKitScorer:
         }
         self._engine = require_engine(engine, "--engine")
         VllmOptions.of(vllm or {})
-        self._places = places(workers, gpus_per_worker, device, engine)
+        self._home = home(workers, gpus_per_worker, device, engine, ray, ray_copy)
         parallel = {"tensor_parallel": gpus_per_worker} if gpus_per_worker > 1 else {}
         self._vllm = parallel | dict(vllm or {})
         self._fleet: Fleet | None = None
@@ -139,7 +146,7 @@ class VLMEvalKitScorer:
         self._families = families or {}
         self._checked: tuple[str, Family, Environment] | None = None
         self._recalled: Known | None = None
-        self._process: Process | None = None
+        self._process: Hand | None = None
         self._logs: set[int] = set()
         self._measured: Path | None = None
         self._told: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -178,6 +185,7 @@ class VLMEvalKitScorer:
         self, reference: Checkpoint, names: Sequence[str], observe: Observer = ignore
     ) -> list[Benchmark]:
         """See ``soup.choosing.scoring.Scorer``."""
+        self._home.told = observe
         known, opening, asking = self._requests(reference, names)
         if self._process is not None or not self._recall(known, [opening, *asking]):
             self._end_fleet()  # its workers know of other benchmarks
@@ -254,7 +262,7 @@ class VLMEvalKitScorer:
         """See ``choosing.scoring.Scorer``; asked again, it has recorded what it was told before."""
         self._forget()
         work = self._work_on(blend, benchmark, task)
-        if len(self._places) > 1:
+        if self._is_shared:
             answer = self._together().measure(self._shared(Wanted(blend, benchmark, task)), observe)
         else:
             answer = self._ask({"do": "measure", **work}, observe)
@@ -271,7 +279,7 @@ class VLMEvalKitScorer:
         observe: Observer = ignore,
     ) -> Part:
         """See ``soup.choosing.scoring.PartialScorer``."""
-        if len(self._places) > 1:
+        if self._is_shared:
             shared = self._shared(Wanted(blend, benchmark, task))
             return Part(**self._together().outcomes(shared, samples, observe))
         work = self._work_on(blend, benchmark, task)
@@ -279,13 +287,18 @@ class VLMEvalKitScorer:
 
     def expect(self, wanted: Sequence[Wanted], observe: Observer = ignore) -> None:
         """See ``soup.choosing.scoring.ForesightedScorer``; one worker alone does nothing ahead."""
-        if len(self._places) > 1 and (wanted or self._fleet is not None):
+        if self._is_shared and (wanted or self._fleet is not None):
             self._together().expect([self._shared(one) for one in wanted], observe)
 
     @property
     def at_once(self) -> int:
         """How many workers there are."""
-        return len(self._places)
+        return self._home.count if self._fleet is None else self._fleet.count
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether a fleet does the work, of several, or of nodes that come and go."""
+        return self._home.away or self._home.count > 1
 
     @property
     def guessed(self) -> tuple[int, int]:
@@ -316,7 +329,9 @@ class VLMEvalKitScorer:
                     return taken
                 return self._spawn(number)
 
-            self._fleet = Fleet(len(self._places), spawn, self._teach, self._log_of, rules)
+            self._fleet = Fleet(
+                self._home.count, spawn, self._teach, self._log_of, rules, self._home.room
+            )
         return self._fleet
 
     def _end_fleet(self) -> None:
@@ -351,6 +366,7 @@ class VLMEvalKitScorer:
         if self._process is not None:
             self._process.close()
             self._process = None
+        self._home.close()
 
     def python_for(self, reference: Checkpoint | None) -> tuple[str, Family]:
         """The interpreter that asks a model (or one of no family), and the model's family.
@@ -385,6 +401,8 @@ class VLMEvalKitScorer:
 
     def _recall(self, known: Known, requests: list[dict[str, Any]]) -> bool:
         """Take for told what is known, where all of it is; a worker that starts is asked again."""
+        if self._home.away:  # what it came from is on other machines
+            return False
         answers = [known.answer(request) for request in requests]
         told = [
             (request, answer) for request, answer in zip(requests, answers, strict=True) if answer
@@ -400,7 +418,8 @@ class VLMEvalKitScorer:
         asked = now()
         answer = self._ask(request, observe)
         self._told[_label(request)] = request, answer
-        known.remember(request, answer, asked)
+        if not self._home.away:
+            known.remember(request, answer, asked)
 
     def _ask(self, request: dict[str, Any], observe: Observer = ignore) -> dict[str, Any]:
         """Ask the worker; where it dies, ask another one, which is told what the first knew."""
@@ -423,7 +442,7 @@ class VLMEvalKitScorer:
                 text = f"the worker {end.how} (at: {what}); another one goes on from there"
                 observe(Note(f"{text} (restart {deaths} of {RESTARTS})", warning=True))
 
-    def _ready(self) -> Process:
+    def _ready(self) -> Hand:
         """The worker; one that is new has been told everything."""
         if self._process is None:
             self._process = self._spawn(0)
@@ -439,14 +458,14 @@ class VLMEvalKitScorer:
         """What a worker, by its number from 0, prints."""
         return self.log.with_stem(f"{self.log.stem}-{number + 1}") if number else self.log
 
-    def _spawn(self, number: int) -> Process:
+    def _spawn(self, number: int) -> Hand:
         """A worker that knows nothing yet, by its number from 0."""
         assert self._checked is not None, "benchmarks come first"
         log = self._log_of(number)
         if number not in self._logs:  # of an earlier command
             log.unlink(missing_ok=True)
             self._logs.add(number)
-        return Process(self._checked[0], log, self._places[number])
+        return self._home.spawn(number, self._checked[0], log)
 
     def _teach(self, process: Hand) -> None:
         """Tell a worker everything that another one was told; it must say the same."""
@@ -458,8 +477,8 @@ class VLMEvalKitScorer:
                     f"{_label(request)}: it is not what it was in an earlier run, though no "
                     "file has changed; that is forgotten now: run the same command again"
                 )
-            if found != known:
-                different = sorted(k for k in known if known[k] != found.get(k))
+            different = sorted(k for k in known if known[k] != found.get(k))
+            if different and different != ["files"]:  # which are elsewhere on another machine
                 raise ScoringError(
                     "the worker was started again and is not what it was: "
                     + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
