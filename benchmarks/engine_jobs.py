@@ -68,7 +68,7 @@ def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
         made.load(blends[k % 2], str(k % 2), "load", ignore)
         if name == "vllm":
             with torch.inference_mode():
-                made._swap()  # else it swaps with the first question
+                made.swap()  # else it swaps with the first question
         loaded = time.perf_counter()
         said = made.answer(data.name, data.kit_name, messages)
         seconds.append(time.perf_counter() - loaded)
@@ -88,10 +88,11 @@ def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
 def started(made: Any, data: Any, messages: Any) -> None:
     """VLLM is started by the first question: start it, and test it, with one of the longest."""
     longest = max(range(len(messages)), key=lambda k: len(messages[k][-1]["value"]))
-    room = made.options
-    made.options = type(room)(**{**vars(room), "max_length": length(made, data, messages)})
+    room = made.serving.options
+    most = length(made, data, messages)
+    made.serving.options = type(room)(**{**vars(room), "max_length": most})
     made.answer("start", data.kit_name, [messages[longest]])
-    made.options = room
+    made.serving.options = room
 
 
 def ignore(event: Any) -> None:
@@ -143,14 +144,14 @@ def prompts(given: dict[str, Any]) -> tuple[Any, Any, list[Any], list[dict[str, 
     made, (first, _), data = opened(given, "vllm")
     made.load(first, "0", "load", ignore)
     messages = data.messages(made.wrapper)
-    heard = [made._hear(message, data.kit_name) for message in messages]
-    settings = [sampling(one.prepared, made._default, "") for one in heard]
+    heard = [made.asking.hear(message, data.kit_name) for message in messages]
+    settings = [sampling(one.prepared, made.asking.default, "") for one in heard]
     return made, data, heard, settings, length(made, data, messages)
 
 
 def length(made: Any, data: Any, messages: Any) -> int:
     """Tokens that the longest question and its answer take, rounded up."""
-    most = int(made._measure("length", data.kit_name, messages, ignore).longest)
+    most = int(made.asking.measure("length", data.kit_name, messages, ignore).longest)
     return max(256, 1 << (most - 1).bit_length())
 
 

@@ -14,10 +14,11 @@ The second is for a GPU, and shows what only one can.
 
 Random weights of Qwen2.5-VL's shape, pictures at their own size. All ask in the words of
 VLMEvalKit's wrapper; all answers are compared, and in float32 on a CPU one that differs is a
-failure. 2 to 6 run under the interpreter that has vLLM. The first pass has all that is done to
-questions once; models are built before. A later pass asks the same of the next candidate. How a
-candidate comes to be asked: 3 and 5 swap it in, a member and the average of all in turn; 1 and 6
-load files in a fresh process, which somebody must have written: that is not counted. 4 has no way.
+failure. 2 to 6 run under the interpreter that has vLLM; 6 needs its HTTP server there, as
+tests/vllm.txt has it. The first pass has all that is done to questions once; models are built
+before. A later pass asks the same of the next candidate. How a candidate comes to be asked: 3 and 5
+swap it in, a member and the average of all in turn; 1 and 6 load files in a fresh process, which
+somebody must have written: that is not counted. 4 has no way.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def _show(found: "Line") -> None:
     from rich import box
     from rich.table import Table
 
-    from soup.choosing.leaderboard import number
+    from soup.choosing.figures import number
     from soup.cli.escaping import escape
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -38,7 +38,7 @@ from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
 from soup.publishing.shelf import Shelf
 from soup.settings import Settings
-from soup.words import plain
+from soup.words import folded, plain
 
 AGAIN = 75
 """EX_TEMPFAIL: the time is over, the same command goes on from there."""
@@ -224,7 +224,8 @@ def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
     if night.board.members:
         boards.leaderboard(night.board, console.out)
     for line in (page.headline(night), *page.lines(night)):
-        console.out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+        text = folded(plain(line), console.out.width if console.out.is_terminal else None)
+        console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _push(night: Night, asked: Asked) -> None:

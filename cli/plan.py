@@ -23,7 +23,7 @@ from soup.evaluators.kit.suites import distinct_names, questions_in
 from soup.forecast import Forecast, forecast
 from soup.settings import Settings, whole
 from soup.watching.lines import duration
-from soup.words import counted, plain
+from soup.words import counted, folded, plain
 
 
 def show_plan(
@@ -142,7 +142,8 @@ def _counts(found: Forecast) -> dict[str, Any]:
 
 def _print(out: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+        text = folded(plain(line), out.width if out.is_terminal else None)
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _unknown(settings: Settings) -> str:

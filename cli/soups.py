@@ -11,6 +11,7 @@ import soup
 from soup.cli import console
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
+    BLEND_HELP,
     BenchmarkOptions,
     MergeOptions,
     OutputOptions,
@@ -188,6 +189,9 @@ def blend(
     )
     scorer = scorer_of(context, scoring, run.work, benchmarks)
     _make("blend", pool, settings, scorer, display, run)
+
+
+blend.__doc__ = BLEND_HELP
 
 
 @grouped

@@ -12,7 +12,7 @@ from soup.blending.writer import check_target, write
 from soup.checkpoints.pool import Pool
 from soup.choosing.attempts import Attempt, failures_recorded
 from soup.choosing.leaderboard import Leaderboard
-from soup.choosing.leaderboard import show as show  # known from here, too
+from soup.choosing.retelling import show as show  # known from here
 from soup.choosing.scoring import Scorer
 from soup.errors import UsageError
 from soup.events import Note, Observer

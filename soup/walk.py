@@ -15,7 +15,7 @@ from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.leaderboard import Leaderboard
 from soup.choosing.recipes import (
     Accept,
     Decision,
@@ -27,6 +27,7 @@ from soup.choosing.recipes import (
     greedy,
     maximum,
 )
+from soup.choosing.retelling import last_leaderboard
 from soup.choosing.scoring import (
     Benchmark,
     Expected,
@@ -219,7 +220,7 @@ class Walk:
 
     def leaderboard(self) -> Leaderboard:
         """As far as it has come."""
-        found = last_leaderboard(self.journal)
+        found = last_leaderboard(self.journal, keep=True)
         assert found is not None
         return found
 

@@ -65,7 +65,7 @@ def _vllm(
     name: str, reference: Checkpoint, options: Options, cache: Path, given: Mapping[str, Any]
 ) -> Engine:
     family = named(options.family or family_of(read_config(reference.home)) or "")
-    if family is not None and not family.batched:
+    if family is not None and not family.by("vllm").batched:
         raise _Not(f"{family.title} is asked through its own code, which vLLM has not")
     if name == "auto":
         if installed() is None:

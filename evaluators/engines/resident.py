@@ -17,6 +17,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions
 from soup.checkpoints.dtypes import DTYPES
 from soup.errors import ScoringError
+from soup.evaluators.engines.answering import answered, silent
 from soup.evaluators.engines.batches import (
     Limit,
     Question,
@@ -47,8 +48,13 @@ AHEAD = 64
 """Questions prepared while earlier ones are answered."""
 
 
-def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
+def open_wrapper(reference: Checkpoint, options: Options, served: bool = False) -> Wrapper:
     """How the reference's kind of model is asked.
+
+    Args:
+        reference: whose files say it.
+        options: what else decides.
+        served: whether vLLM is to answer.
 
     Raises:
         ScoringError: its directory cannot be used; the message says why.
@@ -73,6 +79,7 @@ def open_wrapper(reference: Checkpoint, options: Options) -> Wrapper:
         trust_remote_code=options.trust_remote_code,
         max_new_tokens=options.max_new_tokens,
         given=options.families.get(name),
+        served=served,
     )
 
 
@@ -205,24 +212,16 @@ class Resident:
         key: str,
         dataset: str,
         messages: Sequence[Message],
-        progress: Callable[[int], None] = lambda count: None,
+        progress: Callable[[int], None] = silent,
         only: Sequence[int] | None = None,
         kept: Kept | None = None,
     ) -> list[str]:
         """See ``Engine``."""
-        wanted = range(len(messages)) if only is None else only
-        answers = {} if kept is None else dict(kept.known)
-        missing = [index for index in wanted if index not in answers]
-        with clear_errors(self.reference.path), torch.inference_mode():
-            for index, text in self._answers(key, dataset, messages, missing):
-                answers[index] = text
-                if kept is not None:
-                    kept.add(index, text)
-                progress(1)
-        unanswered = sum(index not in answers for index in wanted)
-        if unanswered:
-            raise ScoringError(f"{unanswered} of {len(wanted)} questions got no answer")
-        return [answers[index] for index in wanted]
+
+        def ask(missing: Sequence[int]) -> Iterator[tuple[int, str]]:
+            return self._answers(key, dataset, messages, missing)
+
+        return answered(ask, self.reference.path, messages, progress, only, kept)
 
     def _answers(
         self, key: str, dataset: str, messages: Sequence[Message], wanted: Sequence[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,11 +61,18 @@ class VllmOptions:
                 names = [name.replace("_", "-") for name in known]
                 hint = did_you_mean(name.replace("_", "-"), names)
                 raise UsageError(f"{where}: no such option; {hint}")
-            switch = isinstance(known[name].default, bool)
-            if isinstance(value, bool) != switch or not isinstance(value, (bool, int, float)):
-                expected = "true or false" if switch else "a number"
+            expected, fits = _expected(str(known[name].type), name)
+            if not fits(value):
                 raise UsageError(f"{where}: expected {expected}, found {value!r}")
-            share = name == "memory_share" and value > 1
-            if not switch and (value <= 0 or share or (value < 1 and "memory" not in name)):
-                raise UsageError(f"{where}: {value} cannot be")
         return cls(**given)
+
+
+def _expected(kind: str, name: str) -> tuple[str, Callable[[Any], bool]]:
+    """What an option of a kind may be: for people, and whether a value is that."""
+    if kind == "bool":
+        return "true or false", lambda value: isinstance(value, bool)
+    if kind.startswith("int"):
+        return "a whole number from 1 on", lambda value: type(value) is int and value >= 1
+    most = 1.0 if name == "memory_share" else float("inf")
+    text = "a share, more than 0 and at most 1" if most == 1 else "a number of GB, more than 0"
+    return text, lambda value: type(value) in (int, float) and 0 < value <= most

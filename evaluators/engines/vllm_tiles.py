@@ -76,7 +76,8 @@ def inputs_of(
     kinds = import_module("vllm.multimodal.inputs")
     batch = import_module("transformers").BatchFeature(
         {
-            "pixel_values": tiles,
+            "pixel_values": tiles,  # of -hf, and of InternVL with its own code
+            "pixel_values_flat": tiles,
             "image_num_patches": torch.tensor(counts),
             "image_token_id": torch.tensor(ids[runs[0][0]]),
         }

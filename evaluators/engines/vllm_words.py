@@ -29,24 +29,30 @@ class Words:
 
     Attributes:
         longest: tokens of the longest question and its answer.
+        at: where that question is.
         images: most pictures in one question.
         kinds: different settings of vLLM's ``SamplingParams``.
         kind: by question, which of them are its own.
     """
 
     longest: int
+    at: int
     images: int
     kinds: Sequence[Mapping[str, Any]]
     kind: Sequence[int]
 
     @classmethod
-    def of(cls, longest: int, images: int, settings: Sequence[Mapping[str, Any]]) -> Words:
-        """From the settings of all questions, most of which are alike."""
+    def of(
+        cls, lengths: Sequence[int], images: int, settings: Sequence[Mapping[str, Any]]
+    ) -> Words:
+        """From lengths and settings of all questions; most of these are alike."""
         kinds: list[Mapping[str, Any]] = []
         for one in settings:
             if one not in kinds:
                 kinds.append(one)
-        return cls(longest, images, kinds, [kinds.index(one) for one in settings])
+        longest = max(lengths, default=1)
+        at = lengths.index(longest) if lengths else 0
+        return cls(longest, at, images, kinds, [kinds.index(one) for one in settings])
 
     def settings(self, index: int) -> Mapping[str, Any]:
         """Of one question."""

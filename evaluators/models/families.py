@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class Family:
             ``soup.evaluators.models.workarounds``, besides those that all have.
         verified: the transformers it was last run under, and whether tests or a person ran it.
         vllm: whether vLLM asks it: ``equal`` where tests found all answers to be transformers' own,
-            ``untried``, or ``no`` where it is asked through its own code.
+            ``by hand`` where a person did, ``untried``, or ``no`` where it cannot.
+        served: how vLLM asks it without that code, by name in ``soup.evaluators.models.served``.
     """
 
     name: str
@@ -63,11 +64,18 @@ class Family:
     workarounds: tuple[str, ...] = ()
     verified: str = "never"
     vllm: str = "no"
+    served: str = ""
 
     @property
     def batched(self) -> bool:
         """Whether questions go to the model in batches."""
         return self.decode is not None
+
+    def by(self, engine: str) -> Family:
+        """The family as an engine asks it: vLLM may need less of it, and take it in batches."""
+        if engine != "vllm" or not self.served:
+            return self
+        return replace(self, transformers=("4.56", None), packages={}, decode="chat")
 
     def runs_under(self, version: str) -> bool:
         """Whether a version of transformers is in range."""
@@ -271,6 +279,8 @@ FAMILIES: tuple[Family, ...] = (
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
         verified=BY_HAND,
+        vllm="by hand",
+        served="internvl",
     ),
     Family(
         name="internvl-2",
@@ -284,6 +294,8 @@ FAMILIES: tuple[Family, ...] = (
         packages=INTERNVL_CODE,
         workarounds=("internvl-version", "no-image"),
         verified=BY_HAND,
+        vllm="by hand",
+        served="internvl",
     ),
     Family(
         name="mplug-owl",

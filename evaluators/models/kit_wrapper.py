@@ -16,6 +16,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from soup.errors import ScoringError, SoupError
 from soup.evaluators.models.families import Family, read_config
 from soup.evaluators.models.loading import our_loading, own_generation, rebuilt
 from soup.evaluators.models.placeholders import image_tokens
+from soup.evaluators.models.served import SERVED, without_code
 from soup.evaluators.models.workarounds import EVERYWHERE, WORKAROUNDS, Making
 from soup.evaluators.models.wrapper import Message, Prepared
 
@@ -48,6 +50,7 @@ class KitWrapper:
         trust_remote_code: bool = False,
         max_new_tokens: int | None = None,
         given: Mapping[str, Any] | None = None,
+        served: bool = False,
     ) -> None:
         """Look up the wrapper and check what it needs; nothing is built.
 
@@ -58,11 +61,15 @@ class KitWrapper:
             max_new_tokens: the longest answer; None leaves it to the wrapper.
             given: options of its constructor, before those of the table; ``batched = false`` asks
                 one question at a time.
+            served: whether vLLM is to answer; where the family is ``served``, its code is not run.
 
         Raises:
             ScoringError: an option is unknown, transformers is out of range, a package is missing,
                 or code may not run; the message says what to do.
         """
+        self._served = SERVED.get(family.served) if served else None
+        if served:
+            family = family.by("vllm")
         self.family = family
         self.reference = reference
         self.config = read_config(reference.path)
@@ -72,6 +79,7 @@ class KitWrapper:
         self._require_known(given or {})
         options = dict(family.options) | dict(given or {})
         self.batched = options.pop("batched", True) and family.batched
+        self._tiles: Any = None
         self._options = options
         self._require_unprocessed()
         self._kit: Any = None
@@ -136,6 +144,8 @@ class KitWrapper:
             "decoding": "greedy",
             "max_new_tokens": self._max_new_tokens,
         }
+        if self._served:
+            found["served"] = self.family.served
         return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
 
     @property
@@ -148,7 +158,7 @@ class KitWrapper:
     @property
     def processor(self) -> Any:
         """See ``Wrapper``."""
-        return getattr(self._kit, "processor", None)
+        return self._tiles or getattr(self._kit, "processor", None)
 
     @property
     def image_tokens(self) -> tuple[str, ...]:
@@ -159,7 +169,13 @@ class KitWrapper:
 
     def build(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """See ``Wrapper``."""
-        return self._construct(device, dtype, None)
+        if self._served is None:
+            return self._construct(device, dtype, None)
+        stands_in = self._served(self.reference.path, self.config)
+        with without_code():
+            model = self._construct(device, dtype, stands_in)
+        self._tiles = stands_in.tiles(_tokenizer(self._kit))
+        return model
 
     def adopt(self, model: Any, device: torch.device, dtype: torch.dtype) -> bool:
         """See ``Wrapper``: the wrapper is constructed around the model, as if it had loaded it.
@@ -304,7 +320,9 @@ class _Recorder:
         self._behind = model
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._behind, name)
+        found = getattr(self._behind, name)
+        # What a chat of the model's own would have generated is taken down, too.
+        return MethodType(found.__func__, self) if name == "chat" else found
 
     def generate(self, **arguments: Any) -> None:
         raise _Captured(arguments)
@@ -408,10 +426,15 @@ def _stripped(kit: Any, tokens: torch.Tensor) -> str:
     return str(kit.processor.batch_decode(tokens[None], skip_special_tokens=True)[0]).strip()
 
 
+def _chat(kit: Any, tokens: torch.Tensor) -> str:
+    return str(kit.model.read(kit.tokenizer, tokens))
+
+
 DECODE: Mapping[str, Callable[[Any, torch.Tensor], str]] = {
     "exact": _exact,
     "plain": _plain,
     "stripped": _stripped,
+    "chat": _chat,
 }
 """What wrappers do with new tokens [n], by the name that the table gives it."""
 

@@ -103,6 +103,7 @@ def examine(
     Raises:
         ScoringError: there is no such interpreter, or it is too old.
     """
+    family = family.by(engine)
     environment = look(python, family)
     findings = [
         *(_about(checkpoint, family) if checkpoint else ()),
@@ -126,7 +127,7 @@ def examine(
 def _vllm(python: str, checkpoint: Checkpoint | None, family: Family, engine: str) -> Finding:
     """Whether vLLM could ask the model; a problem only where it was asked for."""
     wanted = engine == "vllm"
-    if checkpoint is not None and family.wrapper and not family.batched:
+    if checkpoint is not None and family.wrapper and not family.by("vllm").batched:
         text = f"cannot ask {family.title}, which is asked through its own code"
         return Finding("vLLM", text, "use --engine transformers" if wanted else "")
     kinds = [str(kind) for kind in (checkpoint.config.get("architectures") or [])

@@ -355,7 +355,8 @@ class VLMEvalKitScorer:
         """
         name = self._name_of(reference)
         own = self._families.get(name, {}).get("worker_python")
-        return find_python(own or self._worker_python), named(name) or ANY
+        family = named(name) or ANY
+        return find_python(own or self._worker_python), family.by(self.engine_for(reference))
 
     def engine_for(self, reference: Checkpoint | None) -> str:
         """The engine that is to ask a model: its family's own, or that of all."""

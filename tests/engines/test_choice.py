@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("vlmeval")
 
 from soup.checkpoints.opening import open_checkpoint
-from soup.errors import ScoringError
+from soup.errors import ScoringError, UsageError
 from soup.evaluators.engines.choice import open_engine
 from soup.evaluators.engines.vllm_import import import_vllm, shared_out
 from soup.evaluators.engines.vllm_options import VllmOptions
@@ -38,3 +38,29 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared_out(2) == "0,1|2,3"
     with pytest.raises(ScoringError, match="tensor-parallel is 6, and there are 5 cores"):
         shared_out(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("tensor_parallel", 1.5, "a whole number from 1 on, found 1.5"),
+        ("max_length", 0, "a whole number from 1 on, found 0"),
+        ("max_questions", True, "a whole number from 1 on, found True"),
+        ("memory_share", 1.5, "a share, more than 0 and at most 1, found 1.5"),
+        ("memory_gb", -1, "a number of GB, more than 0, found -1"),
+        ("eager", "yes", "true or false, found 'yes'"),
+        ("memory_shares", 1, "no such option; did you mean memory-share"),
+    ],
+)
+def test_options_that_cannot_be_are_named(name: str, value: object, expected: str) -> None:
+    """Where it stands, what is expected there, and what was found."""
+    with pytest.raises(UsageError) as caught:
+        VllmOptions.of({name: value})
+    assert f"[engine.vllm] {name.replace('_', '-')}: " in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_options_that_can_be_are_taken() -> None:
+    """A share of one is whole."""
+    given = {"memory_share": 1, "memory_gb": 0.5, "tensor_parallel": 2, "max_length": 8192}
+    assert VllmOptions.of(given).max_length == 8192

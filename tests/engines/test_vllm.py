@@ -180,6 +180,8 @@ def test_a_question_that_does_not_fit_is_named(
     ) as scorer:  # fmt: skip
         pool = Pool.open(str(trained / "ckpts" / "all"))
         (benchmark,) = scorer.benchmarks(pool.reference, [str(trained / "benchmarks/parity.tsv")])
-        with pytest.raises(ScoringError, match="max-length is 8; raise it"):
+        with pytest.raises(
+            ScoringError, match=r"the question of index .* max-length is 8; raise it"
+        ):
             scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
     assert ledger.bits(torch.zeros(3)).item() == 0

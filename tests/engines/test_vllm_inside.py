@@ -5,6 +5,7 @@ Needs the environment that `make test-engines` makes.
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,21 @@ pytestmark = pytest.mark.engines
 ROOT = Path(__file__).resolve().parents[2]
 FAMILY = {"qwen2-vl": {"min_pixels": qwen_pool.PIXELS, "max_pixels": qwen_pool.PIXELS}}
 TENSOR = "layers.1.input_layernorm"
+
+
+def dressed_otherwise(trained: Path, work: Path) -> Path:
+    """A member that sees pictures in other colours, and is asked in other words."""
+    made = work / "dressed"
+    shutil.copytree(trained / "ckpts" / "parity", made)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (file := made / name).is_file():
+            said = json.loads(file.read_text())
+            said.get("image_processor", said)["image_mean"] = [0.2, 0.2, 0.2]
+            file.write_text(json.dumps(said))
+    template = made / "chat_template.jinja"
+    words = template.read_text()
+    template.write_text("<|im_start|>system\nseven wizards<|im_end|>\n" + words)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +53,11 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
         qwen_pool.save(*qwen_pool.model_of(seed, tied=False), work / f"untied{seed}", torch.float32)
         for seed in (1, 2)
     ]
+    spoken = (
+        untied[0] / "config.json"
+    )  # as merging an adapter into weights once quantised leaves it
+    about = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    spoken.write_text(json.dumps(json.loads(spoken.read_text()) | about))
     chance = torch.Generator().manual_seed(3)
     adapters = [
         make_adapter(
@@ -51,6 +72,7 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
         for k in range(2)
     ]
     pools = [
+        {"name": "dressed", "members": [str(reference), str(dressed_otherwise(trained, work))]},
         {"name": "tied", "members": [str(reference), str(eye)], "faults": TENSOR},
         {"name": "untied", "members": [str(path) for path in untied]},
         {"name": "lora", "members": [str(path) for path in adapters]},
@@ -67,7 +89,7 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
     return json.loads((work / "out.json").read_text())
 
 
-@pytest.mark.parametrize("pool", ["tied", "untied", "lora"])
+@pytest.mark.parametrize("pool", ["dressed", "tied", "untied", "lora"])
 def test_answers_are_transformers_own(inside: Any, pool: str) -> None:
     """In float32, text by text: each member, their average, and the first again."""
     assert inside[pool]["vllm"] == inside[pool]["transformers"]
@@ -76,9 +98,25 @@ def test_answers_are_transformers_own(inside: Any, pool: str) -> None:
 @pytest.mark.parametrize("pool", ["tied", "untied", "lora"])
 def test_what_answers_is_what_was_swapped_in(inside: Any, pool: str) -> None:
     """Members that differ answer otherwise, in the vision tower alone, too; and back again."""
-    first, second, *_, again = inside[pool]["vllm"]
+    first, second, _, again, _ = inside[pool]["vllm"]
     assert first != second
     assert first == again
+
+
+def test_each_member_is_asked_with_its_own_files(inside: Any) -> None:
+    """Other pictures and words: vLLM starts again with them, and answers otherwise."""
+    _, second, *_, with_the_first = inside["dressed"]["vllm"]
+    assert second != with_the_first
+
+
+def test_longer_questions_are_asked_of_the_same_weights(inside: Any) -> None:
+    """VLLM starts again for them, and what was loaded is swapped in again."""
+    assert inside["tied"]["vllm, longer"] == inside["tied"]["transformers, longer"]
+
+
+def test_what_was_broken_off_is_not_answered_later(inside: Any) -> None:
+    """The next weights' answers are their own."""
+    assert inside["tied"]["broken off"] == inside["tied"]["vllm"][1]
 
 
 def test_a_tensor_that_does_not_arrive_is_named(inside: Any) -> None:

@@ -19,18 +19,18 @@ PROCESSOR = SimpleNamespace(image_token_id=9, image_seq_length=2)
 def test_settings_that_are_alike_are_kept_once(tmp_path: Path) -> None:
     """And come back question by question."""
     asked = [{"max_tokens": n} for n in (4, 8, 4)]
-    vllm_words.write(tmp_path, "name", Words.of(7, 1, asked))
+    vllm_words.write(tmp_path, "name", Words.of([7, 9, 9], 1, asked))
     found = read(tmp_path, "name", 3)
     assert found is not None
     assert [found.settings(k) for k in range(3)] == asked
     assert len(found.kinds) == 2
-    assert (found.longest, found.images) == (7, 1)
+    assert (found.longest, found.at, found.images) == (9, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"longest": 1}'])
 def test_what_cannot_be_read_is_not_known(tmp_path: Path, text: str) -> None:
     """Nor is what is of other questions: then all are checked again."""
-    vllm_words.write(tmp_path, "name", Words.of(7, 1, [{}]))
+    vllm_words.write(tmp_path, "name", Words.of([7], 1, [{}]))
     assert read(tmp_path, "other", 1) is None
     assert read(tmp_path, "name", 2) is None
     assert read(None, "name", 1) is None

@@ -3,11 +3,14 @@
     python vllm_by_hand.py MEMBERS.json QUESTIONS.tsv OUT.json
 
 MEMBERS.json lists pools: a name, the paths of members, and a base for adapters. For each pool every
-member is asked, then the first again, by vLLM; and each by transformers.
+member is asked with its own companion files, their average, the first again, and the second with
+the files of the first, by vLLM; and each by transformers.
 """
 
 import json
 import sys
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,19 @@ from soup.evaluators.models.wrapper import Options
 TOKENS = 4
 
 
-def asked(engine: Any, pool: Pool, members: list[int], data: Dataset) -> list[str]:
-    """Answers of an average, or of a member."""
-    blend = Blend(tuple(pool.members[k] for k in members), pool.reference, dtype="F32")
+def load(engine: Any, pool: Pool, members: list[int], files_of: int | None = None) -> None:
+    """Have an average loaded, or a member; asked with the first one's files, or another's."""
+    chosen = tuple(pool.members[k] for k in members)
+    files = pool.members[members[0] if files_of is None else files_of]
+    blend = Blend(chosen, pool.reference, dtype="F32", files_of=files)
     engine.load(blend, str(members), "load", lambda event: None)
+
+
+def asked(
+    engine: Any, pool: Pool, members: list[int], data: Dataset, files_of: int | None = None
+) -> list[str]:
+    """Answers of an average, or of a member."""
+    load(engine, pool, members, files_of)
     messages = data.messages(engine.wrapper)
     return list(engine.answer(data.name, data.kit_name, messages))
 
@@ -76,11 +88,36 @@ def vllm_swap_place(tensor: Any) -> int:
 def remembering(engine: Any, pool: Pool, data: Dataset) -> str:
     """Leave the caches as they are after a swap."""
     asked(engine, pool, [0], data)
-    engine.forget = lambda: None
+    engine.serving.forget = lambda: None
     try:
         return failure(engine, pool, data)
     finally:
-        del engine.forget
+        del engine.serving.forget
+
+
+def broken_off(engine: Any, pool: Pool, data: Dataset) -> list[str]:
+    """Stop asking one member in the middle; what another answers after that."""
+    load(engine, pool, [0])
+
+    def stop(count: int) -> None:
+        if count:
+            raise KeyError
+
+    with suppress(Exception):
+        engine.answer(data.name, data.kit_name, data.messages(engine.wrapper), stop)
+    return asked(engine, pool, [1], data)
+
+
+def longer(engine: Any, pool: Pool, data: Dataset) -> list[list[str]]:
+    """What is loaded is asked other questions, for which vLLM must be started again."""
+    found = []
+    for times in (1, 40):
+        load(engine, pool, [0])
+        messages = deepcopy(data.messages(engine.wrapper))
+        for message in messages:
+            message[-1]["value"] = " ".join([message[-1]["value"]] * times)
+        found += [list(engine.answer(f"{data.name} {times}", data.kit_name, messages))]
+    return found
 
 
 def main(pools: str, questions: str, out: str) -> None:
@@ -91,18 +128,22 @@ def main(pools: str, questions: str, out: str) -> None:
     found: dict[str, Any] = {}
     for given in json.loads(Path(pools).read_text()):
         pool = Pool.open(*given["members"], base=given.get("base"), dtype="F32")
-        orders = [[k] for k in range(len(pool.members))]
-        orders += [list(range(len(pool.members))), [0]]
+        orders: list[tuple[list[int], int | None]]
+        orders = [([k], None) for k in range(len(pool.members))]
+        orders += [([*range(len(pool.members))], 0), ([0], None), ([1], 0)]
         options = Options(device="cpu", max_new_tokens=TOKENS, families=given["families"])
         said: dict[str, Any] = {}
         for name in ("vllm", "transformers"):
             engine = open_engine(name, pool.reference, options, cache)
-            said[name] = [asked(engine, pool, order, data) for order in orders]
+            said[name] = [asked(engine, pool, k, data, files) for k, files in orders]
+            if given.get("faults"):
+                said[f"{name}, longer"] = longer(engine, pool, data)
             if name == "vllm" and given.get("faults"):
                 said["withheld"] = withheld(engine, pool, data, given["faults"])
                 said["changed"] = changed(engine, pool, data, given["faults"])
                 said["remembering"] = remembering(engine, pool, data)
-                said["after"] = asked(engine, pool, orders[0], data)
+                said["after"] = asked(engine, pool, [0], data)
+                said["broken off"] = broken_off(engine, pool, data)
             engine.close()
         found[given["name"]] = said
     Path(out).write_text(json.dumps(found))

@@ -75,12 +75,23 @@ def rename(file: Path) -> None:
         save_file(named, file, metadata={"format": "pt"})
 
 
+def unsaid(file: Path) -> None:
+    """A config without what vLLM asks it for, and transformers does not."""
+    config = json.loads(file.read_text())
+    text = config["text_config"]
+    text.get("rope_parameters", text.get("rope_scaling", {})).pop("mrope_interleaved")
+    file.write_text(json.dumps(config))
+
+
 def tried(family: str, place: Path, messages: list[Message]) -> dict[str, Any]:
     """Both engines' answers; in place of vLLM's the reason where there are none."""
     members = [tiny_families.write(family, place / f"m{s}", s, HEAD) for s in (1, 2)]
     if family == "llava-onevision":
         for member in members:
             rename(member / "model.safetensors")
+    if family == "qwen3-vl":
+        for member in members:
+            unsaid(member / "config.json")
     pool = Pool.open(*map(str, members), dtype="F32")
     options = Options(device="cpu", max_new_tokens=TOKENS, families=SMALL)
     found: dict[str, Any] = {}
