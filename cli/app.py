@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": "verifying.verify",
     "families": "models.families",
     "doctor": "models.doctor",
+    "cache": "caching.cache",
     "demo": "demo.demo",
 }
 """In the order of the help: module and function of each, imported when it is asked for."""

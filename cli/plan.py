@@ -15,6 +15,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.foreseeing import DISAGREE, foresee
 from soup.choosing.journal import Journal
 from soup.cli import console, documents, render
+from soup.cli.fetching import watched
 from soup.cli.looking import compared
 from soup.cli.options import PoolOptions
 from soup.errors import PoolError, SoupError, UsageError
@@ -75,10 +76,17 @@ def _tell(
     out: Console,
 ) -> None:
     """Print the plan, and collect it for the document."""
-    report = compared(
-        soup.inspect(pool.ckpts, settings.dtype, pool.base, pool.reference, pool.processor),
-        Path(settings.work),
-    )
+    with watched(pool) as observe:
+        seen = soup.inspect(
+            pool.ckpts,
+            settings.dtype,
+            pool.base,
+            pool.reference,
+            pool.processor,
+            pool.cache,
+            observe,
+        )
+    report = compared(seen, Path(settings.work))
     content |= {
         "pool": documents.pool_found(report),
         "benchmarks": list(map(str, settings.benchmarks)),

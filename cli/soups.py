@@ -232,7 +232,7 @@ def _make(
     require_places(display)
     with failure_shown(kind, settings, display):
         scorer.require_sources([*settings.benchmarks, *settings.holdouts])
-        opened = open_pool(kind, pool.ckpts, settings, pool.base, pool.reference, pool.processor)
+        opened = open_pool(kind, pool, settings, display.quiet)
         with Watch(console.err, display.quiet) as watch, scorer:
             if kind == "score":
                 board = soup.score(opened, scorer, settings, watch)

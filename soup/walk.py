@@ -14,6 +14,7 @@ from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances
+from soup.choosing.fetched import moved, recorded
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import Leaderboard
 from soup.choosing.recipes import (
@@ -286,6 +287,8 @@ def begin(
     everyone = [*pool.members, *([pool.base] if pool.base else [])]
     identify(everyone, journal, observe, draft)
     require_sound(everyone, observe)
+    for line in moved(journal, pool.members):
+        observe(Note(line))
     for first, second in same_content(pool.members):
         rest = "; greedy takes them once" if command == "greedy" else ""
         observe(Note(f"{second} holds the same weights as {first}{rest}", warning=True))
@@ -312,6 +315,7 @@ def begin(
                 "companions": mix([member]).companions.digest,
                 "bytes": member.nbytes,
             }
+            | recorded(member)
             for member in pool.members
         ],
         companions={

@@ -11,6 +11,7 @@ ROOMS = [
     "soup.errors",
     "soup.events",
     "soup.watching",
+    "soup.remote",
     "soup.checkpoints",
     "soup.blending",
     "soup.choosing",

@@ -27,6 +27,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.origins import origin_of
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 
@@ -177,6 +178,7 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "reference": blend.reference.name,
         "members": [
             {"name": member.name, "digest": member.digest}
+            | _source(member)
             | ({"coefficient": coefficient} if method.weighted else {})
             for member, coefficient in zip(blend.members, blend.weights, strict=True)
         ],
@@ -184,6 +186,12 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         **merging,
         **facts,
     }
+
+
+def _source(member: Checkpoint) -> dict[str, str]:
+    """Where a member was fetched from, at which revision."""
+    origin = origin_of(member.path)
+    return {} if origin is None else {"source": str(origin)}
 
 
 def _same_soup(

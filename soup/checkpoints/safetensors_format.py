@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import distinct, parse
+from soup.checkpoints.outlines import whole_size
 from soup.checkpoints.tensors import (
     ITEMSIZES,
     LFS_POINTER,
@@ -29,7 +30,7 @@ def read_header(file: Path) -> list[TensorInfo]:
     """
     try:
         with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = whole_size(file, os.fstat(stream.fileno()).st_size)
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise UnfinishedError(f"{file}: {size} bytes, too short for a safetensors file")

@@ -56,6 +56,9 @@ class Row:
     companions: str = ""
     """Digest of the companion files that it was scored with."""
 
+    source: str | None = None
+    """Where it was fetched from, at which revision; None for one that was here."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -225,6 +228,7 @@ class Leaderboard:
                     "mean": row.mean,
                     "difference": _json(row.difference),
                     "companions": row.companions,
+                    "source": row.source,
                 }
                 for row in self.members
             ],

@@ -12,6 +12,7 @@ from soup.choosing.companionship import Companionship
 from soup.choosing.comparing import Differences, shares_in
 from soup.choosing.confident import Stopped
 from soup.choosing.explaining import why_few
+from soup.choosing.fetched import source_of
 from soup.choosing.intact import require_intact
 from soup.choosing.journal import Journal
 from soup.choosing.leaderboard import LINEAR, About, Leaderboard, Row, SoupRow, Step
@@ -84,6 +85,7 @@ def leaderboard_of(
                 _unjudged(scores | held),
                 sure.members.get(member["blend"]),
                 member.get("companions", ""),
+                source_of(member),
             )
         )
     rows.sort(key=_place)
