@@ -2,43 +2,46 @@
 
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 import soup
-from soup.cli import (
-    config,
-    demo,
-    differing,
-    journal,
-    line,
-    looking,
-    models,
-    nightly,
-    report,
-    rescoring,
-    soups,
-    status,
-    stopping,
-    verifying,
-)
+from soup.cli import stopping
 from soup.cli.help import command
-from soup.cli.options import BLEND_HELP
-from soup.cli.values import Option, options_of
 from soup.errors import SoupError
-from soup.words import plain
+from soup.words import folded, plain
+
+COMMANDS = {
+    "max": "soups.max_",
+    "average": "soups.average",
+    "greedy": "soups.greedy",
+    "blend": "soups.blend",
+    "score": "soups.score",
+    "plan": "soups.plan",
+    "nightly": "nightly.nightly",
+    "rollback": "nightly.rollback",
+    "journal": "journal.journal",
+    "check": "looking.check",
+    "leaderboard": "looking.leaderboard",
+    "compare": "differing.compare",
+    "answers": "differing.answers",
+    "line": "line.line",
+    "report": "report.report",
+    "rescore": "rescoring.rescore",
+    "status": "status.status",
+    "verify": "verifying.verify",
+    "families": "models.families",
+    "doctor": "models.doctor",
+    "cache": "caching.cache",
+    "demo": "demo.demo",
+}
+"""In the order of the help: module and function of each, imported when it is asked for."""
 
 CommandError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all usage errors; newer typers carry their own click, older ones import it."""
-
-app = typer.Typer(
-    name="soup",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def _version(value: bool) -> None:
@@ -47,7 +50,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     context: typer.Context,
     version: Annotated[
@@ -61,45 +63,48 @@ def options(
       soup check ckpts/*
       soup greedy ckpts/* --bench MMStar --bench AI2D_TEST -o my-soup
       soup greedy ckpts/* --bench questions.tsv --holdout exam.tsv
-      soup greedy ckpts/* --suite points --judge MODEL --judge-url http://localhost:8000/v1
+      soup greedy ckpts/* --suite points --judge MODEL --judge-url URL
       soup average ckpts/run-1 ckpts/run-2 -o averaged
       soup blend ckpts/* --method ties --base base
 
     Every option can stand in a soup.toml in the working directory; the command line wins.
     """
-    commands: dict[str, dict[str, Option]] = {}
-    for known in app.registered_commands:
-        assert known.callback is not None
-        commands[known.name or known.callback.__name__] = options_of(known.callback)
-    context.default_map = config.defaults(commands)
+    from soup.cli import config
+
+    if config.there():
+        from soup.cli.values import options_of
+
+        commands = {name: options_of(_imported(name)) for name in COMMANDS}
+        context.default_map = config.defaults(commands)
 
 
-app.command("max")(soups.max_)
-app.command()(soups.average)
-app.command()(soups.greedy)
-app.command(help=BLEND_HELP)(soups.blend)
-app.command()(soups.score)
-app.command()(soups.plan)
-app.command()(nightly.nightly)
-app.command()(nightly.rollback)
-app.command()(journal.journal)
-app.command()(looking.check)
-app.command()(looking.leaderboard)
-app.command()(differing.compare)
-app.command()(differing.answers)
-app.command()(line.line)
-app.command()(report.report)
-app.command()(rescoring.rescore)
-app.command()(status.status)
-app.command()(verifying.verify)
-app.command()(models.families)
-app.command()(models.doctor)
-app.command("demo")(demo.demo)
+def application(asked: str | None = None) -> typer.Typer:
+    """The command line: with the one command that is asked for, or with all of them."""
+    app = typer.Typer(
+        name="soup",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name in COMMANDS if asked is None else (asked,):
+        app.command(name)(_imported(name))
+    return app
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = COMMANDS[name].partition(".")
+    found: Callable[..., Any] = getattr(import_module(f"soup.cli.{module}"), function)
+    return found
 
 
 def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
+    first = sys.argv[1] if len(sys.argv) > 1 else None
     try:
+        # Others need not be imported, nor their options made; where none is named, help lists all.
+        app = application(first if first in COMMANDS else None)
         code = command(app)(standalone_mode=False)
         sys.stdout.flush()
     except SoupError as error:
@@ -120,5 +125,8 @@ def _fail(text: str, code: int) -> None:
     bare = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     if text:  # none where help was shown instead
         mark = "error:" if bare else "\x1b[1;31merror:\x1b[0m"
-        print(mark, plain(text, lines=True), file=sys.stderr)
+        text = f"error: {plain(text, lines=True)}"
+        if sys.stderr.isatty():
+            text = folded(text, os.get_terminal_size(sys.stderr.fileno()).columns or None)
+        print(mark + text.removeprefix("error:"), file=sys.stderr)
     sys.exit(code)

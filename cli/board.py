@@ -11,9 +11,11 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from soup.blending.methods import describe
-from soup.choosing.leaderboard import Leaderboard, Row, SoupRow, aligned, gained, number, percent
+from soup.choosing.figures import aligned, gained, number, percent
+from soup.choosing.leaderboard import Leaderboard, Row, SoupRow
 from soup.cli.escaping import escape
 from soup.watching.lines import shortened
+from soup.words import folded
 
 MOST = 8
 """Benchmarks that are columns; more of them are rows."""
@@ -78,7 +80,8 @@ def leaderboard(board: Leaderboard, console: Console, others: Sequence[Leaderboa
     for line in board.footer():
         console.print(line, style="dim", markup=False, highlight=False)
     for soup in soups:
-        console.print(_summary(board, soup), highlight=False, soft_wrap=True)
+        width = console.width if console.is_terminal else None
+        console.print(_summary(board, soup, width), highlight=False, soft_wrap=True)
     if board.error is not None:
         text = f"this {board.command} run failed: {board.error}"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -258,14 +261,16 @@ def _path(board: Leaderboard, most: int) -> Table:
     return table
 
 
-def _summary(board: Leaderboard, soup: SoupRow) -> str:
+def _summary(board: Leaderboard, soup: SoupRow, width: int | None) -> str:
     share = f"{len(soup.members)} of {len(board.members)} members"
     if soup.merging["method"] != "linear":
         share += f" by {describe(soup.merging['method'], soup.merging['parameters'])}"
-    text = f"[bold green]{soup.kind} soup[/]: {share}"
+    head = f"{soup.kind} soup"
+    text = f"{head}: {share}"
     if soup.mean is not None and board.best is not None:
         text += f", mean {soup.mean:.2f} ({soup.mean - board.best:+.2f} to the best single)"
-    return f"{text}, written to {escape(soup.out)}" if soup.out else f"{text}, not written"
+    text += f", written to {soup.out}" if soup.out else ", not written"
+    return f"[bold green]{head}[/]{escape(folded(text, width).removeprefix(head))}"
 
 
 def _table(gap: int = 1) -> Table:

@@ -9,14 +9,14 @@ from soup.cli.values import Option, require
 from soup.errors import UsageError
 from soup.words import did_you_mean
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 FILE = "soup.toml"
 FAMILY = "family"
 ENGINE = "engine"
+
+
+def there() -> bool:
+    """Whether there is one."""
+    return Path(FILE).is_file()
 
 
 def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
@@ -32,10 +32,9 @@ def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str
     Raises:
         UsageError: not TOML, a key that is no option, or a value that the option cannot have.
     """
-    file = Path(FILE)
-    if not file.is_file():
+    if not there():
         return {}
-    content = read(file)
+    content = read(Path(FILE))
     engines = content.get(ENGINE)
     if isinstance(engines, dict):
         others = [key for key in engines if key not in ("name", "vllm")]
@@ -114,6 +113,10 @@ def read(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is not TOML.
     """
+    if sys.version_info >= (3, 11):  # here: most commands find no such file
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(file.read_text())
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:

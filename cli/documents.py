@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from soup.cli.results import write_text
 
 if TYPE_CHECKING:
-    from soup import Report
+    from soup import Checkpoint, Report
 
 VERSION = 1
 
@@ -29,6 +29,7 @@ def pool_found(report: "Report") -> dict[str, Any]:
                 "dtypes": list(member.dtypes),
                 "bytes": member.nbytes,
                 "files": len(member.shards),
+                "source": _source(member),
             }
             for member in report.members
         ],
@@ -37,6 +38,13 @@ def pool_found(report: "Report") -> dict[str, Any]:
         "duplicates": [list(pair) for pair in report.duplicates],
         "error": None,
     }
+
+
+def _source(member: "Checkpoint") -> str | None:
+    from soup.checkpoints.origins import origin_of
+
+    origin = origin_of(member.path)
+    return None if origin is None else str(origin)
 
 
 def failed(error: object) -> dict[str, Any]:

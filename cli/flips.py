@@ -9,7 +9,6 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import markdown_row
 from soup.choosing.naming import common_benchmarks, find_blend
 from soup.choosing.scoring import Result, recorded, result_key
 from soup.choosing.side_by_side import Compared, SideBySide, side_by_side
@@ -18,6 +17,7 @@ from soup.cli.options import ShowOptions
 from soup.cli.results import require_places, write_documents
 from soup.errors import JournalError, UsageError
 from soup.evaluators.kit.answers import Answer, kept_answers, prune_answers
+from soup.markup import markdown_row
 from soup.words import counted
 
 WIDTH = 200  # characters of a question or an answer that are shown

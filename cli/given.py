@@ -19,7 +19,7 @@ from soup.cli.options import (
 )
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import with_suite
-from soup.words import closest, either
+from soup.words import either
 
 if TYPE_CHECKING:
     from soup.evaluators import VLMEvalKitScorer
@@ -140,7 +140,5 @@ def dtype_of(name: str | None) -> str | None:
     if name is None:
         return None
     if name not in DTYPES:
-        close = closest(name, WRITTEN)
-        hint = f"did you mean {close[0]}?" if close else f"expected {either(WRITTEN)}"
-        raise UsageError(f"--dtype {name}: {hint}")
+        raise UsageError(f"--dtype {name}: expected {either(WRITTEN)}")
     return DTYPES[name]

@@ -11,11 +11,13 @@ import typer
 
 import soup
 from soup.cli import console
+from soup.cli.fetching import watched
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
     WORK,
     Base,
     BenchmarkOptions,
+    Cache,
     Dtype,
     PoolOptions,
     Quiet,
@@ -44,6 +46,7 @@ def line(
     ] = 11,
     base: Base = None,
     dtype: Dtype = None,
+    cache: Cache = None,
     quiet: Quiet = False,
     json: Annotated[
         Path | None,
@@ -61,7 +64,7 @@ def line(
     """
     journal = soup.Journal.open(work, create=False)
     ckpts = [_place(journal, first), _place(journal, second)]
-    pool = PoolOptions(ckpts, base=base, dtype=dtype)
+    pool = PoolOptions(ckpts, base=base, dtype=dtype, cache=cache)
     if not benchmarks.bench and not benchmarks.suite:
         benchmarks = _last(journal, benchmarks)
     settings = settings_of(pool, benchmarks, RunOptions(work))
@@ -71,7 +74,10 @@ def line(
     from soup.line import line as score_line
 
     scorer.require_sources([*settings.benchmarks])
-    opened = soup.Pool.open(*ckpts, dtype=settings.dtype, base=base)
+    with watched(pool, quiet) as observe:
+        opened = soup.Pool.open(
+            *ckpts, dtype=settings.dtype, base=base, cache=cache, observe=observe
+        )
     with Watch(console.err, quiet) as watch, scorer:
         found = score_line(opened, scorer, settings, points, watch)
     if json is not None:
@@ -111,7 +117,7 @@ def _show(found: "Line") -> None:
     from rich import box
     from rich.table import Table
 
-    from soup.choosing.leaderboard import number
+    from soup.choosing.figures import number
     from soup.cli.escaping import escape
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

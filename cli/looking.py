@@ -11,6 +11,7 @@ import typer
 
 import soup
 from soup.cli import console
+from soup.cli.fetching import watched
 from soup.cli.given import dtype_of
 from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
 from soup.errors import PoolError, SoupError, UsageError
@@ -45,8 +46,9 @@ def check(
 ) -> None:
     """Say from headers alone whether a pool can be blended, and if not, exactly why.
 
-    Duplicates are found by their files, and by content where it is known from an earlier run
-    or [bold]--digest[/] is given. Exit code 1 when the pool cannot be blended.
+    Of models elsewhere only headers and small files are fetched. Duplicates are found by their
+    files, and by content where it is known from an earlier run or [bold]--digest[/] is given. Exit
+    code 1 when the pool cannot be blended.
 
     Example: soup check ckpts/*
     """
@@ -54,7 +56,17 @@ def check(
 
     dtype = dtype_of(pool.dtype)
     try:
-        report = soup.inspect(pool.ckpts, dtype, pool.base, pool.reference, pool.processor)
+        with watched(pool) as observe:
+            report = soup.inspect(
+                pool.ckpts,
+                dtype,
+                pool.base,
+                pool.reference,
+                pool.processor,
+                pool.cache,
+                observe,
+                whole=digest,
+            )
         if model:
             report = compared(report, work)
         known = {*report.duplicates, *_known_duplicates(report, work, digest)}

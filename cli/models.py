@@ -11,7 +11,7 @@ import typer
 
 from soup.cli import console
 from soup.cli.given import scorer_of
-from soup.cli.options import WORK, Base, ScoringOptions, Work, grouped
+from soup.cli.options import WORK, Base, Cache, PoolOptions, ScoringOptions, Work, grouped
 from soup.errors import ScoringError, UsageError
 
 ANSWER = 64  # tokens of the made-up question's answer, unless told otherwise
@@ -36,9 +36,11 @@ def doctor(
     context: typer.Context,
     scoring: ScoringOptions,
     ckpt: Annotated[
-        Path | None, typer.Argument(metavar="[CKPT]", help="A model directory, or an adapter's.")
+        Path | None,
+        typer.Argument(metavar="[CKPT]", help="A model directory or an adapter's, or its address."),
     ] = None,
     base: Base = None,
+    cache: Cache = None,
     try_: Annotated[
         bool, typer.Option("--try", help="Load the model and put one made-up question to it.")
     ] = False,
@@ -55,13 +57,17 @@ def doctor(
         raise UsageError("--try: name the checkpoint to load")
     from soup.checkpoints.opening import open_checkpoint
     from soup.cli import render
+    from soup.cli.fetching import local
     from soup.cli.progress import Watch
     from soup.evaluators.workers.doctor import ask_once, examine
 
     work = work / "doctor"
     scoring = replace(scoring, max_new_tokens=scoring.max_new_tokens or ANSWER)
     with Watch(console.err) as watch, scorer_of(context, scoring, work) as scorer:
-        model = None if ckpt is None else open_checkpoint(ckpt, base=base)
+        model = None
+        if ckpt is not None:
+            there = local(PoolOptions([str(ckpt)], base=base, cache=cache), try_, watch)
+            model = open_checkpoint(there.ckpts[0], base=there.base)
         python, kind = scorer.python_for(model)
         engine = scorer.engine_for(model)
         found = examine(python, model, kind, scoring.trust_remote_code, engine)

@@ -15,6 +15,7 @@ from types import FrameType
 from soup.choosing.attempts import in_words
 from soup.cli import board as boards
 from soup.cli import console
+from soup.cli.fetching import local, watched
 from soup.cli.options import PoolOptions, RunOptions, ShowOptions
 from soup.cli.progress import Watch
 from soup.cli.results import (
@@ -38,7 +39,7 @@ from soup.publishing.night import Night, Plan, clock, nightly
 from soup.publishing.notify import notify, require_address
 from soup.publishing.shelf import Shelf
 from soup.settings import Settings
-from soup.words import plain
+from soup.words import folded, plain
 
 AGAIN = 75
 """EX_TEMPFAIL: the time is over, the same command goes on from there."""
@@ -88,7 +89,8 @@ def play(
         with failure_shown("greedy", settings, display), _failure_told(asked), _limited(seconds):
             scorer.require_sources([*settings.benchmarks, *settings.holdouts])
             with Watch(console.err, display.quiet) as watch, scorer:
-                night = nightly(pool.ckpts, scorer, plan, settings, watch)
+                here = local(pool, True, watch)
+                night = nightly(here.ckpts, scorer, plan_of(asked, settings, here), settings, watch)
     except TimeIsOver:
         print("the time is over; the same command goes on from there", file=sys.stderr)
         return AGAIN
@@ -224,7 +226,8 @@ def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
     if night.board.members:
         boards.leaderboard(night.board, console.out)
     for line in (page.headline(night), *page.lines(night)):
-        console.out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+        text = folded(plain(line), console.out.width if console.out.is_terminal else None)
+        console.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _push(night: Night, asked: Asked) -> None:
@@ -267,6 +270,9 @@ def _foretell(
     from soup.publishing.sifting import sift
 
     journal = Journal.open(settings.work, create=False)
+    with watched(pool) as observe:
+        pool = local(pool, False, observe)
+    plan = replace(plan, opening={**plan.opening, "base": pool.base, "processor": pool.processor})
     sifted = sift(
         pool.ckpts,
         journal,

@@ -31,6 +31,14 @@ Base = Annotated[
         help="What the members were fine-tuned from; LoRA adapters change it.",
     ),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Where models from elsewhere are kept (default: $SOUP_CACHE, ~/.cache/soup).",
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(
@@ -84,7 +92,8 @@ class PoolOptions:
         list[str],
         typer.Argument(
             metavar="CKPT...",
-            help="Model directories; quoted globs work too.",
+            help="Model directories; quoted globs work too. Or addresses: hf://org/name@revision, "
+            "s3://bucket/path, gs://bucket/path, https://host/path.",
         ),
     ]
     base: Base = None
@@ -107,6 +116,7 @@ class PoolOptions:
         ),
     ] = None
     dtype: Dtype = None
+    cache: Cache = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.foreseeing import DISAGREE, foresee
 from soup.choosing.journal import Journal
 from soup.cli import console, documents, render
+from soup.cli.fetching import watched
 from soup.cli.looking import compared
 from soup.cli.options import PoolOptions
 from soup.errors import PoolError, SoupError, UsageError
@@ -23,7 +24,7 @@ from soup.evaluators.kit.suites import distinct_names, questions_in
 from soup.forecast import Forecast, forecast
 from soup.settings import Settings, whole
 from soup.watching.lines import duration
-from soup.words import counted, plain
+from soup.words import counted, folded, plain
 
 
 def show_plan(
@@ -75,10 +76,17 @@ def _tell(
     out: Console,
 ) -> None:
     """Print the plan, and collect it for the document."""
-    report = compared(
-        soup.inspect(pool.ckpts, settings.dtype, pool.base, pool.reference, pool.processor),
-        Path(settings.work),
-    )
+    with watched(pool) as observe:
+        seen = soup.inspect(
+            pool.ckpts,
+            settings.dtype,
+            pool.base,
+            pool.reference,
+            pool.processor,
+            pool.cache,
+            observe,
+        )
+    report = compared(seen, Path(settings.work))
     content |= {
         "pool": documents.pool_found(report),
         "benchmarks": list(map(str, settings.benchmarks)),
@@ -142,7 +150,8 @@ def _counts(found: Forecast) -> dict[str, Any]:
 
 def _print(out: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        out.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+        text = folded(plain(line), out.width if out.is_terminal else None)
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _unknown(settings: Settings) -> str:

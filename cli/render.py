@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from soup.cli.escaping import escape
-from soup.words import NAME, counted, listed, plain, shown
+from soup.words import NAME, counted, folded, listed, plain, shown
 
 if TYPE_CHECKING:
     from soup.checkpoints.pool import Report
@@ -47,7 +47,7 @@ def compared_rows(found: SideBySide) -> Iterator[list[str]]:
 
 def _compared(name: str, one: Compared) -> list[str]:
     # Here, for families and check need none of it.
-    from soup.choosing.leaderboard import NOISE, aligned, gained, number, sure
+    from soup.choosing.figures import NOISE, aligned, gained, number, sure
 
     flips = f"{len(one.won)}/{len(one.lost)}" if one.won or one.lost else ""
     gain, interval, p = sure(one.difference)
@@ -182,5 +182,5 @@ def _duplicates(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    text = plain(text, lines=True)
+    text = folded(plain(text, lines=True), console.width if console.is_terminal else None)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

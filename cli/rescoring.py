@@ -158,7 +158,7 @@ def _flipped(work: Path, change: Change) -> list[dict[str, Any]]:
 def _markdown(
     found: Rescored, questions: Mapping[int, list[dict[str, Any]]], flips: int
 ) -> Iterator[str]:
-    from soup.choosing.leaderboard import markdown_row
+    from soup.markup import markdown_row
     from soup.words import markdown
 
     yield f"## Run {found.run}, scored again"

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,8 @@ from soup.choosing.journal import FILE, now
 from soup.choosing.leaderboard import About, Leaderboard
 from soup.cli import board as boards
 from soup.cli import console
-from soup.cli.options import LookOptions, ShowOptions
+from soup.cli.fetching import watched
+from soup.cli.options import LookOptions, PoolOptions, ShowOptions
 from soup.errors import OutputError, SoupError, UsageError
 
 if TYPE_CHECKING:
@@ -83,22 +84,26 @@ def failure_shown(kind: str, settings: "Settings", display: ShowOptions) -> Iter
 
 
 def open_pool(
-    kind: str,
-    ckpts: Sequence[str],
-    settings: "Settings",
-    base: Path | None,
-    reference: str | None = None,
-    processor: Path | None = None,
+    kind: str, pool: PoolOptions, settings: "Settings", quiet: bool = False
 ) -> "soup.Pool":
     """The pool of a run; where it cannot be opened, that is recorded beside earlier runs.
+
+    What is elsewhere is fetched, with progress unless ``quiet``.
 
     Raises:
         SoupError: see ``Pool.open``.
     """
     try:
-        return soup.Pool.open(
-            *ckpts, dtype=settings.dtype, base=base, reference=reference, processor=processor
-        )
+        with watched(pool, quiet) as observe:
+            return soup.Pool.open(
+                *pool.ckpts,
+                dtype=settings.dtype,
+                base=pool.base,
+                reference=pool.reference,
+                processor=pool.processor,
+                cache=pool.cache,
+                observe=observe,
+            )
     except UsageError:
         raise
     except SoupError as error:

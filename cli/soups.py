@@ -11,6 +11,7 @@ import soup
 from soup.cli import console
 from soup.cli.given import scorer_of, settings_of
 from soup.cli.options import (
+    BLEND_HELP,
     BenchmarkOptions,
     MergeOptions,
     OutputOptions,
@@ -190,6 +191,9 @@ def blend(
     _make("blend", pool, settings, scorer, display, run)
 
 
+blend.__doc__ = BLEND_HELP
+
+
 @grouped
 def score(
     context: typer.Context,
@@ -228,7 +232,7 @@ def _make(
     require_places(display)
     with failure_shown(kind, settings, display):
         scorer.require_sources([*settings.benchmarks, *settings.holdouts])
-        opened = open_pool(kind, pool.ckpts, settings, pool.base, pool.reference, pool.processor)
+        opened = open_pool(kind, pool, settings, display.quiet)
         with Watch(console.err, display.quiet) as watch, scorer:
             if kind == "score":
                 board = soup.score(opened, scorer, settings, watch)

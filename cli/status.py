@@ -10,6 +10,7 @@ import soup
 from soup.cli import console
 from soup.cli.options import WORK, Work
 from soup.errors import JournalError
+from soup.words import folded
 
 if TYPE_CHECKING:
     from soup.watching.state import State
@@ -47,7 +48,9 @@ def status(
 
 
 def _say(line: str) -> None:
-    console.out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out = console.out
+    text = folded(line, out.width if out.is_terminal else None)
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _lines(state: "State") -> list[str]:

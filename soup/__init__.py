@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from soup.checkpoints.pool import Pool, Problem, Report, inspect
     from soup.choosing.confident import Stopped
     from soup.choosing.journal import Journal
-    from soup.choosing.leaderboard import Leaderboard, show
+    from soup.choosing.leaderboard import Leaderboard
     from soup.choosing.recipes import Decision
+    from soup.choosing.retelling import show
     from soup.choosing.scoring import Benchmark, Part, PartialScorer, Result, Score, Scorer
     from soup.errors import SoupError
     from soup.events import Evaluation, Event, Note, Observer, Progress, Work
@@ -45,8 +46,9 @@ _HOMES = {
     "soup.checkpoints.pool": ("Pool", "Problem", "Report", "inspect"),
     "soup.choosing.confident": ("Stopped",),
     "soup.choosing.journal": ("Journal",),
-    "soup.choosing.leaderboard": ("Leaderboard", "show"),
+    "soup.choosing.leaderboard": ("Leaderboard",),
     "soup.choosing.recipes": ("Decision",),
+    "soup.choosing.retelling": ("show",),
     "soup.choosing.scoring": ("Benchmark", "Part", "PartialScorer", "Result", "Score", "Scorer"),
     "soup.errors": ("SoupError",),
     "soup.events": ("Evaluation", "Event", "Note", "Observer", "Progress", "Work"),

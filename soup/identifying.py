@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Sequence
 
+from soup.blending.draft import Draft
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.described import describe
 from soup.checkpoints.pool import Pool
@@ -16,9 +17,14 @@ from soup.errors import PoolError
 from soup.events import Note, Observer, Progress
 
 
-def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer) -> None:
+def identify(
+    members: Sequence[Checkpoint],
+    journal: Journal,
+    observe: Observer,
+    draft: Draft | None = None,
+) -> None:
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
-    else by reading it once.
+    else by reading it once; where there is a draft, while it is written.
     """
     unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
@@ -32,13 +38,15 @@ def identify(members: Sequence[Checkpoint], journal: Journal, observe: Observer)
             done += count
             observe(Progress("read and digest the pool", done, total, "B"))
 
+    learned = draft.learn(unknown) if draft is not None else []
+    total -= sum(member.nbytes for member in learned)
     for member in unknown:
         before = journal.rewritten(member)
-        if before is not None and member.compute_digest(progress) != before:
+        if member not in learned:
+            member.compute_digest(progress)
+        if before is not None and member.digest != before:
             text = "holds other weights than before, though its files' size and time are the same"
             observe(Note(f"{member.name}: {text}; they are read anew", warning=True))
-        elif before is None:
-            member.compute_digest(progress)
         journal.remember_digest(member)
 
 

@@ -66,3 +66,8 @@ def some(names: Sequence[str], most: int = 4) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(inline, cells)) + " |"
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a GitHub table."""
+    return "| " + " | ".join(cells) + " |"

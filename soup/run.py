@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.draft import Draft
 from soup.blending.stack import stack
 from soup.blending.writer import check_target, write
 from soup.checkpoints.pool import Pool
 from soup.choosing.attempts import Attempt, failures_recorded
 from soup.choosing.leaderboard import Leaderboard
-from soup.choosing.leaderboard import show as show  # known from here, too
+from soup.choosing.retelling import show as show  # known from here
 from soup.choosing.scoring import Scorer
 from soup.errors import UsageError
 from soup.events import Note, Observer
@@ -70,8 +71,9 @@ def make(
         alone(settings.work, lambda text: shown(Note(text, warning=True))),
         stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
+        Draft(every, out, told) as draft,
     ):
-        return _make(kind, pool, scorer, settings, out, told, attempt, gate)
+        return _make(kind, pool, scorer, settings, out, told, attempt, draft, gate)
 
 
 def _make(
@@ -82,11 +84,14 @@ def _make(
     out: Path,
     observe: Observer,
     attempt: Attempt,
+    draft: Draft,
     gate: Gate | None = None,
 ) -> Leaderboard:
     if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
         require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
-    walk = begin(kind, pool, scorer, settings, observe, attempt)
+    unscored = kind in UNSCORED and not (settings.benchmarks or settings.holdouts)
+    one_pass = unscored and settings.weights is None and not settings.as_adapter
+    walk = begin(kind, pool, scorer, settings, observe, attempt, draft if one_pass else None)
     if kind == "greedy":
         compare_weights(pool, walk.journal, observe)
     walk.score_members()
@@ -109,6 +114,7 @@ def _make(
         as_adapter=settings.as_adapter,
         known=walk.journal.digest_of,
         observe=observe,
+        draft=draft,
     )
     walk.remember_soup(written, soup)
     walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.draft import Draft
 from soup.blending.writer import Written
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
@@ -13,8 +14,9 @@ from soup.checkpoints.pool import Pool, same_content
 from soup.choosing.accepting import Significant
 from soup.choosing.ahead import Ahead, plan
 from soup.choosing.attempts import Attempt, circumstances
+from soup.choosing.fetched import moved, recorded
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import Leaderboard, last_leaderboard
+from soup.choosing.leaderboard import Leaderboard
 from soup.choosing.recipes import (
     Accept,
     Decision,
@@ -26,6 +28,7 @@ from soup.choosing.recipes import (
     greedy,
     maximum,
 )
+from soup.choosing.retelling import last_leaderboard
 from soup.choosing.scoring import (
     Benchmark,
     Expected,
@@ -218,7 +221,7 @@ class Walk:
 
     def leaderboard(self) -> Leaderboard:
         """As far as it has come."""
-        found = last_leaderboard(self.journal)
+        found = last_leaderboard(self.journal, keep=True)
         assert found is not None
         return found
 
@@ -238,8 +241,11 @@ def begin(
     settings: Settings,
     observe: Observer,
     attempt: Attempt,
+    draft: Draft | None = None,
 ) -> Walk:
     """Find out what benchmarks and members are, and record that a run begins.
+
+    Where there is a draft, members are read while it is written.
 
     Raises:
         SoupError: something is wrong with any of them; nothing was scored.
@@ -279,8 +285,10 @@ def begin(
         if repeated:
             raise UsageError(f"benchmark {min(repeated)} is named twice; name each one once")
     everyone = [*pool.members, *([pool.base] if pool.base else [])]
-    identify(everyone, journal, observe)
+    identify(everyone, journal, observe, draft)
     require_sound(everyone, observe)
+    for line in moved(journal, pool.members):
+        observe(Note(line))
     for first, second in same_content(pool.members):
         rest = "; greedy takes them once" if command == "greedy" else ""
         observe(Note(f"{second} holds the same weights as {first}{rest}", warning=True))
@@ -307,6 +315,7 @@ def begin(
                 "companions": mix([member]).companions.digest,
                 "bytes": member.nbytes,
             }
+            | recorded(member)
             for member in pool.members
         ],
         companions={

@@ -7,6 +7,7 @@ Whatever is shown goes through one of these functions, and none of them is neede
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from unicodedata import category
 
@@ -123,3 +124,24 @@ def either(names: Sequence[object]) -> str:
     """``A``, ``A or B``, ``A, B or C``."""
     found = [shown(name, WORD) for name in names]
     return " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
+
+
+def folded(text: str, width: int | None) -> str:
+    """Text in lines of at most so many columns, broken between words; a longer word stays whole.
+
+    A terminal would break the lines anywhere. None is as wide as it takes: a pipe.
+    """
+    if width is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line,
+            max(width, 20),
+            subsequent_indent=indent,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [line]
+    return "\n".join(lines)

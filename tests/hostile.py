@@ -225,11 +225,11 @@ def adapted(place: Path) -> object:
 
 def configured(place: Path) -> object:
     """soup.toml, as the command line reads it."""
-    from soup.cli.app import app
+    from soup.cli.app import application
     from soup.cli.values import options_of
 
     commands = {}
-    for known in app.registered_commands:
+    for known in application().registered_commands:
         assert known.callback is not None
         commands[known.name or known.callback.__name__] = options_of(known.callback)
     with chdir(place):
@@ -238,7 +238,7 @@ def configured(place: Path) -> object:
 
 def resumed(place: Path) -> object:
     """A journal that was damaged, and what is shown of it."""
-    from soup.choosing.leaderboard import last_leaderboard
+    from soup.choosing.retelling import last_leaderboard
 
     board = last_leaderboard(Journal.open(place, create=False))
     return board and (board.to_json(), board.to_markdown())

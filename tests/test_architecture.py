@@ -11,6 +11,7 @@ ROOMS = [
     "soup.errors",
     "soup.events",
     "soup.watching",
+    "soup.remote",
     "soup.checkpoints",
     "soup.blending",
     "soup.choosing",
@@ -34,6 +35,7 @@ ROOMS = [
 ANYWHERE = [
     "soup._version",
     "soup.words",
+    "soup.compiled",
     "soup.markup",
     "soup.holding",
     "soup.evaluators.writing",

@@ -120,24 +120,22 @@ def test_a_finished_run_again_starts_no_worker_and_keeps_the_bytes(
     assert document(greedy) == board
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_goes_on_and_repeats_nothing(
-    greedy: Path, workplace: Path, how: signal.Signals
-) -> None:
-    """Killed in the middle of scoring: finished benchmarks stay finished, same soup at the end."""
+def test_a_killed_run_goes_on_and_repeats_nothing(greedy: Path, workplace: Path) -> None:
+    """Stopped, then killed, in the middle of scoring: finished benchmarks stay finished."""
     arguments = [sys.executable, "-m", "soup", "greedy", "ckpts/*", *TSV]
-    process = subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.PIPE, text=True)
     journal = workplace / ".soup" / "journal.jsonl"
-    while not (journal.exists() and journal.read_text().count('"kind":"result"') >= 7):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(how)
-    last_words = process.communicate()[1]
-    if how == signal.SIGTERM:
-        assert process.returncode == 130
-        assert last_words.splitlines()[-1].startswith("error: stopped; what has been scored is")
-    assert not (workplace / "soup-greedy").exists()
-    assert [path.name for path in workplace.iterdir() if path.name.startswith(".soup-")] == []
+    for how, results in ((signal.SIGTERM, 7), (signal.SIGKILL, 14)):
+        process = subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.PIPE, text=True)
+        while not (journal.exists() and journal.read_text().count('"kind":"result"') >= results):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(how)
+        last_words = process.communicate()[1]
+        if how == signal.SIGTERM:
+            assert process.returncode == 130
+            assert last_words.splitlines()[-1].startswith("error: stopped; what has been scored is")
+        assert not (workplace / "soup-greedy").exists()
+        assert [path.name for path in workplace.iterdir() if path.name.startswith(".soup-")] == []
 
     done = run(workplace, "greedy", "ckpts/*", *TSV, "--json", "board.json")
     assert done.returncode == 0, done.stderr
@@ -308,15 +306,10 @@ def test_benchmarks_that_cannot_be_scored_are_known_before_generation(
     assert Journal.open(workplace / ".soup").results == {}
 
 
-def test_unparsed_answers_are_shown(workplace: Path, demo: Path) -> None:
+def test_unparsed_answers_are_shown(greedy: Path) -> None:
     """A model that never learned yes and no: its rate stands beside its score."""
-    done = run(
-        workplace, "score", "ckpts/digit-only", "ckpts/compare",
-        "--bench", "benchmarks/compare.tsv", "--max-new-tokens", "4", "--json", "-",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    members = {row["name"]: row for row in json.loads(done.stdout)["members"]}
-    assert set(members) == {"digit-only", "compare"}
+    members = {row["name"]: row for row in document(greedy)["members"]}
+    assert set(members) > {"digit-only", "compare"}
     assert all(0 <= row["unparsed"]["compare"] <= 1 for row in members.values())
 
 

@@ -17,6 +17,7 @@ from soup.words import (
     closest,
     counted,
     did_you_mean,
+    folded,
     listed,
     markdown,
     plain,
@@ -143,3 +144,17 @@ def test_what_was_meant() -> None:
     assert did_you_mean("tie", ["ties", "ties", "dare"]) == "did you mean ties?"
     assert did_you_mean("zzz", ["ties", "dare"]) == "expected one of ties, dare"
     assert did_you_mean("abcd", ["abcd1", "abcd12", "abcd123"]).endswith(" or abcd123?")
+
+
+def test_lines_are_broken_between_words_for_a_terminal() -> None:
+    """Paths and options stay whole, what is indented stays so; a pipe has lines of any length."""
+    path = "/a/directory-with-hyphens/" + "x" * 30
+    text = f"written to {path}\n  a b c d e f g h i j k l m n o p"
+    assert folded(text, 20).split("\n") == [
+        "written to",
+        path,
+        "  a b c d e f g h i",
+        "  j k l m n o p",
+    ]
+    assert folded(text, None) == text
+    assert folded("a\n\nb", 20) == "a\n\nb"

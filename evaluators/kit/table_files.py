@@ -10,6 +10,7 @@ import base64
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -282,7 +283,20 @@ def _parquet(content: bytes, source: str) -> Table:
     if len(set(names)) < len(names):
         raise BenchmarkError(f"{source}: two columns have one name")
     records = file.read().to_pylist()
-    return _from_records(records, [f"row {k + 1}" for k in range(len(records))], source)
+    table = _from_records(records, [f"row {k + 1}" for k in range(len(records))], source)
+    # Python's names of arrow's types, which stand for numbers and dates whose writing is lost.
+    lost = [
+        column.name
+        for column in file.schema_arrow
+        if re.match(r"half|float|double|date|time|bool", str(column.type))
+    ]
+    if lost:
+        table.notes.append(
+            f"{source}: {', '.join(lost[:5])}: not text but {file.schema_arrow.field(lost[0]).type}"
+            ": asked and compared as Python writes it (1.1, never 1.10); save it as text where "
+            "that matters"
+        )
+    return table
 
 
 # --- cells of a sheet ----------------------------------------------------------------------

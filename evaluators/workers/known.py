@@ -4,7 +4,8 @@ It takes a worker, and seconds, to find out what a benchmark's digest is made of
 is known already that is all a run would ask of one, so the answers are kept beside the journal, in
 ``known.json``. An answer counts as long as these are as they were:
 
-- the request, the working directory, the devices, and the environment variables of ``VARIABLES``,
+- the request, the devices, and the environment variables of ``VARIABLES``; the working directory
+  only where one of these is a path from there,
 - the interpreter, and name, version and place of every package that a worker needs,
 - path, size, mtime, inode and ctime of every file that it came from: the interpreter, the records
   of its packages, our own code, the reference's weights and companions, the benchmark's table and
@@ -28,6 +29,7 @@ from typing import Any
 import soup
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import ScoringError
+from soup.evaluators.kit.suites import is_table
 from soup.evaluators.workers.environment import Environment
 from soup.evaluators.writing import write_whole
 
@@ -71,16 +73,15 @@ class Known:
         """
         self._file = work / FILE
         self._base = _base_files(environment, reference)
+        variables = {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
+        }
         self._about = {
             "python": [environment.python, *environment.version],
             "packages": dict(environment.packages),
             "records": dict(environment.records),
-            "variables": {
-                name: value
-                for name, value in sorted(os.environ.items())
-                if name.startswith(VARIABLES)
-            },
-            "directory": os.getcwd(),
+            "variables": variables,
+            "directory": os.getcwd() if any(map(_from_here, variables.values())) else None,
             "devices": sorted(path for pattern in DEVICES for path in glob.glob(pattern)),
         }
 
@@ -130,7 +131,9 @@ class Known:
             return {}
 
     def _key(self, request: Mapping[str, Any]) -> str:
-        text = json.dumps([self._about, request], sort_keys=True)
+        source = request.get("source", "")
+        whole = os.path.abspath(source) if is_table(source) else source  # however it was spelled
+        text = json.dumps([self._about, {**request, "source": whole}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -157,6 +160,17 @@ def _base_files(environment: Environment, reference: Checkpoint) -> list[str] | 
         names[:] = [name for name in names if name != "__pycache__"]
         files += [Path(folder, name) for name in found if name.endswith((".py", ".so"))]
     return sorted(map(str, files))
+
+
+def _from_here(value: str) -> bool:
+    """Whether an environment variable is or holds a path from the working directory."""
+    parts = value.split(os.pathsep)
+    return any(
+        not os.path.isabs(part)
+        and (os.sep in part or part.startswith(".") or os.path.lexists(part) or not part)
+        for part in parts
+        if part or len(parts) > 1  # an empty one among several is the directory itself
+    )
 
 
 def _is_edited(record: Path) -> bool:

@@ -21,7 +21,8 @@ from soup.events import Note, Observer, Progress, ignore
 ROOT = Path(soup.__file__).resolve().parent.parent
 
 START = """
-import os, sys
+import gc, os, sys
+gc.disable()  # until the first answer: see worker.main
 if sys.platform == "linux":
     try:
         import ctypes

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import leaderboard_of
 from soup.choosing.questions import Questions
 from soup.choosing.rescoring import (
     Change,
@@ -23,6 +22,7 @@ from soup.choosing.rescoring import (
     scored_in,
     verdict,
 )
+from soup.choosing.retelling import leaderboard_of
 from soup.choosing.scoring import Benchmark, Result, recorded, result_key, result_to_json
 from soup.errors import BenchmarkError, JournalError, ScoringError
 from soup.evaluators.kit.early import require_sources

@@ -135,6 +135,11 @@ class Blend:
             return info.dtype
         return self.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """The output's bytes of all tensors."""
+        return sum(map(self.nbytes_of, self.reference.tensors.values()))
+
     def nbytes_of(self, info: TensorInfo) -> int:
         """The output's bytes of a tensor."""
         return info.numel * ITEMSIZES[self.dtype_of(info)]

@@ -1,4 +1,5 @@
-/* The inner loop of a blend: bfloat16 or float32 elements of every member, summed, rounded once.
+/* The inner loop of a blend: bfloat16, float16 or float32 elements of every member, summed, rounded
+   once; and what is looked at while bytes are at hand: their magnitudes, whether they are equal.
 
    The same operations on the same float64 values in the same order as soup.methods.linear and
    soup.rounding.round_once, so the same bits. Compiled without contraction (a fused multiply-add
@@ -10,7 +11,6 @@
    what lets it use the widest vectors there are. */
 
 #define _GNU_SOURCE
-#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,7 +18,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define VERSION 2 /* of what is called from outside; see kernel.py's side of it */
+
 #define TILE 128 /* elements */
+enum kind { F32, BF16, F16 };
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(k) for (int64_t k = 0; k < size; k++)
 
@@ -43,35 +46,50 @@ INLINE float from_bits(uint32_t bits) {
     return value;
 }
 
-INLINE double element(const char *row, int64_t at, int narrow) { /* of any alignment */
-    float value;
-    if (narrow) { /* bfloat16 is the upper half of a float32 */
-        uint16_t upper;
-        memcpy(&upper, row + at * 2, sizeof upper);
-        return from_bits((uint32_t)upper << 16);
+INLINE uint32_t raw(const char *row, int64_t at, int kind) { /* of any alignment */
+    uint32_t whole;
+    uint16_t half;
+    if (kind == F32) {
+        memcpy(&whole, row + at * 4, sizeof whole);
+        return whole;
     }
-    memcpy(&value, row + at * 4, sizeof value);
-    return value;
+    memcpy(&half, row + at * 2, sizeof half);
+    return half;
+}
+
+INLINE double element(const char *row, int64_t at, int kind) {
+    const uint32_t bits = raw(row, at, kind);
+    if (kind == F32) return from_bits(bits);
+    if (kind == BF16) return from_bits(bits << 16); /* the upper half of a float32 */
+    /* Float16's exponent and fraction, moved to where float32 has them, and the exponent's bias
+       changed; twice for Inf and NaN. Subnormals are whole multiples of 2^-24. */
+    const uint32_t magnitude = bits & 0x7FFFu;
+    const float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
+    uint32_t found, small;
+    memcpy(&small, &subnormal, sizeof small);
+    found = (magnitude << 13) + 0x38000000u + (magnitude >= 0x7C00u ? 0x38000000u : 0);
+    found = magnitude < 0x0400u ? small : found;
+    return from_bits((bits & 0x8000u) << 16 | found);
 }
 
 /* Float64 sums, in the order of members. */
-INLINE void sum(const struct job *job, int64_t at, int64_t size, int narrow, double *total) {
+INLINE void sum(const struct job *job, int64_t at, int64_t size, int kind, double *total) {
     int64_t i = 0;
     if (job->before) {
         memcpy(total, job->before + at, size * sizeof *total);
     } else { /* not added to zero: that would lose -0.0 */
         const char *row = job->rows[0];
         const double factor = job->factors ? job->factors[0] : 1;
-        EACH(k) total[k] = element(row, at + k, narrow) * factor;
+        EACH(k) total[k] = element(row, at + k, kind) * factor;
         i = 1;
     }
     for (; i < job->members; i++) {
         const char *row = job->rows[i];
         if (job->factors) {
             const double factor = job->factors[i];
-            EACH(k) total[k] += element(row, at + k, narrow) * factor;
+            EACH(k) total[k] += element(row, at + k, kind) * factor;
         } else {
-            EACH(k) total[k] += element(row, at + k, narrow);
+            EACH(k) total[k] += element(row, at + k, kind);
         }
     }
     if (job->after) memcpy(job->after + at, total, size * sizeof *total);
@@ -128,27 +146,116 @@ INLINE int to_bfloat16(const double *total, int64_t size, double divisor, uint16
     return all_below(bits, size, 0x7F7F8000u); /* from there on bfloat16 has only Inf */
 }
 
-INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int narrow, int to_narrow) {
+/* Round total/divisor to float16, to nearest, ties to even.
+
+   Adding and taking away a power of two rounds a float64 at that power's last place: the one whose
+   last place is float16's at the quotient's size (2^-24 where it is subnormal). Then what is left
+   has at most eleven significant bits, and converts exactly. The quotient itself is rounded, too;
+   but it is half way between two float16 only where the true one is, as the divisor is whole and
+   small, and a sum of what float16 can hold is exact: with factors the float64 is what is rounded
+   anywhere else. */
+INLINE int to_float16(const double *total, int64_t size, double divisor, uint16_t *out) {
+    double rounded[TILE];
+    uint64_t largest = 0;
+    EACH(k) {
+        const double value = __builtin_fabs(total[k] / divisor);
+        uint64_t its, power;
+        double coarse;
+        memcpy(&its, &value, sizeof its);
+        power = its >> 52;                              /* its exponent */
+        power = power < 1023 - 14 ? 1023 - 14 : power;  /* subnormal from 2^-14 down */
+        power = power > 1023 + 64 ? 1023 + 64 : power;  /* not finite as float16 anyway */
+        power = (power + 42) << 52;                     /* 2^(e + 52 - 10) */
+        memcpy(&coarse, &power, sizeof coarse);
+        rounded[k] = (value + coarse) - coarse;
+    }
+    EACH(k) { /* now to float16's bits */
+        uint64_t its, sign;
+        memcpy(&its, &rounded[k], sizeof its);
+        memcpy(&sign, &total[k], sizeof sign);
+        largest = its > largest ? its : largest;
+        const uint32_t normal = (uint32_t)(its >> 42) - ((1023u - 15u) << 10);
+        const uint32_t small = (uint32_t)(int32_t)(rounded[k] < 0x1p-14 ? rounded[k] * 0x1p24 : 0);
+        out[k] = (uint16_t)((rounded[k] < 0x1p-14 ? small : normal) | (uint32_t)(sign >> 63) << 15);
+    }
+    return largest < 0x40F0000000000000u; /* 65536; NaN and Inf are above it */
+}
+
+INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int kind, int to) {
     double total[TILE];
-    sum(job, at, size, narrow, total);
-    return to_narrow ? to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + at)
-                     : to_float32(total, size, job->divisor, (float *)job->out + at);
+    sum(job, at, size, kind, total);
+    if (to == BF16) return to_bfloat16(total, size, job->divisor, (uint16_t *)job->out + at);
+    if (to == F16) return to_float16(total, size, job->divisor, (uint16_t *)job->out + at);
+    return to_float32(total, size, job->divisor, (float *)job->out + at);
+}
+
+/* --- looking ------------------------------------------------------------------------------ */
+
+/* Of `size` elements of `width` bytes: the largest of all without their sign, as bits, and the
+   smallest that is not zero (all bits set where there is none). Of integers (`sign` 0) all bits. */
+#define LOOK(type)                                                                                 \
+    INLINE void look_##type(const char *row, int64_t size, int sign, uint64_t *largest,            \
+                            uint64_t *smallest) {                                                  \
+        const type mask = sign ? (type)((type)~(type)0 >> 1) : (type)~(type)0;                     \
+        type high = 0, low = (type)~(type)0; /* one less than it is, so that zero is no less */    \
+        EACH(k) {                                                                                  \
+            type bits;                                                                             \
+            memcpy(&bits, row + k * sizeof bits, sizeof bits);                                     \
+            bits &= mask;                                                                          \
+            high = bits > high ? bits : high;                                                      \
+            bits -= 1;                                                                             \
+            low = bits < low ? bits : low;                                                         \
+        }                                                                                          \
+        *largest = high;                                                                           \
+        *smallest = low == (type)~(type)0 ? ~(uint64_t)0 : (uint64_t)low + 1;                      \
+    }
+LOOK(uint8_t)
+LOOK(uint16_t)
+LOOK(uint32_t)
+LOOK(uint64_t)
+
+INLINE void look_all(const char *row, const int64_t *ends, int64_t pieces, int width, int sign,
+                     uint64_t *largest, uint64_t *smallest) {
+    int64_t at = 0;
+    for (int64_t p = 0; p < pieces; at = ends[p++]) {
+        const char *first = row + at * width;
+        const int64_t size = ends[p] - at;
+        if (width == 1) look_uint8_t(first, size, sign, largest + p, smallest + p);
+        if (width == 2) look_uint16_t(first, size, sign, largest + p, smallest + p);
+        if (width == 4) look_uint32_t(first, size, sign, largest + p, smallest + p);
+        if (width == 8) look_uint64_t(first, size, sign, largest + p, smallest + p);
+    }
+}
+
+/* Whether float64 sums of the same elements of all members are exact, in whatever order.
+
+   Let e be the exponent of the largest and f that of the smallest that is not zero, p the bits of a
+   significand. All are whole multiples of 2^(f-p+1), and sums of n are below n 2^(e+1): where
+   e+1 + log2 n - (f-p+1) is at most 53, each of them is a float64. Looked at tile by tile, for
+   neighbours are alike. */
+INLINE int exact_all(const struct job *job, int kind) {
+    const int fraction = kind == F32 ? 23 : kind == BF16 ? 7 : 10;
+    int spare = 53 - (fraction + 1);
+    for (int64_t n = 1; n < job->members; n *= 2) spare--;
+    for (int64_t at = 0; at < job->count; at += TILE) {
+        const int64_t size = job->count - at < TILE ? job->count - at : TILE;
+        uint64_t largest = 0, smallest = ~(uint64_t)0, high, low;
+        for (int64_t i = 0; i < job->members; i++) {
+            if (kind == F32)
+                look_uint32_t(job->rows[i] + at * 4, size, 1, &high, &low);
+            else
+                look_uint16_t(job->rows[i] + at * 2, size, 1, &high, &low);
+            largest = high > largest ? high : largest;
+            smallest = low < smallest ? low : smallest;
+        }
+        if (!largest) continue;
+        const int top = (int)(largest >> fraction), bottom = (int)(smallest >> fraction);
+        if ((top ? top : 1) - (bottom ? bottom : 1) > spare) return 0;
+    }
+    return 1;
 }
 
 /* --- reading ------------------------------------------------------------------------------ */
-
-/* Have each member's bytes from `start` on in our page tables. */
-static void populate(const struct job *job, int64_t start, int64_t size) {
-#ifdef MADV_POPULATE_READ /* all pages at once: a fault for each costs as much as copying them */
-    const uintptr_t page = sysconf(_SC_PAGESIZE);
-    for (int64_t i = 0; i < job->members; i++) {
-        const uintptr_t first = (uintptr_t)(job->rows[i] + start), base = first - first % page;
-        madvise((void *)base, first + size - base, MADV_POPULATE_READ);
-    }
-#else
-    (void)job, (void)start, (void)size;
-#endif
-}
 
 /* Whether each file still holds all that was read: past its end, the last page is zeros. */
 static int complete(const struct job *job) {
@@ -158,61 +265,104 @@ static int complete(const struct job *job) {
     return 1;
 }
 
-INLINE int merge_all(const struct job *job, int narrow, int to_narrow) {
+INLINE int merge_all(const struct job *job, int kind, int to) {
     int finite = 1;
     int64_t at = 0;
-    populate(job, 0, job->count * (narrow ? 2 : 4));
-    for (; at + TILE <= job->count; at += TILE)
-        finite &= merge_tile(job, at, TILE, narrow, to_narrow);
-    finite &= merge_tile(job, at, job->count - at, narrow, to_narrow);
-    return finite && complete(job);
+    for (; at + TILE <= job->count; at += TILE) finite &= merge_tile(job, at, TILE, kind, to);
+    finite &= merge_tile(job, at, job->count - at, kind, to);
+    return finite;
 }
 
-INLINE int merge(const struct job *job, int narrow, int to_narrow) {
-    if (narrow) return to_narrow ? merge_all(job, 1, 1) : merge_all(job, 1, 0);
-    return to_narrow ? merge_all(job, 0, 1) : merge_all(job, 0, 0);
+INLINE int merge(const struct job *job, int kind, int to) {
+    switch (kind * 3 + to) { /* each a loop of its own */
+    case F32 * 3 + F32: return merge_all(job, F32, F32);
+    case F32 * 3 + BF16: return merge_all(job, F32, BF16);
+    case F32 * 3 + F16: return merge_all(job, F32, F16);
+    case BF16 * 3 + F32: return merge_all(job, BF16, F32);
+    case BF16 * 3 + BF16: return merge_all(job, BF16, BF16);
+    case BF16 * 3 + F16: return merge_all(job, BF16, F16);
+    case F16 * 3 + F32: return merge_all(job, F16, F32);
+    case F16 * 3 + BF16: return merge_all(job, F16, BF16);
+    case F16 * 3 + F16: return merge_all(job, F16, F16);
+    }
+    return 0;
+}
+
+INLINE int exact(const struct job *job, int kind) {
+    return kind == F32 ? exact_all(job, F32) : kind == BF16 ? exact_all(job, BF16) : exact_all(job, F16);
+}
+
+struct look {
+    const char *row;
+    const int64_t *ends;
+    int64_t pieces;
+    int width, sign;
+    uint64_t *largest, *smallest;
+};
+
+INLINE int look(const struct look *l) {
+    if (l->width == 2) look_all(l->row, l->ends, l->pieces, 2, l->sign, l->largest, l->smallest);
+    else if (l->width == 4) look_all(l->row, l->ends, l->pieces, 4, l->sign, l->largest, l->smallest);
+    else if (l->width == 8) look_all(l->row, l->ends, l->pieces, 8, l->sign, l->largest, l->smallest);
+    else look_all(l->row, l->ends, l->pieces, 1, l->sign, l->largest, l->smallest);
+    return 1;
 }
 
 /* --- the same code for the vectors of several processors: which is at hand is asked when it
    runs --------------------------------------------------------------------------------------- */
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define DISPATCHED 1
 #if defined(__clang__)
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
 #else /* by itself gcc uses half of a register */
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
 #endif
-__attribute__((target(AVX512))) static int merge_avx512(const struct job *job, int a, int b) {
-    return merge(job, a, b);
-}
-__attribute__((target("avx2"))) static int merge_avx2(const struct job *job, int a, int b) {
-    return merge(job, a, b);
-}
+#define DISPATCH(name, parameters, arguments)                                                      \
+    __attribute__((target(AVX512))) static int name##_avx512 parameters { return name arguments; } \
+    __attribute__((target("avx2"))) static int name##_avx2 parameters { return name arguments; }   \
+    static int name##_best parameters {                                                            \
+        if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&            \
+            __builtin_cpu_supports("avx512vl"))                                                    \
+            return name##_avx512 arguments;                                                        \
+        if (__builtin_cpu_supports("avx2")) return name##_avx2 arguments;                          \
+        return name arguments;                                                                     \
+    }
+#else
+#define DISPATCH(name, parameters, arguments)                                                      \
+    static int name##_best parameters { return name arguments; }
 #endif
 
-static int merge_best(const struct job *job, int narrow, int to_narrow) {
-#ifdef DISPATCHED
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return merge_avx512(job, narrow, to_narrow);
-    if (__builtin_cpu_supports("avx2")) return merge_avx2(job, narrow, to_narrow);
-#endif
-    return merge(job, narrow, to_narrow);
-}
+DISPATCH(merge, (const struct job *job, int kind, int to), (job, kind, to))
+DISPATCH(exact, (const struct job *job, int kind), (job, kind))
+DISPATCH(look, (const struct look *l), (l))
 
-/* --- a file that shrinks, or a disk that fails, while it is mapped: SIGBUS ---------------- */
+/* --- a file that shrinks, or a disk that fails, while it is mapped: SIGBUS ------------------
 
-static __thread sigjmp_buf *escape; /* of the thread that reads mapped files just now */
+   Whoever reads there, we or a hash function, reads zeros from then on, and `soup_faults` counts it:
+   what was read since is not to be used. */
+
+#define MOST 4096 /* mappings at a time; what is mapped beyond them is not watched */
+
+static struct { uintptr_t first, end; } watched[MOST];
+static int faults;
 static struct sigaction earlier;
 
 static void on_bus_error(int number, siginfo_t *info, void *context) {
-    (void)number, (void)info, (void)context;
-    if (escape) siglongjmp(*escape, 1);
+    (void)number, (void)context;
+    const uintptr_t there = (uintptr_t)info->si_addr, page = sysconf(_SC_PAGESIZE);
+    for (int k = 0; info->si_code > 0 && k < MOST; k++) {
+        const uintptr_t end = __atomic_load_n(&watched[k].end, __ATOMIC_ACQUIRE);
+        if (there < end && there >= watched[k].first) {
+            const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+            __atomic_add_fetch(&faults, 1, __ATOMIC_SEQ_CST);
+            if (mmap((void *)(there - there % page), page, PROT_READ, flags, -1, 0) != MAP_FAILED)
+                return;
+        }
+    }
     sigaction(SIGBUS, &earlier, NULL); /* not ours: it happens again, and is theirs */
 }
 
-/* To be called before the first merge, by one thread; again does no harm. */
+/* To be called before the first reading, by one thread; again does no harm. */
 void soup_guard(void) {
     struct sigaction now, ours;
     memset(&ours, 0, sizeof ours);
@@ -224,21 +374,75 @@ void soup_guard(void) {
     sigaction(SIGBUS, &ours, NULL);
 }
 
+/* Watch over a mapping. Returns its place in the list; -1 where there is none left. */
+int soup_watch(uintptr_t first, uintptr_t size) {
+    for (int k = 0; k < MOST; k++)
+        if (!watched[k].end) { /* called by one thread at a time: Python's lock is held */
+            watched[k].first = first;
+            __atomic_store_n(&watched[k].end, first + size, __ATOMIC_RELEASE);
+            return k;
+        }
+    return -1;
+}
+
+void soup_unwatch(int place) {
+    __atomic_store_n(&watched[place].end, 0, __ATOMIC_RELEASE);
+}
+
+int soup_faults(void) { return __atomic_load_n(&faults, __ATOMIC_SEQ_CST); }
+
 /* --- what Python calls -------------------------------------------------------------------- */
 
-/* Merge; narrow and to_narrow say whether members and result are bfloat16, else they are float32.
-   Returns 1 where all could be read and all of the result is finite, else 0. */
+int soup_version(void) { return VERSION; }
+
+/* Have `size` bytes from each of `count` places on in our page tables, all pages at once: a fault
+   for each costs as much as copying them. */
+void soup_populate(const char *const *rows, int64_t count, int64_t size) {
+#ifdef MADV_POPULATE_READ
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+    for (int64_t i = 0; i < count; i++) {
+        const uintptr_t first = (uintptr_t)rows[i], base = first - first % page;
+        madvise((void *)base, first + size - base, MADV_POPULATE_READ);
+    }
+#else
+    (void)rows, (void)count, (void)size;
+#endif
+}
+
+/* Of each of `count` rows the first that has the same bytes; itself where none before it has. */
+void soup_alike(const char *const *rows, int64_t count, int64_t size, int64_t *first) {
+    for (int64_t i = 0; i < count; i++) {
+        first[i] = i;
+        for (int64_t j = 0; j < i; j++)
+            if (first[j] == j && (rows[i] == rows[j] || !memcmp(rows[i], rows[j], size))) {
+                first[i] = j;
+                break;
+            }
+    }
+}
+
+/* See `look_all`; `ends` are the pieces' ends, in elements. */
+void soup_look(const char *row, const int64_t *ends, int64_t pieces, int width, int sign,
+               uint64_t *largest, uint64_t *smallest) {
+    const struct look given = {row, ends, pieces, width, sign, largest, smallest};
+    look_best(&given);
+}
+
+/* See `exact_all`. */
+int soup_exact(const char *const *rows, int64_t members, int64_t count, int kind) {
+    struct job job;
+    memset(&job, 0, sizeof job);
+    job.rows = rows, job.members = members, job.count = count;
+    return exact_best(&job, kind);
+}
+
+/* Merge elements of `kind` into those of kind `to`. Returns 1 where all could be read and all of the
+   result is finite, else 0. */
 int soup_merge(const char *const *rows, const int *files, const int64_t *ends, int64_t members,
                int64_t count, const double *factors, double divisor, const double *before,
-               double *after, void *out, int narrow, int to_narrow) {
+               double *after, void *out, int kind, int to) {
     const struct job job = {rows,    files,   ends,   members, count,
                             factors, divisor, before, after,   out};
-    sigjmp_buf here;
-    volatile int done = 0;
-    if (!sigsetjmp(here, 1)) {
-        escape = &here;
-        done = merge_best(&job, narrow, to_narrow);
-    }
-    escape = NULL;
-    return done;
+    const int until_now = soup_faults();
+    return merge_best(&job, kind, to) && complete(&job) && soup_faults() == until_now;
 }

@@ -1,73 +1,30 @@
-"""The commonest merge in one pass over the bytes: a linear sum of bfloat16 or float32 tensors.
+"""The commonest merge in one pass over the bytes: a linear sum of bfloat16, float16 or float32.
 
 The same bits as ``arithmetic.linear`` and ``rounding.round_once`` (tested against them), at
 a fraction of the cost: torch makes a dozen passes over a chunk for what ``kernel.c`` does in one,
-and on the plain way what is read is copied. The C file is compiled when the package is installed.
-Where there was no compiler, importing this raises ImportError, and blending takes the plain way.
+and on the plain way what is read is copied. Importing this raises ImportError where there is no
+compiled loop (``soup.compiled``); blending takes the plain way then.
 """
 
-import ctypes
-import mmap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from soup import compiled
 from soup.checkpoints.dtypes import DTYPES
+from soup.compiled import RELEASE as RELEASE  # known from here, too
+from soup.compiled import Mapped as Mapped
+from soup.compiled import guard as guard
 
-SUPPORTED = frozenset({"BF16", "F32"})
+SUPPORTED = frozenset(compiled.KINDS)
 """Dtypes, of members and of the output, that the loop knows."""
 
 CHUNK = 1 << 18
 """Elements per chunk, chosen by `benchmarks/blend.py --chunks`: see README's table."""
 
-RELEASE = 1 << 26
-"""Bytes after whose reading ``Mapped.release`` is worth its while: it interrupts all cores."""
-
-
-def _load() -> Any:
-    """The compiled library: any Python can load it, for it uses nothing of Python."""
-    found = sorted(Path(__file__).parent.glob("_kernel.*"))
-    try:
-        library = ctypes.CDLL(str(found[0]))
-        number, pointer, flag = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
-        library.soup_merge.argtypes = [
-            *(pointer, pointer, pointer, number, number, pointer, ctypes.c_double),
-            *(pointer, pointer, pointer, flag, flag),
-        ]
-        library.soup_merge.restype = flag
-        library.soup_guard.restype = None
-    except (IndexError, OSError, AttributeError) as error:
-        raise ImportError("soup was installed without its compiled loop") from error
-    return library
-
-
-_LIBRARY = _load()
-
-
-class Mapped:
-    """A file in our address space, read only, while this lives.
-
-    Attributes:
-        descriptor: of the open file.
-        address: where its first byte is.
-        size: bytes that are mapped; what lies beyond them is not ours to read, whatever the file's
-            header promised when it was opened.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        """Raises OSError or ValueError where a file cannot be mapped."""
-        self.descriptor = descriptor
-        self._mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        self._mapping.madvise(mmap.MADV_SEQUENTIAL)  # reads ahead as read() does
-        self.address = int(np.frombuffer(self._mapping, np.uint8).ctypes.data)
-        self.size = len(self._mapping)
-
-    def release(self) -> None:
-        """Take what was read out of this process's memory; it stays in the page cache."""
-        self._mapping.madvise(mmap.MADV_DONTNEED)
+if compiled.LIBRARY is None:
+    raise ImportError("soup was installed without its compiled loop")
 
 
 class Loop:
@@ -75,12 +32,12 @@ class Loop:
 
     def __init__(self, dtype: str, out: str, size: int) -> None:
         """``size`` is the longest chunk, in elements; dtypes are those of ``SUPPORTED``."""
-        self._narrow, self._to_narrow = dtype == "BF16", out == "BF16"
+        self._dtype, self._out = dtype, out
         self._result = torch.empty(size, dtype=DTYPES[out])
 
     def merge(
         self,
-        rows: Sequence[tuple["Mapped", int]],
+        rows: Sequence[tuple[Mapped, int]],
         count: int,
         coefficients: Sequence[float] | None,
         divisor: int = 1,
@@ -101,37 +58,17 @@ class Loop:
             The result, flat, in the output dtype, valid until the next call; None where a file
             could not be read, or an element is not finite in that dtype.
         """
-        end = count * (2 if self._narrow else 4)
+        end = count * DTYPES[self._dtype].itemsize
         if any(offset + end > file.size for file, offset in rows):
             return None  # it had shrunk before it was mapped: the plain way names it
-        addresses = np.asarray([file.address + offset for file, offset in rows], np.uintp)
-        files = np.asarray([file.descriptor for file, _ in rows], np.intc)
-        ends = np.asarray([offset + end for _, offset in rows], np.int64)
-        factors = None if coefficients is None else np.asarray(coefficients, np.float64)
-        done = _LIBRARY.soup_merge(
-            _address(addresses),
-            _address(files),
-            _address(ends),
-            len(rows),
-            count,
-            _address(factors),
-            divisor,
-            _address(before),
-            _address(after),
-            self._result.data_ptr(),
-            self._narrow,
-            self._to_narrow,
+        places = compiled.addresses([file.address + offset for file, offset in rows])
+        compiled.populate(places, end)
+        factors = None if coefficients is None else compiled.doubles(coefficients)
+        done = compiled.merge(
+            *(rows, places, count, self._dtype, self._result.data_ptr(), self._out),
+            *(factors, divisor, _address(before), _address(after)),
         )
         return self._result[:count] if done else None
-
-
-def guard() -> None:
-    """Make a mapped file that shrinks an error rather than the end of the process (SIGBUS).
-
-    To be called before merging. Whoever handles the signal already still gets those that are not
-    ours.
-    """
-    _LIBRARY.soup_guard()
 
 
 def round_once(values: torch.Tensor, out: str) -> torch.Tensor | None:

@@ -1,55 +1,38 @@
-"""A blend's weights as files: safetensors shards like the reference's, or an adapter's one file.
-
-The header and every offset are planned before bytes flow, so chunks are written in any order at
-their place.
-"""
+"""A blend's weights as files: safetensors shards like the reference's, or an adapter's one file."""
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from soup.blending import onepass
 from soup.blending.blend import Blend
+from soup.blending.layout import Layout, header, laid_out
+from soup.blending.runs import Piece, serves
 from soup.blending.stack import Factor, Share, Stack
-from soup.blending.streaming import open_files, stream
 from soup.checkpoints.adapter import WEIGHTS
 from soup.checkpoints.digests import Hasher
-from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
+from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Read
-from soup.checkpoints.weights import ADAPTER, INDEX, SINGLE
+from soup.checkpoints.weights import ADAPTER
 from soup.errors import BlendError
 from soup.events import Observer
 
-PAGE = 4096  # bytes
+if TYPE_CHECKING:
+    import torch  # where the compiled loop does all, it is not loaded: that takes a second
 
 
 @dataclass(frozen=True)
-class _Place:
-    file: Path
-    offset: int
-
-
-@dataclass
 class _Files:
-    """The sink that writes each chunk at its planned place."""
+    """The sink that writes each chunk at its planned place, and hashes it."""
 
-    places: dict[str, _Place]
+    layout: Layout
     hasher: Hasher
-    handles: dict[Path, int] = field(default_factory=dict)
 
-    def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
-        place = self.places[info.name]
-        view = values.view(torch.uint8).numpy().data
+    def put(self, info: TensorInfo, start: int, values: "torch.Tensor") -> None:
+        view = _bytes(values)
         self.hasher.put(info.name, start * values.itemsize, view)
-        offset = place.offset + start * values.itemsize
-        while view:
-            done = os.pwrite(self.handles[place.file], view, offset)
-            view, offset = view[done:], offset + done
+        self.layout.write(info.name, start * values.itemsize, view)
 
 
 def write_weights(
@@ -64,46 +47,36 @@ def write_weights(
         OSError: no room, or the like.
         BlendError, CheckpointError: see ``soup.blending.streaming.stream``.
     """
-    by_shard: dict[Path, list[TensorInfo]] = {}
-    for info in blend.reference.tensors.values():
-        by_shard.setdefault(info.file, []).append(info)
-    count = len(by_shard)
-    names = (
-        [SINGLE]
-        if not blend.reference.sharded
-        else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
-    )
-    sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
-    sink = _Files({}, Hasher(sizes))
-    weight_map: dict[str, str] = {}
-    try:
-        for name, infos in zip(names, by_shard.values(), strict=True):
-            file = directory / name
-            entries = [(info.name, blend.dtype_of(info), info.shape) for info in infos]
-            header, size = _header(entries)
-            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-            sink.handles[file] = handle
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
-            else:
-                os.truncate(handle, size)
-            os.pwrite(handle, header, 0)
-            offset = len(header)
-            for info in infos:
-                sink.places[info.name] = _Place(file, offset)
-                weight_map[info.name] = name
-                offset += blend.nbytes_of(info)
+    with laid_out(blend, directory) as layout:
+        if serves(blend):
+            written = onepass.write(blend, layout, plainly, task, observe, threads)
+            if written is not None:
+                layout.finish()
+                return written.roots()
+        from soup.blending.streaming import stream
+
+        infos = blend.reference.tensors.values()
+        sink = _Files(layout, Hasher({info.name: blend.nbytes_of(info) for info in infos}))
         stream(blend, sink, task=task, observe=observe, threads=threads)
-        for handle in sink.handles.values():
-            os.fsync(handle)
-    finally:
-        for handle in sink.handles.values():
-            os.close(handle)
-    if blend.reference.sharded:
-        total = sum(blend.nbytes_of(info) for info in blend.reference.tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        layout.finish()
     return sink.hasher.roots()
+
+
+def plainly(blend: Blend, piece: Piece) -> memoryview:
+    """Bytes of a piece as torch makes them, for ``onepass``.
+
+    Raises:
+        BlendError, CheckpointError: see ``soup.blending.streaming.stream``.
+    """
+    from soup.blending.streaming import chunk
+
+    return _bytes(chunk(blend, piece.info, piece.start, piece.count))
+
+
+def _bytes(values: "torch.Tensor") -> memoryview:
+    import torch
+
+    return values.view(torch.uint8).numpy().data
 
 
 def write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
@@ -113,24 +86,30 @@ def write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
         OSError: no room, or the like.
         BlendError: a factor is not finite.
     """
-    header, _ = _header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
+    start, _ = header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
+    from soup.blending.streaming import open_files
+
     with open_files(blend) as read, (directory / f"{WEIGHTS}.safetensors").open("xb") as file:
-        file.write(header)
+        file.write(start)
         for factor in stacked.factors:
             file.write(_stacked(factor, read).contiguous().numpy().data)
     settings = json.dumps(stacked.settings, indent=2)  # PEFT's patterns have an order
     (directory / ADAPTER).write_text(settings + "\n")
 
 
-def _stacked(factor: Factor, read: Read) -> torch.Tensor:
+def _stacked(factor: Factor, read: Read) -> "torch.Tensor":
     """A factor of the new adapter, whole; float32."""
+    import torch
+
     if not factor.up:
         return torch.cat([_finite(read, s, s.update.down) for s in factor.shares]).float()
     parts = [_finite(read, share, share.update.up) * share.factor for share in factor.shares]
     return torch.cat(parts, dim=1).float()
 
 
-def _finite(read: Read, share: Share, info: Any) -> torch.Tensor:
+def _finite(read: Read, share: Share, info: Any) -> "torch.Tensor":
+    import torch
+
     values = read(info, 0, info.numel).to(torch.float64).view(info.shape)
     if not torch.isfinite(values).all():
         raise BlendError(
@@ -138,20 +117,3 @@ def _finite(read: Read, share: Share, info: Any) -> torch.Tensor:
             "training diverged or its file is damaged"
         )
     return values
-
-
-def _header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:
-    """The safetensors header of tensors (name, dtype, shape), and the file's size.
-
-    Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
-    fill whole pages of the page cache.
-    """
-    found: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, dtype, shape in entries:
-        end = offset + prod(shape) * ITEMSIZES[dtype]
-        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    raw = json.dumps(found, separators=(",", ":")).encode()
-    raw += b" " * (-(8 + len(raw)) % PAGE)
-    return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset

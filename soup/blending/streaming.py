@@ -6,7 +6,7 @@ output dtype; so it does not depend on threads, chunk size or how members are sh
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ import torch
 
 from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend, role
+from soup.blending.common import equal
 from soup.blending.device import CHUNK as DEVICE_CHUNK
 from soup.blending.device import Lane
 from soup.blending.methods import METHODS
@@ -111,7 +112,8 @@ def _stream(
     """One pass over a blend's chunks, by threads."""
     kernel: Any = _kernel(blend) if device is None else None
     chunk = chunk or _best_chunk(blend, kernel, device)
-    total = sum(_bytes_read(blend, info, sums) for info in blend.reference.tensors.values())
+    same = equal(blend) if device is None and sums is None else frozenset()
+    total = sum(_bytes_read(blend, info, sums, same) for info in blend.reference.tensors.values())
     threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
     work = _chunks(blend, chunk)
     lock = threading.Lock()
@@ -125,7 +127,7 @@ def _stream(
         try:
             lane: _Fast | Lane
             if device is None:
-                lane = _Fast(blend, mapped, chunk, sums, kernel)
+                lane = _Fast(blend, mapped, chunk, sums, same, kernel)
             else:
                 lane = Lane(blend, files, chunk, device)
             while not failed.is_set():
@@ -137,7 +139,7 @@ def _stream(
                 reader.recycle()
                 merged = lane.merge(info, start, size)
                 if merged is None:  # not for the lane, or not finite: then this says why
-                    merged = _blend_chunk(blend, reader.read, info, start, size, sums, kernel)
+                    merged = _blend_chunk(blend, reader.read, info, start, size, sums, same, kernel)
                 count, values = merged
                 sink.put(info, start, values)
                 with lock:
@@ -149,7 +151,7 @@ def _stream(
                             file.release()
             for info, start, size in lane.suspects():
                 reader.recycle()
-                _blend_chunk(blend, reader.read, info, start, size, sums, kernel)
+                _blend_chunk(blend, reader.read, info, start, size, sums, same, kernel)
         except BaseException:
             failed.set()
             raise
@@ -202,6 +204,16 @@ def open_files(blend: Blend) -> Iterator[Read]:
         yield lambda info, start, count: Reader(files).read(info, start, count)
 
 
+def chunk(blend: Blend, info: TensorInfo, start: int, count: int) -> torch.Tensor:
+    """Elements ``start`` to ``start + count`` of one tensor of a blend, without the compiled loop.
+
+    Raises:
+        BlendError, CheckpointError: as ``stream``.
+    """
+    with open_files(blend) as read:
+        return _blend_chunk(blend, read, info, start, count, None, frozenset(), None)[1]
+
+
 def _open_all(blend: Blend, stack: ExitStack) -> dict[Path, int]:
     sources = (blend.reference, *blend.sources)
     return open_shards((shard for source in sources for shard in source.shards), stack)
@@ -224,14 +236,18 @@ def _passes(blend: Blend, running: RunningSum | None) -> Sequence[Pass | None]:
     return running.begin(blend.members, averaged) or [None]
 
 
-def _unread(blend: Blend, info: TensorInfo, sums: Pass | None) -> tuple[Checkpoint, ...]:
-    """The sources that must be read: those whose sum is not known yet."""
+def _unread(
+    blend: Blend, info: TensorInfo, sums: Pass | None, same: Set[str]
+) -> tuple[Checkpoint, ...]:
+    """The sources that must be read: those whose sum is not known yet; of equal ones the first."""
+    if info.name in same:
+        return blend.sources[:1]
     known = sums.known if sums is not None and role(info) == "blend" else 0
     return blend.sources[known:]
 
 
-def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None) -> int:
-    return sum(source.tensors[info.name].nbytes for source in _unread(blend, info, sums))
+def _bytes_read(blend: Blend, info: TensorInfo, sums: Pass | None, same: Set[str]) -> int:
+    return sum(source.tensors[info.name].nbytes for source in _unread(blend, info, sums, same))
 
 
 def _blend_chunk(
@@ -241,11 +257,12 @@ def _blend_chunk(
     start: int,
     count: int,
     sums: Pass | None,
+    same: Set[str],
     kernel: Any,
 ) -> tuple[int, torch.Tensor]:
     """Bytes read and the output's elements ``start`` to ``start + count`` of one tensor."""
     kind = role(info)
-    sources = _unread(blend, info, sums)
+    sources = _unread(blend, info, sums, same)
     done = sum(count * DTYPES[s.tensors[info.name].dtype].itemsize for s in sources)
     if kind == "take":
         return done, read(blend.members[0].tensors[info.name], start, count)
@@ -349,10 +366,11 @@ class _Fast:
         mapped: dict[Path, Any],
         chunk: int,
         sums: Pass | None,
+        same: Set[str],
         kernel: Any,
     ) -> None:
         self._blend, self._mapped, self._chunk, self._sums = blend, mapped, chunk, sums
-        self._kernel = kernel
+        self._same, self._kernel = same, kernel
         self._loops: dict[tuple[str, ...], Any] = {}
         self._last: tuple[TensorInfo | None, _Route | None] = None, None
 
@@ -372,7 +390,7 @@ class _Fast:
             rows,
             count,
             coefficients,
-            len(self._blend.members) if coefficients is None else 1,
+            1 if coefficients is not None or info.name in self._same else len(self._blend.members),
             sums.before(info, start, count) if sums is not None else None,
             sums.after(info, start, count) if sums is not None else None,
         )
@@ -380,7 +398,8 @@ class _Fast:
 
     def _route(self, info: TensorInfo) -> _Route | None:
         """Where the members' elements lie and the loop that merges them, if it can."""
-        sources, out = _unread(self._blend, info, self._sums), self._blend.dtype_of(info)
+        sources = _unread(self._blend, info, self._sums, self._same)
+        out = self._blend.dtype_of(info)
         stored = [source.tensors[info.name] for source in sources]
         dtypes = {tensor.dtype for tensor in stored}
         if role(info) != "blend" or len(dtypes) > 1 or not {*dtypes, out} <= self._kernel.SUPPORTED:

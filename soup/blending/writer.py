@@ -7,23 +7,27 @@ written by ``soup.blending.shards``.
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soup import holding
 from soup._version import __version__
+from soup.blending import shards
 from soup.blending.blend import Blend
+from soup.blending.draft import Draft
 from soup.blending.methods import METHODS
-from soup.blending.stack import stack
+from soup.blending.room import require_room, unwritable
+from soup.blending.stack import Stack, stack
 from soup.blending.verifying import MANIFEST as MANIFEST  # known from here, too
 from soup.blending.verifying import check, sealed, unsealed
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions, gather, of_adapter
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.origins import origin_of
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 
@@ -53,6 +57,7 @@ def write(
     as_adapter: bool = False,
     known: Callable[[Checkpoint], str | None] = lambda checkpoint: None,
     observe: Observer = ignore,
+    draft: Draft | None = None,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.
 
@@ -70,6 +75,7 @@ def write(
             does, rather than a full model; see ``soup.blending.stack``.
         known: content digests that need no reading, for a soup that stands there already.
         observe: told of progress.
+        draft: where its weights may have been written already.
 
     Raises:
         OutputError: ``out`` holds something that is not a soup, or there is no room.
@@ -88,20 +94,13 @@ def write(
     same = _same_soup(target, manifest, blend.reference.base, beside, known)
     if same is not None:
         return Written(target, same, reused=True)
-    from soup.blending import card, shards  # torch and yaml: only where something is to be written
+    from soup.blending import card  # yaml: only where something is to be written
 
-    infos = blend.reference.tensors.values()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _require_room(stacked.nbytes if stacked else sum(map(blend.nbytes_of, infos)), target)
-        with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
+        with _weights(blend, target, stacked, draft, observe) as (temporary, roots):
             temporary.chmod(0o777 & ~_umask())
             beside.write(temporary)
-            roots: Mapping[str, bytes] = {}
-            if stacked is not None:
-                shards.write_adapter(blend, stacked, temporary)
-            else:
-                roots = shards.write_weights(blend, temporary, f"write {target.name}", observe)
             blend.require_unchanged()
             made = open_checkpoint(temporary, base=blend.reference.base)
             digest = made.take_roots(roots) if stacked is None else made.digest
@@ -112,7 +111,7 @@ def write(
             _flush(temporary)
             kept = _swap_in(temporary, target, overwrite)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     if kept is not None:
         observe(Note(f"the earlier soup at {target.name} was kept as {kept.name}"))
     return Written(target, digest, reused=False)
@@ -179,6 +178,7 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         "reference": blend.reference.name,
         "members": [
             {"name": member.name, "digest": member.digest}
+            | _source(member)
             | ({"coefficient": coefficient} if method.weighted else {})
             for member, coefficient in zip(blend.members, blend.weights, strict=True)
         ],
@@ -186,6 +186,12 @@ def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, An
         **merging,
         **facts,
     }
+
+
+def _source(member: Checkpoint) -> dict[str, str]:
+    """Where a member was fetched from, at which revision."""
+    origin = origin_of(member.path)
+    return {} if origin is None else {"source": str(origin)}
 
 
 def _same_soup(
@@ -215,12 +221,23 @@ def _same_soup(
     return None
 
 
-def _require_room(needed: int, target: Path) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise OutputError(
-            f"{target}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
-        )
+@contextmanager
+def _weights(
+    blend: Blend, target: Path, stacked: Stack | None, draft: Draft | None, observe: Observer
+) -> Iterator[tuple[Path, Mapping[str, bytes]]]:
+    """A directory with the weights, to be filled up and renamed; and by tensor their roots."""
+    drafted = None if draft is None or stacked is not None else draft.take(blend)
+    if drafted is not None:
+        yield drafted
+        return
+    require_room(stacked.nbytes if stacked else blend.nbytes, target)
+    with holding.unfinished(target, lambda text: observe(Note(text))) as temporary:
+        if stacked is not None:
+            shards.write_adapter(blend, stacked, temporary)
+            yield temporary, {}
+        else:
+            task = f"write {target.name}"
+            yield temporary, shards.write_weights(blend, temporary, task, observe)
 
 
 def _flush(directory: Path) -> None:

@@ -27,6 +27,7 @@ from soup.checkpoints.inside import is_wrapped
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
 from soup.checkpoints.names import unwrapped
+from soup.checkpoints.origins import called
 from soup.checkpoints.safe import require_safe
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
@@ -200,11 +201,12 @@ def _open_base(
             revision = settings.get("revision")
             base = hub.cached(str(named), str(revision) if revision else None) or base
         if not base.is_dir():
+            fetch = f", or fetch it: --base hf://{named}" if hub.is_id(str(named)) else ""
             packed = _QUANTISED_NAME.search(str(named)) is not None
             raise CheckpointError(
                 f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
                 "nor in the hub's local cache; "
-                + (UNQUANTISED if packed else "name the base's directory with --base DIR")
+                + (UNQUANTISED if packed else f"name the base's directory with --base DIR{fetch}")
             )
     if isinstance(base, Checkpoint):
         itself, found = base.base is not None, base.path
@@ -218,12 +220,11 @@ def _open_base(
     path = Path(os.path.abspath(found))
     if hub.is_root(path):
         path = hub.snapshot(path)
-    known = hub.model_of(path)
     if isinstance(base, Checkpoint):
         parent = base
     else:
         try:
-            parent = open_model(path, known[0] if known else path.name)
+            parent = open_model(path, called(path))
         except QuantisedError as error:
             raise QuantisedError(
                 f"{directory}: a LoRA adapter on {path}, whose weights are quantised (QLoRA); "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.json_text import read_object
+from soup.checkpoints.origins import origin_of
 from soup.checkpoints.weights import ADAPTER
 
 
@@ -57,6 +58,8 @@ def _is_base(found: str, member: Checkpoint, base: Checkpoint) -> bool:
     if os.path.realpath(member.path / found) == os.path.realpath(base.path):
         return True
     called = [str(base.path), os.path.realpath(base.path), str(base.config.get("_name_or_path"))]
+    if (origin := origin_of(base.path)) is not None:
+        called.append(origin.where)
     return _last(found) in map(_last, called)
 
 

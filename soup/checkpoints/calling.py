@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soup.checkpoints import hub
+from soup.checkpoints.origins import Origin, origin_of
 from soup.errors import UsageError
 
 
@@ -27,6 +28,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
+    found = [hub.cached(str(path)) or path if not path.exists() else path for path in found]
     return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
@@ -35,8 +37,11 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
     The same path given twice gets ``#2`` behind its second name. A snapshot in a hub's cache is
     called by its model's id, with its revision where there are two of one model.
+    What was fetched is called by its address.
     """
-    parts = [_parts(Path(os.path.abspath(path))) for path in paths]
+    places = [Path(os.path.abspath(path)) for path in paths]
+    origins = [origin_of(place) for place in places]
+    parts = [_parts(place, known, origins) for place, known in zip(places, origins, strict=True)]
     names = []
     for index, own in enumerate(parts):
         depth = 1
@@ -48,14 +53,13 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _parts(path: Path) -> tuple[str, ...]:
+def _parts(path: Path, origin: Origin | None, others: Sequence[Origin | None]) -> tuple[str, ...]:
     """What a checkpoint is called by, last part first to be used."""
-    found = hub.model_of(path)
-    if found is None:
+    if origin is None:
         return path.parts
-    model, revision = found
-    others = sum(other.is_dir() for other in path.parent.iterdir()) if path.is_dir() else 1
-    return (*path.parts[:-3], f"{model}@{revision[:8]}" if others > 1 else model)
+    same = {other.revision for other in others if other and other.where == origin.where}
+    *front, last = origin.parts
+    return (*path.parts[:-3], *front, f"{last}@{origin.revision[:8]}" if len(same) > 1 else last)
 
 
 def index_of(reference: str | None, paths: Sequence[Path], names: Sequence[str]) -> int:

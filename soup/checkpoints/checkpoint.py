@@ -15,7 +15,7 @@ from soup.checkpoints import digests, names, quantised
 from soup.checkpoints.companions import Companions, brought, gather
 from soup.checkpoints.files import require_plain
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.soundness import Soundness, soundness
+from soup.checkpoints.soundness import Scan, Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
@@ -194,16 +194,42 @@ class Checkpoint:
             CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
                 have different values.
         """
-        stored = self.tensors if self.stored is None else self.stored
-        for one, other in self.ties:
-            self._prove_tie(stored[one], stored[other])
+        if self.updates:
+            for one, other in self.ties:
+                self._prove_tie(self._stored[one], self._stored[other])
+        read = self.read_for_digest
+        return self._take(digests.read_roots(read, progress or (lambda count: None)))
 
-        inputs = {name: self._inputs(name, stored) for name in sorted(stored)}
-        read = [info for every in inputs.values() for info in every]
-        found = digests.read_roots(read, progress or (lambda count: None))
+    @cached_property
+    def read_for_digest(self) -> list[TensorInfo]:
+        """The stored tensors that its digest is of; one of them may be there twice."""
+        return [info for every in self._inputs.values() for info in every]
+
+    def take_read(self, learned: digests.Learned) -> str:
+        """Its digest, and what is wrong with its values, from what somebody has read of them.
+
+        Args:
+            learned: of all that ``read_for_digest`` names; of a checkpoint without updates.
+
+        Raises:
+            CheckpointError: a file was changed meanwhile, or tied tensors have different values.
+        """
+        assert not self.updates, "ties of computed tensors are proven by computing them"
+        return self._take([learned.of(info) for info in self.read_for_digest])
+
+    def _take(self, found: Sequence[tuple[bytes, Scan]]) -> str:
+        """Conclude from what was found in the tensors of ``read_for_digest``."""
         self.require_unchanged()
+        read = self.read_for_digest
         values = soundness(zip(read, (scan for _, scan in found), strict=True))
-        return self._conclude(inputs, iter([root for root, _ in found]), values)
+        roots = [root for root, _ in found]
+        if not self.updates:
+            by_name = dict(zip(self._inputs, roots, strict=True))
+            for one, other in self.ties:
+                infos = self._stored[one], self._stored[other]
+                if infos[0].dtype != infos[1].dtype or by_name[one] != by_name[other]:
+                    raise self._untied(*infos)
+        return self._conclude(self._inputs, iter(roots), values)
 
     def take_roots(self, roots: Mapping[str, bytes]) -> str:
         """Its digest, from what was hashed while it was written; nothing is read.
@@ -220,10 +246,18 @@ class Checkpoint:
         inputs = {name: (self.tensors[name],) for name in sorted(self.tensors)}
         return self._conclude(inputs, iter([roots[name] for name in inputs]), Soundness())
 
-    def _inputs(self, name: str, stored: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
-        """The stored tensors that one of its tensors is made of."""
-        update = self.updates.get(name)
-        return (stored[name],) if update is None else tuple(update.inputs)
+    @property
+    def _stored(self) -> Mapping[str, TensorInfo]:
+        return self.tensors if self.stored is None else self.stored
+
+    @cached_property
+    def _inputs(self) -> dict[str, tuple[TensorInfo, ...]]:
+        """By name, sorted, the stored tensors that each of its tensors is made of."""
+        found = {}
+        for name in sorted(self._stored):
+            update = self.updates.get(name)
+            found[name] = (self._stored[name],) if update is None else tuple(update.inputs)
+        return found
 
     def _conclude(
         self,
@@ -241,16 +275,26 @@ class Checkpoint:
             if (update := self.updates.get(name)) is not None:
                 tensors.append(update.recipe.encode())
         found = digests.content_digest(tensors)
-        self.remember_digest(found, values)
-        vars(self)["_roots"] = {} if self.updates else own
+        self.remember_digest(found, values, own)
         return found
 
     @property
     def roots(self) -> Mapping[str, str]:
         """Of each tensor the root of its values (``digests``), where they were read or written by
-        this process; none of computed tensors.
+        this process, or are remembered; none of computed tensors.
         """
         return vars(self).get("_roots") or {}
+
+    def root_of(self, info: TensorInfo) -> str | None:
+        """The root of a stored tensor's values, by whatever name, where it is known."""
+        if not self.roots:
+            return None
+        known: dict[digests.Place, str] = vars(self).setdefault("_by_place", {})
+        if not known:
+            for name, infos in self._inputs.items():
+                if name in self.roots:
+                    known[digests.place(infos[0])] = self.roots[name]
+        return known.get(digests.place(info))
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
@@ -265,16 +309,28 @@ class Checkpoint:
                     f"adapter {which}; {UNTIE}"
                 )
         elif not same_bytes(one, other):
-            raise CheckpointError(
-                f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
-                "because another member stores only one of them), but their values differ; save it "
-                "again with them equal, or set tie_word_embeddings to false if they are not"
-            )
+            raise self._untied(one, other)
 
-    def remember_digest(self, digest: str, values: Soundness = Soundness()) -> None:
-        """Take a digest, and what is wrong with the values, so that nothing is read again."""
+    def _untied(self, one: TensorInfo, other: TensorInfo) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: {one.name} and {other.name} are tied (by its config.json, or "
+            "because another member stores only one of them), but their values differ; save it "
+            "again with them equal, or set tie_word_embeddings to false if they are not"
+        )
+
+    def remember_digest(
+        self,
+        digest: str,
+        values: Soundness = Soundness(),
+        roots: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a digest, what is wrong with the values, and by tensor the root of each, if known,
+        so that nothing is read again.
+        """
         vars(self)["digest"] = digest
         vars(self)["_values"] = values
+        if roots and not self.updates:
+            vars(self)["_roots"] = roots
 
     @property
     def soundness(self) -> Soundness | None:

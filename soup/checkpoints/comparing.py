@@ -35,6 +35,7 @@ def of_others(
         *_compare_configs(reference, member),
         *_added_tokens(reference, member),
         *_uncompared(reference, member),
+        *_undecided(reference, member),
     ]
 
 
@@ -208,6 +209,13 @@ def _uncompared(reference: Checkpoint, member: Checkpoint) -> list[str]:
         f"{member.name}: its tokenizer cannot be compared with {reference.name}'s ({which} differs "
         "and cannot be read here): be sure that their ids mean the same tokens"
     ]
+
+
+def _undecided(reference: Checkpoint, member: Checkpoint) -> list[str]:
+    """What a member lacks may come from several, which no soup of the reference's kind minds."""
+    if not member.undecided:
+        return []
+    return [f"{member.undecided}; a soup has {reference.name}'s; {member.name} cannot be scored"]
 
 
 def _compare_to_base(member: Checkpoint) -> list[Problem]:

@@ -67,6 +67,8 @@ ALWAYS_WRITTEN: Mapping[str, Any] = {
     "no_repeat_ngram_size": 0,
     "num_beam_groups": 1,
     "num_beams": 1,
+    "use_backbone_lora": 0,  # InternVL's, in merged models
+    "use_llm_lora": 0,
     "num_return_sequences": 1,
     "output_scores": False,
     "remove_invalid_values": False,

@@ -31,7 +31,7 @@ def differing(reference: Checkpoint, members: Sequence[Checkpoint]) -> list[str]
         f"{member.name}: differs from {reference.name} in {line}; by default each member is "
         f"scored with its own, a soup of several with {reference.name}'s"
         for member in members
-        if member.companions.digest != reference.companions.digest
+        if member.companions.digest != reference.companions.digest and not member.undecided
         for line in _lines(member.companions, reference.companions, reference.name)
     ]
 

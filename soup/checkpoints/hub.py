@@ -27,6 +27,11 @@ def cached(model: str, revision: str | None = None) -> Path | None:
     return snapshot(folder, revision) if folder.is_dir() else None
 
 
+def is_id(name: str) -> bool:
+    """Whether a name can be a model's on a hub."""
+    return _ID.fullmatch(name) is not None and not name.startswith(".")
+
+
 def cache() -> Path:
     """Where the cache is, by the environment variables of huggingface_hub."""
     if found := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from soup import markup
 from soup.checkpoints import comparing, shown
+from soup.checkpoints.arriving import arrive, elsewhere
 from soup.checkpoints.bases import other_bases
 from soup.checkpoints.buffers import leave_out
 from soup.checkpoints.calling import expand as expand  # known from here, too
@@ -23,6 +24,7 @@ from soup.checkpoints.problems import (
 from soup.checkpoints.problems import summary, together
 from soup.checkpoints.supplying import supply
 from soup.errors import PoolError, UsageError
+from soup.events import Observer, ignore
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,11 +71,15 @@ class Pool:
         base: str | os.PathLike[str] | None = None,
         reference: str | None = None,
         processor: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        observe: Observer = ignore,
     ) -> "Pool":
         """Open directories (quoted globs are expanded) and prove from headers that they blend.
 
+        What is elsewhere is fetched, when the headers of all have shown that they blend.
+
         Args:
-            paths: model directories.
+            paths: model directories, and addresses: ``hf://org/name``, ``https://…``.
             dtype: the output dtype, a key of ``tensors.ITEMSIZES``; with it, members may
                 differ in floating-point dtype.
             base: the model that the members were fine-tuned from: for methods that need it, and
@@ -82,13 +88,18 @@ class Pool:
             reference: the name (or path) of the member whose files the result takes after; by
                 default the first.
             processor: a directory that supplies what members lack, before the base.
+            cache: where to keep what is fetched, see ``soup.remote.cache``.
+            observe: told of what is fetched.
 
         Raises:
             UsageError: no path given, a glob that matches nothing, or a reference that is none.
             CheckpointError: a directory is not a readable checkpoint.
             PoolError: they do not fit; the message names tensor, member, expected and found.
         """
-        report = inspect(paths, dtype, base, reference, processor)
+        given = (paths, dtype, base, reference, processor, cache, observe)
+        report = inspect(*given)
+        if not report.problems and elsewhere(*paths, base):
+            report = inspect(*given, whole=True)
         if report.problems:
             first, *more = report.lines
             rest = f" (and {len(more)} more: `soup check` lists them)" if more else ""
@@ -146,6 +157,9 @@ def inspect(
     base: str | os.PathLike[str] | None = None,
     reference: str | None = None,
     processor: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    observe: Observer = ignore,
+    whole: bool = False,
 ) -> Report:
     """Open checkpoints and compare them with one of them; of weights nothing but headers is read.
 
@@ -156,12 +170,19 @@ def inspect(
             it, rather than the base that they name.
         reference: the name or path of the member to compare with; by default the first.
         processor: a directory with tokenizer, processor, template or code for members without.
+        cache: where to keep what is fetched, see ``soup.remote.cache``.
+        observe: told of what is fetched.
+        whole: fetch members that are elsewhere; else their headers alone, and the report's members
+            cannot be blended.
 
     Raises:
         UsageError: see ``expand``; or a reference that is no member.
         CheckpointError: a directory is not a readable checkpoint, or a file that the soup would
             get from it cannot be copied.
     """
+    paths, base, reference, processor = arrive(
+        paths, base, reference, processor, whole=whole, cache=cache, observe=observe
+    )
     directories = expand(paths)
     names = unique_names(directories)
     chosen = index_of(reference, directories, names)

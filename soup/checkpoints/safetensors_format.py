@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import distinct, parse
+from soup.checkpoints.outlines import whole_size
 from soup.checkpoints.tensors import (
     ITEMSIZES,
     LFS_POINTER,
@@ -29,7 +30,7 @@ def read_header(file: Path) -> list[TensorInfo]:
     """
     try:
         with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = whole_size(file, os.fstat(stream.fileno()).st_size)
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise UnfinishedError(f"{file}: {size} bytes, too short for a safetensors file")
@@ -74,7 +75,8 @@ def _tensor_info(file: Path, name: str, entry: dict[str, Any], base: int) -> Ten
             "dequantise the checkpoint to bfloat16, float16 or float32 first"
         )
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-    if not is_shape(shape) or not all(type(n) is int and n >= 0 for n in (start, stop)):
+    whole = type(start) is int and type(stop) is int and start >= 0 and stop >= 0
+    if not whole or not is_shape(shape):
         raise ValueError(f"tensor {name}: shape or offsets are no whole numbers from 0 on")
     if stop - start != prod(shape) * ITEMSIZES[dtype]:
         raise CheckpointError(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, Protocol
 
+from soup import compiled
 from soup.checkpoints.problems import TENSOR, Problem, patterns
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.words import counted, listed
@@ -37,7 +38,8 @@ class Scan:
     """One tensor's values, looked at block by block.
 
     Attributes:
-        largest: the greatest magnitude so far, as bits; of integers, whether any is not zero.
+        largest: the greatest magnitude so far, as bits (NaN is above Inf, and that above all
+            numbers); of integers, whether any is not zero.
         zeros: how many bytes at the end of what passed by are zero.
     """
 
@@ -45,10 +47,17 @@ class Scan:
         """``dtype`` is a key of ``ITEMSIZES``."""
         self._size = ITEMSIZES[dtype] if dtype in INFINITE else 1
         self._infinite = INFINITE.get(dtype)
+        self._dtype = dtype
         self._rest = b""
-        self._nan = self._inf = False
         self.largest = 0
         self.zeros = 0
+
+    @classmethod
+    def of(cls, dtype: str, largest: int, zeros: int) -> "Scan":
+        """What somebody else has found, see the attributes."""
+        found = cls(dtype)
+        found.largest, found.zeros = largest, zeros
+        return found
 
     def update(self, block: "memoryview | bytes") -> None:
         """Look at the bytes that come next; an element may be cut by a block's end."""
@@ -61,36 +70,43 @@ class Scan:
 
     def join(self, later: "Scan", size: int) -> None:
         """Take what another scan has found in the ``size`` bytes that come next."""
-        self._nan |= later._nan
-        self._inf |= later._inf
         self.largest = max(self.largest, later.largest)
         self.zeros = later.zeros + (self.zeros if later.zeros == size else 0)
 
     def _look(self, block: memoryview) -> None:
-        import numpy as np  # where bytes are read anyway: headers need none of it
-
-        bits = np.frombuffer(block, f"u{self._size}")
-        top = int(bits.max())
-        self.zeros = _zeros(block, self.zeros) if not block[-1] else 0
-        if self._infinite is None:
-            self.largest = max(self.largest, top)
-            return
-        # As unsigned numbers those with a sign are above all others; as signed ones, below.
-        sign = 1 << (8 * self._size - 1)
-        positive = int(bits.view(f"i{self._size}").max())
-        largest = max(positive, top - sign, 0)
-        self._nan |= largest > self._infinite
-        self._inf |= largest == self._infinite
+        if compiled.LIBRARY is not None:
+            largest = compiled.largest(block, self._dtype, self._size)
+        else:
+            largest = _largest(block, self._size, self._infinite is not None)
         self.largest = max(self.largest, largest)
+        self.zeros = zeros_behind(block, self.zeros)
 
     @property
     def kind(self) -> str | None:
         """``nan``, ``inf``, ``zero``; None for sound values, and for integers."""
         if self._infinite is None:
             return None
-        if self._nan or self._inf:
-            return "nan" if self._nan else "inf"
+        if self.largest >= self._infinite:
+            return "nan" if self.largest > self._infinite else "inf"
         return "zero" if not self.largest else None
+
+
+def _largest(block: memoryview, size: int, signed: bool) -> int:
+    """The greatest magnitude of elements of ``size`` bytes, as bits."""
+    import numpy as np  # only where there is no compiled loop
+
+    bits = np.frombuffer(block, f"u{size}")
+    top = int(bits.max())
+    if not signed:
+        return top
+    # As unsigned numbers those with a sign are above all others; as signed ones, below.
+    positive = int(bits.view(f"i{size}").max())
+    return max(positive, top - (1 << (8 * size - 1)), 0)
+
+
+def zeros_behind(block: memoryview, before: int = 0) -> int:
+    """Zero bytes at a block's end, with those ``before`` it where it is all zeros."""
+    return _zeros(block, before) if not block[-1] else 0
 
 
 def _zeros(block: memoryview, before: int) -> int:
@@ -145,7 +161,7 @@ class Soundness:
 
 def soundness(scans: Iterable[tuple[TensorInfo, Scan]]) -> Soundness:
     """What the scans of a checkpoint's tensors say; the same tensor may be among them twice."""
-    by_name = {(info.file, info.name): (info, scan) for info, scan in scans}
+    by_name = {(str(info.file), info.name): (info, scan) for info, scan in scans}
     found: dict[str, list[tuple[str, int]]] = {"nan": [], "inf": [], "zero": []}
     plain = factors = 0
     for info, scan in by_name.values():

@@ -39,9 +39,12 @@ def is_shape(shape: Sequence[object]) -> bool:
     """Whether these are the dimensions of a tensor that there can be."""
     if len(shape) > MOST_DIMENSIONS:
         return False
-    if not all(type(n) is int and 0 <= n <= MOST_ELEMENTS for n in shape):
-        return False
-    return prod(n for n in shape if type(n) is int and n) <= MOST_ELEMENTS
+    elements = 1
+    for length in shape:
+        if type(length) is not int or not 0 <= length <= MOST_ELEMENTS:
+            return False
+        elements *= length or 1
+    return elements <= MOST_ELEMENTS
 
 
 @dataclass(frozen=True)

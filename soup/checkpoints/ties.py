@@ -6,7 +6,7 @@ reference's choice: what it lacks becomes a second name of what it has, and what
 dropped once it is known to be equal (``Checkpoint.ties``, proven when its bytes are first read).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
     """
     if not may_be_tied(name):
         return None
-    others: Sequence[str] = EMBEDDINGS if _ends(name, HEADS) else HEADS
+    others = EMBEDDINGS if _ends(name, HEADS) else HEADS
     found = [
         (_common(name, info.name), info.name)
         for info in tensors.values()
@@ -68,7 +68,9 @@ def may_be_tied(name: str) -> bool:
     return _ends(name, HEADS + EMBEDDINGS)
 
 
-def _ends(name: str, endings: Sequence[str]) -> bool:
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    if not name.endswith(endings):  # nearly all: there may be tens of thousands
+        return False
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 

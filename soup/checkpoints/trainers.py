@@ -86,7 +86,7 @@ def _deepspeed(directory: Path, names: list[str]) -> str | None:
     steps = [n for n in names if re.fullmatch(r"global_step_?\d+", n)]
     tags = [n for n in steps if _holds(directory / n, "*_model_states.pt", "*_optim_states.pt")]
     tags += [n for n in names if n == "pytorch_model" and _holds(directory / n, "*_states.pt")]
-    if not tags and _holds(directory, "*_model_states.pt"):
+    if not tags and _holds(directory, "*_model_states.pt", "*_optim_states.pt"):
         return (
             f"a part of a DeepSpeed checkpoint; did you mean {directory.parent}, where "
             "zero_to_fp32.py makes a model of it?"

@@ -27,10 +27,10 @@ both, and docs/statistics.md for what this one keeps of its promise.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
+from soup.choosing.difference import Corrected as Corrected  # known from here, too
 from soup.choosing.quantiles import normal
 from soup.choosing.statistics import Array
 
@@ -55,19 +55,6 @@ class Trial:
     before: int
     member: int
     size: int
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """Points of gain to expect on new questions, and a 95% interval."""
-
-    gain: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"gain": self.gain, "low": self.low, "high": self.high}
 
 
 def corrected_gain(

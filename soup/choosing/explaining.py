@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from soup.choosing.foreseeing import detectable
 
 if TYPE_CHECKING:
+    from soup.choosing.difference import Difference
     from soup.choosing.likeness import Likeness
     from soup.choosing.lines import Line
-    from soup.choosing.statistics import Difference
 
 ALIKE = 0.05
 """Share of questions below which members are too much alike to help each other."""

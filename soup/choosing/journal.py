@@ -188,7 +188,8 @@ class Journal:
         record = self._digest_record(checkpoint)
         if record is None or not isinstance(record.get("values"), dict):
             return False
-        checkpoint.remember_digest(record["digest"], Soundness.of_json(record["values"]))
+        found, values = record["digest"], Soundness.of_json(record["values"])
+        checkpoint.remember_digest(found, values, self.roots_of(found))
         return True
 
     def _digest_record(self, checkpoint: Checkpoint) -> dict[str, Any] | None:

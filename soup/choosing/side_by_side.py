@@ -14,7 +14,7 @@ from soup.choosing.scoring import Result, recorded, result_key
 from soup.errors import JournalError, UsageError
 
 if TYPE_CHECKING:
-    from soup.choosing.statistics import Difference
+    from soup.choosing.difference import Difference
 
 VERSION = 1
 

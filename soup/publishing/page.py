@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from soup import markup
-from soup.choosing.leaderboard import number
+from soup.choosing.figures import number
 from soup.publishing.gate import BETTER
 from soup.publishing.night import Night
 from soup.words import counted

@@ -13,6 +13,7 @@ from typing import Any
 
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
+from soup.checkpoints.origins import origin_of
 from soup.checkpoints.pool import expand, inspect, unique_names
 from soup.checkpoints.problems import summary
 from soup.checkpoints.soundness import problems as unsound
@@ -162,6 +163,8 @@ def _base_of(opening: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _require_settled(path: Path, looked: Looks, settle: float, now: float) -> None:
+    if origin_of(path) is not None:
+        return  # fetched: it is there only when it is complete
     for name, (_, changed) in looked.items():
         age = now - changed / 1e9
         if abs(age) < settle:  # a clock that is far ahead, as on a network disk, is not "just now"

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soup.choosing.figures import number, p_value
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import (
-    Leaderboard,
-    SoupRow,
-    last_leaderboard,
-    leaderboard_of,
-    number,
-    p_value,
-)
+from soup.choosing.leaderboard import Leaderboard, SoupRow
 from soup.choosing.naming import Named
+from soup.choosing.retelling import last_leaderboard, leaderboard_of
 from soup.choosing.side_by_side import SideBySide, side_by_side
 from soup.errors import JournalError, SoupError
 from soup.reporting.cost import Cost, cost_of

@@ -11,7 +11,8 @@ from importlib import resources
 from typing import Any
 
 from soup._version import __version__
-from soup.choosing.leaderboard import NOISE, Row, SoupRow, gained, number, percent, sure
+from soup.choosing.figures import NOISE, gained, number, percent, sure
+from soup.choosing.leaderboard import Row, SoupRow
 from soup.choosing.likeness import Likeness
 from soup.choosing.lines import Line
 from soup.choosing.side_by_side import Compared, SideBySide

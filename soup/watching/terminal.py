@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from soup.events import Event, Note
 from soup.watching import lines
 from soup.watching.tasks import Task, Tasks
+from soup.words import folded
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -92,6 +93,7 @@ class Watch:
 
     def _print(self, text: str, warning: bool = False) -> None:
         style = "yellow" if warning else ""
+        text = folded(text, self._console.width if self._console.is_terminal else None)
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _print_now_and_then(self) -> None:

@@ -27,6 +27,32 @@ def test_distances_are_those_of_all_weights(pool_paths: list[Path], threads: int
     assert found.tolist() == squared_distances(members, threads=2, chunk=7)
 
 
+def test_of_large_members_a_sample_tells_the_angles(tmp_path: Path) -> None:
+    """A thirtieth of the weights, though some rows and tensors change far more than others."""
+    torch.manual_seed(0)
+    shapes = {"embed": (4000, 64), "up": (512, 256), "down": (256, 512), "norm": (64,)}
+    scale = {k: torch.rand(shape[0], *[1] * (len(shape) - 1)) ** 3 for k, shape in shapes.items()}
+    base = {name: torch.randn(shape) for name, shape in shapes.items()}
+    shared = {name: torch.randn(shape) * scale[name] for name, shape in shapes.items()}
+    paths = [make_checkpoint(tmp_path / "base", base)]
+    for k in range(2):
+        own = {name: base[name] + shared[name] + torch.randn(shapes[name]) for name in shapes}
+        paths.append(make_checkpoint(tmp_path / f"run-{k}", own))
+    members = [open_checkpoint(path) for path in paths]
+    read: list[Event] = []
+    rows = squared_distances(members, read.append, most=17_000, piece=64)
+    found = torch.tensor(rows, dtype=torch.float64)
+    whole = by_hand(paths)
+
+    def cosine(d: torch.Tensor) -> float:
+        return float((d[0, 1] + d[0, 2] - d[1, 2]) / 2 / (d[0, 1] * d[0, 2]).sqrt())
+
+    assert cosine(found) == pytest.approx(cosine(whole), abs=0.03)
+    assert torch.allclose(found, whole.double(), rtol=0.1)
+    total = max(event.total for event in read if isinstance(event, Progress))
+    assert sum(member.nbytes for member in members) > 25 * total
+
+
 def test_progress_counts_every_byte_once(pool_paths: list[Path]) -> None:
     """In steps that rise, to all that is read."""
     events: list[Event] = []

@@ -24,15 +24,15 @@ from tests.conftest import make_checkpoint, random_tensors
 kernel = pytest.importorskip("soup.blending.kernel", reason="no compiler when soup was installed")
 TILE = 128  # of kernel.c
 PAGE = 4096 // 2  # elements
-TORCH = {"BF16": torch.bfloat16, "F32": torch.float32}
-RAW = {"BF16": torch.int16, "F32": torch.int32}
+TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+RAW = {"BF16": torch.int16, "F16": torch.int16, "F32": torch.int32}
 
 
 def merged(
     rows: list[torch.Tensor], out: str, factors: list[float] | None, sums: Any = None
 ) -> torch.Tensor | None:
     """What the kernel makes of some rows; their float64 sums, too, where there is room given."""
-    dtype = "BF16" if rows[0].dtype is torch.bfloat16 else "F32"
+    dtype = next(name for name, found in TORCH.items() if found is rows[0].dtype)
     loop = kernel.Loop(dtype, out, len(rows[0]))
     with tempfile.TemporaryFile(buffering=0) as file:
         offsets = []
@@ -49,8 +49,8 @@ def merged(
     seed=st.integers(0, 2**31),
     count=st.integers(1, 6),
     length=st.sampled_from([1, 7, TILE - 1, TILE, 3 * TILE + 5, 17 * TILE + 7]),
-    dtype=st.sampled_from(["BF16", "F32"]),
-    out=st.sampled_from(["BF16", "F32"]),
+    dtype=st.sampled_from(["BF16", "F16", "F32"]),
+    out=st.sampled_from(["BF16", "F16", "F32"]),
     weighted=st.booleans(),
     wide=st.booleans(),
 )
@@ -62,11 +62,13 @@ def test_the_kernel_gives_the_bits_of_sum_and_round(
     rows = []
     for _ in range(count):
         if wide:  # every bit pattern is as likely, down to subnormals
-            size = 16 if dtype == "BF16" else 32
+            size = 32 if dtype == "F32" else 16
             high = 1 << (size - 1)
             bits = torch.randint(-high, high, (length,), generator=generator)
             row = bits.to(RAW[dtype]).view(TORCH[dtype])
-            row = torch.where(row.float().abs() < 1e36, row, torch.zeros_like(row))
+            row = torch.where(
+                row.float().abs() < (1e3 if out == "F16" else 1e36), row, torch.zeros_like(row)
+            )
         else:
             row = torch.randn(length, generator=generator).to(TORCH[dtype])
         rows.append(row)
@@ -117,8 +119,25 @@ def test_sums_are_divided_as_if_by_a_division(
     assert torch.equal(found.view(RAW[out]), expected.view(RAW[out]))
 
 
+@given(
+    divisor=st.integers(1, 1 << 20),
+    bits=st.integers(0, 0x7BFE),
+    negative=st.booleans(),
+)
+def test_float16_is_rounded_as_if_by_a_division(divisor: int, bits: int, negative: bool) -> None:
+    """Quotients about a float16, and about what is half way to the next; subnormal ones, too."""
+    pair = torch.tensor([bits, bits + 1], dtype=torch.int16).view(torch.float16).double()
+    turns = torch.stack([pair[0], pair.mean()]) * (-1 if negative else 1)
+    sums = (turns[:, None] * divisor * (1 + torch.arange(-9, 10) * 2.0**-52)).flatten()
+    loop = kernel.Loop("F32", "F16", len(sums))
+    found = loop.merge([], len(sums), None, divisor, before=sums.numpy())
+    expected = round_once(sums / divisor, torch.float16)
+    assert found is not None
+    assert torch.equal(found.view(torch.int16), expected.view(torch.int16))
+
+
 @settings(max_examples=100)
-@given(seed=st.integers(0, 2**31), out=st.sampled_from(["BF16", "F32"]))
+@given(seed=st.integers(0, 2**31), out=st.sampled_from(["BF16", "F16", "F32"]))
 def test_the_kernel_rounds_sums_made_elsewhere(seed: int, out: str) -> None:
     """Those of LoRA members: the bits of the plain way, or None where one is not finite."""
     generator = torch.Generator().manual_seed(seed)
@@ -135,10 +154,15 @@ def test_the_kernel_rounds_sums_made_elsewhere(seed: int, out: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_left_to_who_can_name_it(bad: float) -> None:
     """NaN with any payload, Inf, and overflow of the output give no result."""
-    for dtype in ("BF16", "F32"):
+    for dtype in ("BF16", "F16", "F32"):
         row = torch.ones(TILE + 3, dtype=TORCH[dtype])
         row[-1] = bad
         assert merged([row, row], dtype, None) is None
+    most = torch.full((TILE,), 65504.0, dtype=torch.float16)
+    assert merged([most, most], "F16", None) is not None
+    assert merged([most, most], "F16", [1.0, 1.0]) is None
+    assert merged([torch.tensor([65520.0])], "F16", None) is None  # a tie that goes to Inf
+    assert merged([torch.tensor([65519.0])], "F16", None) is not None
     payload = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     assert merged([payload], "BF16", None) is None
     assert merged([torch.tensor([3.4e38])], "BF16", None) is None  # rounds up to Inf

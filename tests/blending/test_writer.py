@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soup.blending import writer
+from soup.blending import room
 from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
@@ -267,7 +267,7 @@ def test_no_room_is_known_before_writing(
 ) -> None:
     """The free space is looked at first (a fake figure: a full disk cannot be had here)."""
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="needs 0.00 GB, but only 0.00 GB are free"):
         write(blend_of(pool_paths), tmp_path / "out")
     assert not (tmp_path / "out").exists()

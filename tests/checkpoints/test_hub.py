@@ -72,3 +72,21 @@ def test_a_base_named_by_its_id_is_found_in_the_cache(
         tmp_path / "old", factors, base_model_name_or_path="org/base", revision="0123"
     )
     assert open_checkpoint(other).home == old
+
+
+def test_ids_in_the_cache_are_members_and_bases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``org/name`` as it is; a directory of that name here comes first."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    made = snapshot(tmp_path / "cache", "org/base", "abcd")
+    factors = {f"layers.0.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
+    adapter = make_adapter(tmp_path / "lora", factors)
+    pool = Pool.open("org/base", adapter, base="org/base")
+    assert [member.name for member in pool.members] == ["org/base", "lora"]
+    assert {member.home for member in pool.members} == {made}
+    make_checkpoint(tmp_path / "org/base", random_tensors(1))
+    assert Pool.open("org/base").reference.path == tmp_path / "org/base"
+    with pytest.raises(CheckpointError, match="org/none: expected a model directory"):
+        Pool.open("org/none")

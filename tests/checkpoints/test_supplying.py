@@ -73,6 +73,12 @@ def test_members_that_have_it_must_agree(tmp_path: Path) -> None:
     (problem,) = inspect(paths).problems
     assert "a has no processor, and b and others, which have one, differ in it" in str(problem)
     assert "--processor" in str(problem)
+    report = inspect(paths, reference="b")
+    assert not report.problems
+    assert [line for line in report.warnings if "a has no processor" in line] == [
+        f"{report.members[0].undecided}; a soup has b's; a cannot be scored"
+    ]
+    assert not any(line.startswith("a: differs") for line in report.warnings)
     same = {**WHOLE, "preprocessor_config.json": '{ "size": 8, "processor_class": "P" }'}
     (paths[2] / "preprocessor_config.json").write_text(same["preprocessor_config.json"])
     assert not inspect(paths).problems

@@ -196,3 +196,14 @@ def test_a_huge_directory_is_not_walked(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(trainers, "KINDS", (lambda directory, names: looked.append(names),))
     assert trainers.advice(tmp_path) is None
     assert len(looked[0]) == 3
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_a_part_of_a_deepspeed_checkpoint_names_the_whole(tmp_path: Path, kind: str) -> None:
+    """Its step's folder, whichever states lie in it, as ZeRO-1 and 2 leave them."""
+    folder = tmp_path / "run" / "global_step_7"
+    folder.mkdir(parents=True)
+    (folder / f"bf16_zero_pp_rank_0_mp_rank_00_{kind}_states.pt").write_bytes(b"x")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"did you mean {tmp_path}/run, where zero_to_fp32"):
+        open_checkpoint(folder)

@@ -8,7 +8,6 @@ import pytest
 
 from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import leaderboard_of
 from soup.choosing.rescoring import (
     Change,
     Scored,
@@ -18,6 +17,7 @@ from soup.choosing.rescoring import (
     scored_in,
     verdict,
 )
+from soup.choosing.retelling import leaderboard_of
 from soup.choosing.scoring import Benchmark, Result
 from soup.errors import BenchmarkError, JournalError
 from soup.evaluators.fake import FakeScorer

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from soup.cli.app import app
+from soup.cli.app import application
 from tests.cli.test_cli import run
 
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(typer.main.get_command(application()).commands)  # type: ignore[attr-defined]
 WIDE = 45
 """Characters that a description has at least."""
 

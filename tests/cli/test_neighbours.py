@@ -45,6 +45,39 @@ def test_a_folder_of_data_called_soup_is_no_matter(tmp_path: Path) -> None:
     assert soup(tmp_path, "--version").stdout.startswith("soup ")
 
 
+EDITED = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import spec_from_file_location
+
+class Edited:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "soup":
+            return spec_from_file_location(name, {ours!r} + "/__init__.py")
+        return PathFinder.find_spec(name, [{ours!r}]) if name.startswith("soup.") else None
+
+sys.meta_path.insert(sys.meta_path.index(PathFinder) + 1, Edited)
+"""
+"""What setuptools puts behind Python's own finder for a package that is installed to be edited."""
+
+
+def test_nor_is_it_where_ours_is_installed_to_be_edited(tmp_path: Path) -> None:
+    """There Python finds that folder first."""
+    (tmp_path / "soup" / "model").mkdir(parents=True)
+    (tmp_path / "site").mkdir()
+    code = EDITED.format(ours=str(ROOT / "soup"))
+    (tmp_path / "site" / "sitecustomize.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "soup", "--version"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("soup "), done.stderr
+
+
 def test_the_command_is_not_taken_in_by_a_package_called_soup(tmp_path: Path) -> None:
     """`python -m soup` would run that one, which nothing of ours can help; `soup` does not."""
     (tmp_path / "soup").mkdir()

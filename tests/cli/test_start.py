@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from soup import compiled
 from soup.checkpoints.pool import Pool
 from soup.cli.app import main
 from soup.evaluators.fake import FakeScorer
@@ -17,6 +18,8 @@ from tests.conftest import make_adapter, make_checkpoint, make_torch_checkpoint,
 SLOW = ("torch", "scipy", "pydantic", "transformers", "vlmeval", "pandas")
 HEAVY = (*SLOW, "numpy")
 BARS = ("rich.progress", "soup.cli.progress")
+OTHERS = ("soup.cli.soups", "soup.cli.nightly", "soup.cli.demo", "rich.markdown", "rich.traceback")
+"""Commands that were not asked for, and parsers that nobody needs."""
 WORK = ("soup.run", "soup.blending.blend", "soup.evaluators.workers.scorer", *BARS)
 
 SPY = """
@@ -41,14 +44,14 @@ def imported(cwd: Path, *arguments: str) -> tuple[int, set[str]]:
     ("arguments", "code", "never"),
     [
         (["--version"], 0, (*HEAVY, *WORK, "rich.console")),
-        (["--help"], 0, HEAVY + WORK),
-        (["greedy", "--help"], 0, HEAVY + WORK),
-        (["greedy", "--nope"], 2, HEAVY + WORK),
-        (["families"], 0, HEAVY + BARS),
-        (["leaderboard"], 1, HEAVY + BARS),
+        (["--help"], 0, (*HEAVY, *WORK, *OTHERS[3:])),
+        (["greedy", "--help"], 0, (*HEAVY, *WORK, *OTHERS[1:])),
+        (["greedy", "--nope"], 2, (*HEAVY, *WORK, *OTHERS[1:], "rich.console")),
+        (["families"], 0, (*HEAVY, *BARS, *OTHERS, "soup.choosing.journal")),
+        (["leaderboard"], 1, (*HEAVY, *BARS, *OTHERS)),
         (["greedy", "ckpts/*"], 2, HEAVY),
         (["greedy", "ckpts/*", "--method", "none", "--bench", "MMStar"], 2, HEAVY),
-        (["check", "ckpts/*"], 0, (*HEAVY, "rich.progress")),
+        (["check", "ckpts/*"], 0, (*HEAVY, *OTHERS, "rich.progress")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -63,11 +66,15 @@ def test_what_a_quick_command_does_not_import(
     assert sorted(modules.intersection(never)) == []
 
 
-def test_a_scored_run_is_shown_again_without_scipy(tmp_path: Path) -> None:
-    """How sure differences are takes numpy alone."""
+def test_a_scored_run_is_shown_again_without_arithmetic(tmp_path: Path) -> None:
+    """How sure its differences are was kept; worked out again, it takes numpy alone."""
     paths = [make_checkpoint(tmp_path / f"run-{k}", random_tensors(k)) for k in range(3)]
     settings = Settings(benchmarks=["a", "b"], work=tmp_path / ".soup", out=tmp_path / "out")
     make("greedy", Pool.open(*paths), FakeScorer(samples=40), settings)
+    found, modules = imported(tmp_path, "leaderboard")
+    assert found == 0
+    assert sorted(modules.intersection((*HEAVY, *BARS, *OTHERS))) == []
+    (tmp_path / ".soup" / "differences.json").unlink()
     found, modules = imported(tmp_path, "leaderboard")
     assert found == 0
     assert "numpy" in modules
@@ -121,13 +128,13 @@ def test_torch_files_are_checked_without_torch(tmp_path: Path) -> None:
     assert sorted(modules.intersection(HEAVY)) == []
 
 
-def test_a_soup_that_stands_there_is_known_without_torch(tmp_path: Path) -> None:
-    """The same average again: nothing is to be computed, and nothing is read again."""
+def test_an_average_needs_no_torch_and_is_known_again(tmp_path: Path) -> None:
+    """The compiled loop computes it; the same once more: nothing is read or computed again."""
     for k in range(2):
         make_checkpoint(tmp_path / "ckpts" / f"run-{k}", random_tensors(k))
     first, modules = imported(tmp_path, "average", "ckpts/*", "-q")
     assert first == 0
-    assert "torch" in modules
+    assert compiled.LIBRARY is None or sorted(modules.intersection(HEAVY)) == []
     journal = tmp_path / ".soup" / "journal.jsonl"
     digests = journal.read_text().count('"kind":"digest"')
     assert digests == 3  # two members and the soup

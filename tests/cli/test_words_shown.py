@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soup.cli.app import app
+from soup.cli.app import application
 from soup.cli.values import options_of
 from tests.cli.test_cli import fails, run
 from tests.conftest import CONFIG, make_checkpoint, random_tensors
@@ -49,7 +49,7 @@ def test_soup_toml_says_where_and_what_is_wanted(tmp_path: Path, text: str, mess
 
 def test_every_option_has_a_type_that_is_checked() -> None:
     """A new option of a type that soup.toml cannot have would be seen here."""
-    for command in app.registered_commands:
+    for command in application().registered_commands:
         assert command.callback is not None
         for name, option in options_of(command.callback).items():
             assert option.wanted, name

@@ -102,6 +102,11 @@ def test_records_of_json_and_parquet_are_words_too(tmp_path: Path) -> None:
     dataset = vlmevalkit.Dataset(str(tmp_path / "c.parquet"), tmp_path / "cache")
     found = dataset.evaluate(["Seven", "7", "none"], tmp_path / "kept.tsv")
     assert found.outcomes == {"10": 1.0, "11": 0.0, "12": 1.0}
+    assert "not text" not in "".join(dataset.own.notes)
+    numbers = records.drop_columns("answer").append_column("answer", pyarrow.array([1.10, 2, 3]))
+    parquet.write_table(numbers, tmp_path / "d.parquet")
+    (note,) = vlmevalkit.Dataset(str(tmp_path / "d.parquet"), tmp_path / "cache").own.notes
+    assert "d.parquet: answer: not text but double" in note
 
 
 def test_a_sheet_is_read_where_it_is_certain_what_it_shows(tmp_path: Path) -> None:

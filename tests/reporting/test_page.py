@@ -12,7 +12,7 @@ import pytest
 from soup.checkpoints.pool import Pool
 from soup.choosing.confident import Stopped
 from soup.choosing.journal import Journal
-from soup.choosing.leaderboard import last_leaderboard
+from soup.choosing.retelling import last_leaderboard
 from soup.errors import JournalError, ScoringError
 from soup.reporting.cost import cost_of
 from soup.reporting.facts import command_of, gather

@@ -80,7 +80,6 @@ CHANGES: dict[str, Callable[[Place, pytest.MonkeyPatch], object]] = {
         place.root / "torch.dist-info" / "direct_url.json"
     ).write_text(json.dumps({"dir_info": {"editable": True}})),
     "variable": lambda place, patch: patch.setenv("CUDA_VISIBLE_DEVICES", "7"),
-    "directory": lambda place, patch: patch.chdir(place.root),
     "request": lambda place, patch: place.request.update(source="parity.tsv"),
     "damaged": lambda place, patch: (place.root / "work" / "known.json").write_text("{"),
 }
@@ -96,6 +95,35 @@ def test_an_answer_counts_until_something_changes(
         "files": [str(place.root / "digit.tsv"), str(place.root / ".env")],
     }
     CHANGES[change](place, monkeypatch)
+    assert place.answer() is None
+
+
+def test_where_the_command_stands_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table is the same file however it is spelled, and a worker finds nothing by where it is."""
+    place.request["source"] = str(place.root / "digit.tsv")
+    place.remember()
+    monkeypatch.chdir(place.root)
+    assert place.answer() is not None
+    place.request["source"] = "digit.tsv"
+    assert place.answer() is not None
+    (place.root / "model" / "digit.tsv").write_text("index")
+    monkeypatch.chdir(place.root / "model")
+    assert place.answer() is None
+
+
+@pytest.mark.parametrize("value", ["here", "cache/hub", "./hub", "/usr/lib::/lib"])
+def test_a_variable_that_is_a_path_from_here_ties_an_answer_to_the_directory(
+    place: Place, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From elsewhere it is another path, so a worker is asked there."""
+    (place.root / "here").mkdir()
+    monkeypatch.chdir(place.root)
+    monkeypatch.setenv("HF_HOME", value)
+    place.remember()
+    assert place.answer() is not None
+    monkeypatch.chdir(place.root / "here")
     assert place.answer() is None
 
 

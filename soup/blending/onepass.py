@@ -1,0 +1,377 @@
+"""An average from files to files in one pass, without torch.
+
+While a run of elements is in a core's cache it is compared, hashed, looked at for what is not
+finite, summed, rounded, hashed again and written: whatever is wanted of bytes costs no reading of
+its own. Members whose digests are not known are learned that way; what of the result depends on the
+order of members, which their digests decide, is done again once they are known.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soup import compiled
+from soup.blending.blend import Blend
+from soup.blending.common import equal, roots
+from soup.blending.layout import Layout
+from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place, workers
+from soup.checkpoints.soundness import INFINITE, zeros_behind
+from soup.checkpoints.tensors import ITEMSIZES
+from soup.errors import CheckpointError
+from soup.events import Observer, Progress
+
+Otherwise = Callable[[Blend, Piece], memoryview]
+"""The bytes of a piece as the plain way makes them, or its error, which names what is wrong."""
+
+
+@dataclass
+class Written:
+    """What one pass leaves.
+
+    Attributes:
+        hasher: of the result.
+        known: roots of tensors that were copied whole.
+        unsettled: runs whose result may depend on the order of members, which was not known.
+        unsound: whether a member that was learned holds what is not finite: the result is not
+            whole then, and the member's soundness says so.
+    """
+
+    hasher: Hasher
+    known: dict[str, bytes] = field(default_factory=dict)
+    unsettled: list[Run] = field(default_factory=list)
+    unsound: bool = False
+
+    def roots(self) -> dict[str, bytes]:
+        """By tensor of the result the root of its values."""
+        return self.hasher.roots() | self.known
+
+
+def write(
+    blend: Blend,
+    layout: Layout,
+    otherwise: Otherwise,
+    task: str,
+    observe: Observer,
+    threads: int | None = None,
+    learn: Sequence[Checkpoint] = (),
+) -> Written | None:
+    """Write a blend's tensors to their places.
+
+    Args:
+        blend: one that ``soup.blending.runs.serves``.
+        layout: where its tensors go.
+        otherwise: asked where the compiled loop met what it has no words for.
+        task: the name of the work, for progress (bytes read).
+        observe: told of progress.
+        threads: how many; by default all cores, fewer for a small blend.
+        learn: members whose digests are wanted; they have them afterwards. While there are any the
+            order of members counts as not known.
+
+    Returns:
+        What was written; None, with nothing done, where a file cannot be mapped.
+
+    Raises:
+        BlendError, CheckpointError: as ``soup.blending.streaming.stream``.
+    """
+    sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
+    common = frozenset() if learn else equal(blend)
+    runs = list(of_blend(blend, layout, common))
+    read = {place(m.tensors[name]) for name in sizes for m in learn}
+    rest = {place(info): info for m in learn for info in m.read_for_digest}
+    runs += of_others([info for key, info in rest.items() if key not in read])
+    known = roots(blend, common)
+    hasher = Hasher({name: size for name, size in sizes.items() if name not in known})
+    written = Written(hasher, known)
+    learned = Learned() if learn else None
+    with ExitStack() as stack:
+        files = _mapped(runs, stack)
+        if files is None:
+            return None
+        wanted = [k for k, member in enumerate(blend.members) if member in learn]
+        one = _Pass(blend, layout, otherwise, files, learned, frozenset(wanted), written)
+        one.all(runs, task, observe, threads)
+    for member in learn:
+        assert learned is not None
+        member.take_read(learned)
+    return written
+
+
+def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written) -> bool:
+    """Do again what depends on the order of members, now that the blend has it.
+
+    Returns:
+        False where a file cannot be mapped any more.
+    """
+    order = {info.name: info for info in blend.reference.tensors.values()}
+    again = []
+    for run in written.unsettled:
+        rows = []
+        for member in blend.members:
+            tensor = member.tensors[run.pieces[0].info.name]
+            start = run.pieces[0].start * ITEMSIZES[run.dtype]
+            rows.append((tensor.file, tensor.offset + start))
+        pieces = [Piece(order[p.info.name], p.start, p.count) for p in run.pieces]
+        again.append(Run(run.kind, pieces, rows, run.dtype, run.out, run.count))
+    written.unsettled = []
+    with ExitStack() as stack:
+        files = _mapped(again, stack)
+        if files is None:
+            return False
+        one = _Pass(blend, layout, otherwise, files, None, frozenset(), written)
+        for run in again:
+            one.do(run, memoryview(bytearray(CHUNK * 4)))
+    return True
+
+
+def _mapped(runs: Sequence[Run], stack: ExitStack) -> dict[Path, compiled.Mapped] | None:
+    """Every file that is read, in our address space; None where one cannot be."""
+    compiled.guard()
+    files: dict[Path, compiled.Mapped] = {}
+    for path in dict.fromkeys(path for run in runs for path, _ in run.rows):
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        stack.callback(os.close, handle)
+        try:
+            files[path] = compiled.Mapped(handle)
+        except (OSError, ValueError):  # some file systems cannot
+            return None
+    return files
+
+
+@dataclass
+class _Pass:
+    """Everything that the threads of one pass share."""
+
+    blend: Blend
+    layout: Layout
+    otherwise: Otherwise
+    files: dict[Path, compiled.Mapped]
+    learned: Learned | None
+    wanted: frozenset[int]
+    written: Written
+    faults: int = field(default_factory=compiled.faults)
+
+    def all(self, runs: Sequence[Run], task: str, observe: Observer, threads: int | None) -> None:
+        """Do all runs, by threads."""
+        total = sum(run.nbytes * len(run.rows) for run in runs)
+        threads = threads or workers(total, sum(len(run.pieces) * len(run.rows) for run in runs))
+        work: Iterator[Run] = iter(runs)
+        lock = threading.Lock()
+        failed = threading.Event()
+        done = released = 0
+
+        def some() -> None:
+            nonlocal done, released
+            result = memoryview(bytearray(CHUNK * 4))
+            try:
+                while not failed.is_set():
+                    with lock:
+                        run = next(work, None)
+                    if run is None:
+                        break
+                    self.do(run, result)
+                    with lock:
+                        done += run.nbytes * len(run.rows)
+                        observe(Progress(task, done, total, "B"))
+                        if done - released >= compiled.RELEASE:
+                            released = done
+                            for file in self.files.values():
+                                file.release()
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(threads) as executor:
+            try:
+                for future in [executor.submit(some) for _ in range(threads)]:
+                    future.result()
+            except BaseException:  # Ctrl-C, too: the others stop after their run
+                failed.set()
+                raise
+
+    def do(self, run: Run, result: memoryview) -> None:
+        """One run; ``result`` has room for its elements in any dtype."""
+        if run.kind == "same" and self._copied(run):
+            return
+        places = [(self.files[path], offset) for path, offset in run.rows]
+        if any(offset + run.nbytes > file.size for file, offset in places):
+            self._plainly(run)  # it had shrunk before it was mapped
+            return
+        rows = compiled.addresses([file.address + offset for file, offset in places])
+        compiled.populate(rows, run.nbytes)
+        first = compiled.alike(rows, run.nbytes) if len(places) > 1 else [0]
+        views = [file.bytes[offset : offset + run.nbytes] for file, offset in places]
+        seen, finite, settled = self._look(run, views, rows, first)
+        if run.kind == "look":
+            self._require_read(run)
+            return
+        if not finite and self.learned is not None:
+            self.written.unsound = True  # said of all members at once, when all are learned
+            return
+        source: memoryview | None = None
+        digests: Sequence[bytes] | None = None
+        if not finite:
+            pass
+        elif not any(first) and run.kind in ("blend", "same") and self._keeps(run):
+            source, digests = views[0], seen
+        elif run.kind == "take" or (run.kind == "copy" and not any(first)):
+            source, digests, settled = views[0], seen, not any(first)
+        elif run.kind == "blend" and self._merged(run, places, rows, result):
+            source = result[: run.count * ITEMSIZES[run.out]]
+        if source is None or compiled.faults() != self.faults:
+            self._plainly(run)
+            return
+        self._put(run, source, digests)
+        if self.learned is not None and not settled:
+            self.written.unsettled.append(run)
+
+    def _keeps(self, run: Run) -> bool:
+        """Whether the result of equal values is that value, see ``soup.blending.common``."""
+        return run.out == run.dtype and self.blend.coefficients is None
+
+    def _copied(self, run: Run) -> bool:
+        """Copy values that need not be looked at, by the kernel, which may share blocks."""
+        if any(piece.info.name not in self.written.known for piece in run.pieces):
+            return False
+        path, offset = run.rows[0]
+        handle, there = self.layout.places[run.pieces[0].info.name]
+        return copy(self.files[path].descriptor, offset, handle, there, run.nbytes)
+
+    def _look(
+        self, run: Run, views: Sequence[memoryview], rows: Sequence[int], first: Sequence[int]
+    ) -> tuple[list[bytes] | None, bool, bool]:
+        """What is wanted of members' bytes: digests and findings of those that are learned.
+
+        Returns:
+            Digests of the first member's blocks, piece by piece, where there are any; whether all
+            is finite; whether sums do not depend on the order of members.
+        """
+        if self.learned is None and run.kind == "blend" and any(first):
+            return None, True, True  # what is not finite the sum shows
+        width, infinite = ITEMSIZES[run.dtype], INFINITE.get(run.dtype)
+        ends: list[int] = []
+        for piece in run.pieces:
+            ends.append(piece.count + (ends[-1] if ends else 0))
+        hashed = {first[k] for k in self.wanted} if run.kind != "look" else {0}
+        hashed |= {0} if run.kind != "blend" or not any(first) else set()
+        distinct: dict[int, list[Seen]] = {}
+        finite, high, low = True, 0, compiled.NOTHING
+        for k in dict.fromkeys(first):
+            magnitudes = compiled.look(rows[k], ends, run.dtype, width)
+            found = []
+            for end, piece, (largest, smallest) in zip(ends, run.pieces, magnitudes, strict=True):
+                high, low = max(high, largest), min(low, smallest)
+                if k in hashed:
+                    part = views[k][(end - piece.count) * width : end * width]
+                    cuts = range(0, len(part), BLOCK)
+                    digests = b"".join([block_digest(part[at : at + BLOCK]) for at in cuts])
+                    found.append((digests, largest, zeros_behind(part)))
+            distinct[k] = found
+        if infinite is not None and high >= infinite:
+            finite = False
+        if self.learned is not None:
+            self._learn(run, distinct, first)
+        settled = self.learned is None or run.kind != "blend" or not any(first)
+        settled = settled or not finite or _exact(run, rows, high, low)
+        return [seen[0] for seen in distinct[0]], finite, settled
+
+    def _learn(self, run: Run, found: Mapping[int, Sequence[Seen]], first: Sequence[int]) -> None:
+        """Keep what was found of the members that are learned, or of what is only looked at."""
+        assert self.learned is not None
+        width, looks = ITEMSIZES[run.dtype], run.kind == "look"
+        for k in [0] if looks else self.wanted:
+            for piece, seen in zip(run.pieces, found[first[k]], strict=True):
+                name = piece.info.name
+                info = piece.info if looks else self.blend.members[k].tensors[name]
+                self.learned.put(info, piece.start * width, piece.count * width, seen)
+
+    def _merged(
+        self,
+        run: Run,
+        places: Sequence[tuple[compiled.Mapped, int]],
+        rows: Sequence[int],
+        result: memoryview,
+    ) -> bool:
+        coefficients = self.blend.coefficients
+        factors = None if coefficients is None else compiled.doubles(coefficients)
+        divisor = len(places) if coefficients is None else 1
+        address = compiled.address_of(result)
+        return compiled.merge(
+            places, rows, run.count, run.dtype, address, run.out, factors, divisor
+        )
+
+    def _put(self, run: Run, values: memoryview, digests: Sequence[bytes] | None = None) -> None:
+        """Write a run's result, and hash it unless its blocks' digests are known."""
+        width, at = ITEMSIZES[run.out], 0
+        self.layout.write(run.pieces[0].info.name, run.pieces[0].start * width, values)
+        for k, piece in enumerate(run.pieces):
+            size = piece.count * width
+            name, start = piece.info.name, piece.start * width
+            if name in self.written.known:
+                pass
+            elif digests is not None:
+                self.written.hasher.take(name, start, digests[k])
+            else:
+                self.written.hasher.put(name, start, values[at : at + size])
+            at += size
+
+    def _plainly(self, run: Run) -> None:
+        """What the compiled loop cannot do: another way makes it, or says why it cannot be."""
+        width = ITEMSIZES[run.out]
+        for piece in run.pieces:
+            values = self.otherwise(self.blend, piece)
+            self._require_read(run)
+            self.layout.write(piece.info.name, piece.start * width, values)
+            self.written.hasher.put(piece.info.name, piece.start * width, values)
+        if self.learned is not None:
+            self.written.unsettled.append(run)
+
+    def _require_read(self, run: Run) -> None:
+        if compiled.faults() != self.faults:
+            names = " or ".join(dict.fromkeys(str(path) for path, _ in run.rows))
+            raise CheckpointError(
+                f"{names}: could not be read to its end; was it changed meanwhile?"
+            )
+
+
+def _exact(run: Run, rows: Sequence[int], high: int, low: int) -> bool:
+    """Whether sums of a run are exact, see the C file: at a glance, else tile by tile."""
+    fraction = {"F32": 23, "BF16": 7, "F16": 10}[run.dtype]
+    spare = 53 - (fraction + 1) - (len(rows) - 1).bit_length()
+    if low == compiled.NOTHING or max(high >> fraction, 1) - max(low >> fraction, 1) <= spare:
+        return True
+    return compiled.exact(rows, run.count, run.dtype)
+
+
+def copy(source: int, offset: int, target: int, there: int, size: int) -> bool:
+    """Copy bytes from file to file without looking at them; file systems may share the blocks.
+
+    Returns:
+        False where this system or file system cannot.
+
+    Raises:
+        OSError: no room, or the like.
+    """
+    if not hasattr(os, "copy_file_range"):
+        return False
+    begun = False
+    while size:
+        try:
+            done = os.copy_file_range(source, target, size, offset, there)
+        except OSError:
+            if begun:
+                raise
+            return False
+        if not done:  # it has shrunk, or the file system does nothing
+            return False
+        begun = True
+        offset, there, size = offset + done, there + done, size - done
+    return True

@@ -1,0 +1,145 @@
+"""The work of an average whose members are stored, cut into runs that one thread does at a time.
+
+A run is a part of a large tensor, or several small ones that lie side by side in every member and
+in the result: there are models of tens of thousands of tensors, and then it is the number of calls
+that takes the time, not the bytes.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from soup import compiled
+from soup.blending.blend import Blend, role
+from soup.blending.layout import Layout
+from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
+
+CHUNK = 1 << 18
+"""Elements of a run, at most; whole blocks of ``soup.checkpoints.digests`` in every dtype."""
+
+COPIED = 1 << 25
+"""The same of runs that are only copied, as far as one tensor is not larger."""
+
+Row = tuple[Path, int]
+"""A file, and the offset of a byte in it."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements of one tensor: ``start`` to ``start + count``.
+
+    Attributes:
+        info: the tensor, of the reference; where nothing is written, of a member.
+        start: the first element.
+        count: how many.
+    """
+
+    info: TensorInfo
+    start: int
+    count: int
+
+
+@dataclass
+class Run:
+    """Pieces that are treated alike, in one go.
+
+    Attributes:
+        kind: ``blend``, ``copy``, ``take`` (see ``soup.blending.blend.role``); ``same``: known to
+            be equal in all members; ``look``: nothing is written.
+        pieces: what, side by side.
+        rows: per source the place of the first element.
+        dtype: of the sources.
+        out: of the result.
+        count: elements in all.
+    """
+
+    kind: str
+    pieces: list[Piece]
+    rows: list[Row]
+    dtype: str
+    out: str
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of each source."""
+        return self.count * ITEMSIZES[self.dtype]
+
+
+def serves(blend: Blend) -> bool:
+    """Whether the compiled loop can do all of a blend, from the members' files as they are."""
+    if compiled.LIBRARY is None or blend.method != "linear" or blend.reference.updates:
+        return False
+    if any(member.updates for member in blend.members):
+        return False
+    for info in blend.reference.tensors.values():
+        dtypes = {member.tensors[info.name].dtype for member in blend.members}
+        if len(dtypes) > 1:
+            return False
+        if role(info) == "blend" and not {*dtypes, blend.dtype_of(info)} <= compiled.KINDS.keys():
+            return False
+        if role(info) != "blend" and dtypes != {info.dtype}:
+            return False
+    return True
+
+
+def of_blend(blend: Blend, layout: Layout, equal: Collection[str] = ()) -> Iterator[Run]:
+    """All runs of a blend, in the order of the reference.
+
+    Args:
+        blend: one that ``serves``.
+        layout: where the result goes.
+        equal: tensors known to be equal in all members, whose result is their value.
+    """
+    last: Run | None = None
+    ends: list[Row] = []
+    behind = (0, 0)
+    for info in blend.reference.tensors.values():
+        if not info.numel:
+            continue
+        stored = [member.tensors[info.name] for member in blend.members]
+        kind = "same" if info.name in equal else role(info)
+        if kind == "same":
+            stored = stored[:1]
+        dtype, out = stored[0].dtype, blend.dtype_of(info)
+        rows = [(tensor.file, tensor.offset) for tensor in stored]
+        joins = (
+            last is not None
+            and (kind, dtype, out) == (last.kind, last.dtype, last.out)
+            and layout.places[info.name] == behind
+            and rows == ends
+            and last.count + info.numel <= (COPIED if kind == "same" else CHUNK)
+        )
+        if last is not None and not joins:
+            yield from _cut(last)
+        if last is None or not joins:
+            last = Run(kind, [], rows, dtype, out, 0)
+        last.pieces.append(Piece(info, 0, info.numel))
+        last.count += info.numel
+        ends = [(file, offset + stored[0].nbytes) for file, offset in rows]
+        handle, offset = layout.places[info.name]
+        behind = handle, offset + blend.nbytes_of(info)
+    if last is not None:
+        yield from _cut(last)
+
+
+def of_others(infos: Sequence[TensorInfo]) -> Iterator[Run]:
+    """Runs that only look at stored tensors: those that the result has not."""
+    for info in infos:
+        rows = [(info.file, info.offset)]
+        if info.numel:
+            piece = Piece(info, 0, info.numel)
+            yield from _cut(Run("look", [piece], rows, info.dtype, info.dtype, info.numel))
+
+
+def _cut(run: Run) -> Iterator[Run]:
+    """A run as runs of at most ``CHUNK`` elements; those known to be equal are left whole."""
+    if run.count <= CHUNK or run.kind == "same":
+        yield run
+        return
+    (piece,) = run.pieces
+    width = ITEMSIZES[run.dtype]
+    for start in range(0, run.count, CHUNK):
+        count = min(CHUNK, run.count - start)
+        rows = [(file, offset + start * width) for file, offset in run.rows]
+        yield Run(run.kind, [Piece(piece.info, start, count)], rows, run.dtype, run.out, count)
