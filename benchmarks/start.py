@@ -20,6 +20,8 @@ from pathlib import Path
 from common import demo, machine, ours, table
 
 BENCH = ("parity", "compare", "digit")
+ROWS = 20
+"""Of each benchmark: they are answered once, before anything is measured."""
 TARGETS = {"help": 0.3, "version": 0.3, "families": 0.3, "leaderboard": 0.3, "a mistake": 0.3}
 TARGETS |= {"check, ten members": 0.5, "greedy, all known": 1.5}
 
@@ -31,7 +33,10 @@ def commands(work: Path) -> dict[str, list[str]]:
     soup = [sys.executable, "-m", "soup"]
     greedy = [*soup, "greedy", *members, "--max-new-tokens", "4", "--device", "cpu", "--quiet"]
     for name in BENCH:
-        greedy += ["--bench", str(work / "demo" / "benchmarks" / f"{name}.tsv")]
+        lines = (work / "demo" / "benchmarks" / f"{name}.tsv").read_text().splitlines(keepends=True)
+        short = work / f"{name}.tsv"
+        short.write_text("".join(lines[: ROWS + 1]))
+        greedy += ["--bench", str(short)]
     return {
         "python -c pass": [sys.executable, "-c", "pass"],
         "import torch": [sys.executable, "-c", "import torch"],

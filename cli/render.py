@@ -138,7 +138,8 @@ def diagnosis(found: Diagnosis, console: Console) -> None:
     """Print what was looked at, what is wrong with it, and what to type."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     for finding in found.findings:
-        mark = "[yellow]![/]" if finding.note else "[green]✓[/]"
+        mark = "[green]✓[/]" if not finding.absent else "[dim]–[/]"
+        mark = "[yellow]![/]" if finding.note else mark
         mark = "[red]✗[/]" if finding.problem else mark
         text = f"{finding.problem}: {finding.found}" if finding.problem else finding.found
         table.add_row(mark, escape(finding.what), escape(text))

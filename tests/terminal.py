@@ -1,12 +1,14 @@
 """A real terminal around a command: what it draws is drawn, and the screen can be looked at.
 
-``python -m tests.terminal 10`` is the long form of what the suite does once: fresh first runs of
-``soup greedy`` on the demo's pool, each in a terminal of its own; it prints how each ended, and its
-screen where it was not well.
+``python -m tests.terminal [TIMES [DEMO]]`` is the long form of what the suite does once: first runs
+of ``soup greedy`` on two members of the demo's pool, each with a fresh place for its results and in
+a terminal of its own, of 80 or 120 columns, some of which change their size or are stopped by
+Ctrl-C; then each once more, with everything known. It prints how each ended, its screen where it
+was not well, and the counts. DEMO is a directory that ``soup demo`` has made.
 """
 
+import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +20,12 @@ import pexpect
 import pyte
 
 LONGEST = 300.0  # seconds
+
+ROWS = 20
+"""Of the benchmark of the long form."""
+
+LEFT = ("Traceback", "━", "evaluation ", "read and digest")
+"""What no screen shows in the end: a failure of ours, and what is drawn for a while."""
 
 
 class Terminal:
@@ -82,6 +90,12 @@ class Terminal:
         """Whether a text stands anywhere on the screen, or has scrolled away."""
         return any(text in line for line in self.lines)
 
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the screen that a command has left."""
+        found = [f"{text.strip()!r} is left" for text in LEFT if self.shows(text)]
+        return [*found, "the cursor is hidden"] if self.hidden_cursor else found
+
     def interrupt(self) -> None:
         """Type Ctrl-C."""
         self._process.sendintr()
@@ -101,29 +115,86 @@ class Terminal:
         self._screen.resize(rows, columns)
 
 
-def main(times: int) -> None:
-    """Fresh first runs, one after another."""
-    from soup.evaluators.demo import build
+WINDOWS: tuple[tuple[int, int | None, bool], ...] = (
+    (80, None, False),
+    (120, None, False),
+    (80, 60, False),
+    (120, 80, False),
+    (80, 60, True),
+    (80, None, True),
+    (80, 120, False),
+    (120, 60, True),
+)
+"""Of each run: columns, those that it is changed to in the middle, whether it is stopped then."""
 
+
+def scoring(screen: Terminal) -> bool:
+    """Whether an evaluation is under way."""
+    return screen.shows("evaluation ")
+
+
+def first_run(command: Sequence[object], place: Path, window: tuple[int, int | None, bool]) -> bool:
+    """One first run, to its end; whether it went well."""
+    columns, other, stopped = window
+    start = time.monotonic()
+    terminal = Terminal(command, place, columns=columns)
+    if other is not None:
+        terminal.until(scoring)
+        terminal.resize(24, other)
+    if stopped:
+        terminal.until(lambda screen: screen.shows("evaluation 2 "))
+        terminal.interrupt()
+    said = f"{columns} columns" + (f", then {other}" if other else "")
+    said += ", Ctrl-C" if stopped else ""
+    return told("first run", said, terminal, 130 if stopped else 0, start)
+
+
+def told(name: str, said: str, terminal: Terminal, wanted: int, start: float) -> bool:
+    """Whether a run ends as wanted, which is printed."""
+    code = terminal.end()
+    wrong = terminal.faults
+    if code != wanted:
+        wrong.insert(0, f"exit code {code} instead of {wanted}")
+    seconds = time.monotonic() - start
+    print(f"{name} ({said}): {seconds:.0f} s, {', '.join(wrong) or 'well'}", flush=True)
+    if wrong:
+        print("\n".join(f"    |{line}" for line in terminal.lines), flush=True)
+    return not wrong
+
+
+def main() -> None:
+    """First runs one after another, each followed by a run that has nothing to measure."""
+    parser = argparse.ArgumentParser(description="first runs, each in a terminal of its own")
+    parser.add_argument("times", type=int, nargs="?", default=10)
+    parser.add_argument("demo", type=Path, nargs="?", help="what `soup demo` has made")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        pool = Path(directory) / "demo"
-        pool.mkdir()
-        build(pool)
-        well = 0
-        for k in range(1, times + 1):
-            work = pool / ".soup"
-            for leftover in (work, pool / "soup-greedy"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        place = Path(directory)
+        demo = given.demo and given.demo.resolve()
+        if demo is None:
+            from soup.evaluators.demo import build
+
+            demo = place / "demo"
+            demo.mkdir()
+            build(demo)
+        rows = (demo / "benchmarks" / "parity.tsv").read_text().splitlines(keepends=True)
+        (place / "short.tsv").write_text("".join(rows[: ROWS + 1]))
+        members = [demo / "ckpts" / name for name in ("digit", "parity")]
+        greedy = ["-m", "soup", "greedy", *members, "--bench", "short.tsv", "--max-new-tokens", 4]
+        first = cached = 0
+        for k in range(given.times):
+            window = WINDOWS[k % len(WINDOWS)]
+            command = [*greedy, "--work", f"work-{k}", "--out", f"soup-{k}"]
+            first += first_run(command, place, window)
+            if window[2]:  # it goes on from there
+                Terminal(command, place).end()
             start = time.monotonic()
-            terminal = Terminal(["-m", "soup", "greedy", "ckpts/*"], pool)
-            code = terminal.end()
-            good = code == 0 and not terminal.shows("Traceback") and not terminal.hidden_cursor
-            well += good
-            print(f"run {k}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
-            if not good:
-                print("\n".join(terminal.lines))
-    print(f"{well} of {times} ended well")
+            again = Terminal(command, place, columns=window[0])
+            cached += told("  cached", f"{window[0]} columns", again, 0, start)
+    print(
+        f"{first} of {given.times} first runs and {cached} of {given.times} cached ones were well"
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    main()

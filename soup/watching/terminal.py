@@ -78,6 +78,8 @@ class Watch:
         from rich.errors import LiveError
         from rich.live import Live
 
+        from soup.watching.anchored import Anchored
+
         live = Live(
             console=self._console,
             get_renderable=self._drawn,
@@ -85,6 +87,7 @@ class Watch:
             transient=True,
             vertical_overflow="crop",
         )
+        live._live_render = Anchored(live.get_renderable(), vertical_overflow="crop")
         try:
             live.start()
         except LiveError:  # the caller draws on this console

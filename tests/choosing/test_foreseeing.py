@@ -110,6 +110,9 @@ def test_a_soup_that_kept_many_needs_no_reason() -> None:
     """Nor one of a single member; without outcomes only the count and advice are left."""
     assert why_few(1, [("b", trial(1)), ("c", trial(-1))], 0, 1.0, 0.3) == ""
     assert why_few(0, [], 0, None, None) == ""
+    assert why_few(0, [("b", trial(-1))], 0, None, None).startswith(
+        "greedy kept nobody of 1 trial. "
+    )
     blind = [("b", Difference(-1.0, unknown="x: none"))]
     assert why_few(0, blind, 1, 1.0, None) == (
         "greedy kept nobody of 2 trials. The others add nothing here: try members trained on other "

@@ -36,6 +36,8 @@ def test_our_own_environment_is_described(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     for name in ("python", "torch", "torchvision", "transformers", "pillow", "ms-vlmeval", "GPU"):
         assert f"✓ {name} " in done.stdout
+    served = next(line for line in done.stdout.splitlines() if " vLLM " in line)
+    assert served.startswith("– vLLM") if "not there" in served else served.startswith("✓ vLLM")
     assert "To set it up" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
