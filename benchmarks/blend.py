@@ -1,24 +1,26 @@
 """How fast, and in how much memory, an average is written; side by side in one run.
 
-    python benchmarks/blend.py                    # 5 checkpoints of 2 GB, the whole table
+    python benchmarks/blend.py                    # 5 checkpoints of 2 GB: the whole command
     python benchmarks/blend.py --gigabytes 0.2    # the same, small
+    python benchmarks/blend.py --many             # only: 3 checkpoints of 18,000 tensors of 4 kB
     python benchmarks/blend.py --mergekit         # also mergekit's linear, in its own environment
+    python benchmarks/blend.py --parts            # also the writing alone, tmpfs, cold cache
     python benchmarks/blend.py --scaling          # also memory, and time by members
     python benchmarks/blend.py --chunks           # only: seconds by elements per chunk
     python benchmarks/blend.py --lora             # only: LoRA adapters against the same, merged
 
-Rows, each the median of --repeats runs in fresh processes, in turn, inputs in the page cache:
+Each is the median of --repeats runs in fresh processes, in turn, inputs in the page cache:
     floor      reading all bytes and writing the output, same threads, no arithmetic
-    soup       the blending and writing alone
     soup average
-               the whole command: start, digests, blend, write, read back for the output's digest;
-               "first" where no digest of a member is known yet
+               the whole command, by phases: start (Python and imports), open (headers, configs),
+               model (what transformers says of config.json; kept in the work directory), pass
+               (digests and blend at once, or nothing where digests are known), write (the blend
+               where digests are known; the rest of the directory; flushing), rest. Its pools: of
+               members that share nothing, of such that share 80% of their bytes, of float16
+    soup       with --parts, the blending and writing alone
     mergekit   `mergekit-yaml` with merge_method: linear, bfloat16 out
 
-Then memory for 2 and for 10 members and for one tensor of 1 GB, and time by members (output on
-tmpfs). Memory is the
-peak resident set above that of a process that has only imported torch; of whole commands, that of
-the whole process.
+Memory is the peak resident set of whole commands; of parts, what they need above their imports.
 """
 
 import argparse
@@ -75,8 +77,10 @@ def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
         return one.apply(function, arguments)
 
 
-def make_pool(directory: Path, count: int, gigabytes: float) -> list[Path]:
-    """Llama-shaped bfloat16 checkpoints in two shards, with random weights."""
+def make_pool(
+    directory: Path, count: int, gigabytes: float, shared: float = 0.0, dtype: str = "bfloat16"
+) -> list[Path]:
+    """Llama-shaped checkpoints in two shards, with random weights; a share of them alike in all."""
     layers = max(1, round((gigabytes * 1e9 - 4 * VOCABULARY * 2048) / LAYER_BYTES))
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, 2048)}
     for k in range(layers):
@@ -85,36 +89,63 @@ def make_pool(directory: Path, count: int, gigabytes: float) -> list[Path]:
     paths = []
     for seed in range(count):
         path = directory / f"m{seed}"
-        config = CONFIG | {"num_hidden_layers": layers}
-        make_checkpoint(path, shapes, seed, shards=2, config=config)
+        config = CONFIG | {"num_hidden_layers": layers, "torch_dtype": dtype}
+        make_checkpoint(path, shapes, seed, 2, config, shared, dtype)
         paths.append(path)
     return paths
 
 
+def make_many(directory: Path, count: int = 3, tensors: int = 18_000) -> list[Path]:
+    """Checkpoints of a mixture of experts' number of tensors, each of 4 kB."""
+    parts = ("gate_proj", "up_proj", "down_proj")
+    shapes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{k // 384}.mlp.experts.{k % 384 // 3}.{parts[k % 3]}.weight": (32, 64)
+        for k in range(tensors)
+    }
+    paths = [directory / f"m{seed}" for seed in range(count)]
+    for seed, path in enumerate(paths):
+        make_checkpoint(path, shapes, seed, 1, {"model_type": "none", "architectures": ["None"]})
+    return paths
+
+
 def make_checkpoint(
-    path: Path, shapes: dict[str, tuple[int, ...]], seed: int, shards: int, config: dict[str, Any]
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    seed: int,
+    shards: int,
+    config: dict[str, Any],
+    shared: float = 0.0,
+    dtype: str = "bfloat16",
 ) -> None:
-    """Random weights like a fine-tune's: normal, of spread 0.02."""
+    """Random weights like a fine-tune's: normal, of spread 0.02; a share of the bytes of seed 0."""
+    from math import prod
+
     import torch
     from safetensors.torch import save_file
 
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(seed)
     # a pool of values, cut at random places: drawing every element would take minutes
-    values = torch.randn(1 << 24, generator=generator).mul_(0.02).to(torch.bfloat16)
+    pools, starts = [], []
+    for one in (0, seed):
+        generator = torch.Generator().manual_seed(one)
+        values = torch.randn(1 << 24, generator=generator).mul_(0.02)
+        pools.append(values.to(getattr(torch, dtype)))
+        starts.append(torch.randint(1 << 23, (len(shapes),), generator=generator).tolist())
     names = list(shapes)
     cut = -(-len(names) // shards)
+    total, done = sum(map(prod, shapes.values())), 0
     weight_map = {}
     for k in range(shards):
         tensors = {}
-        for name in names[k * cut : (k + 1) * cut]:
-            size = 1
-            for n in shapes[name]:
-                size *= n
-            start = int(torch.randint(1 << 23, (), generator=generator))
-            pieces = [values[start:]] + [values] * (size // len(values) + 1)
-            tensors[name] = torch.cat(pieces)[:size].reshape(shapes[name]).clone()
+        for number, name in enumerate(names[k * cut : (k + 1) * cut], k * cut):
+            size = prod(shapes[name])
+            own = int(done >= shared * total)
+            done += size
+            pieces = [pools[own][starts[own][number] :]]
+            pieces += [pools[own]] * (size // len(pools[own]) + 1)
+            whole = torch.cat(pieces) if size > 1 << 23 else pieces[0]
+            tensors[name] = whole[:size].reshape(shapes[name]).clone()
         file = f"model-{k + 1:05d}-of-{shards:05d}.safetensors"
         save_file(tensors, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
@@ -159,8 +190,6 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
     """Read all bytes in chunks and write as many as the output has; no arithmetic."""
     from concurrent.futures import ThreadPoolExecutor
 
-    import torch  # noqa: F401 — the same process, the same memory
-
     size = 1 << 18  # bytes; what is fastest here: larger ones leave a core's cache
     out.mkdir()
     files = [sorted(path.glob("*.safetensors")) for path in paths]
@@ -201,11 +230,10 @@ JOBS: dict[str, Callable[[list[Path], Path, int], None]] = {"floor": run_floor, 
 
 
 def child(job: str, out: Path, threads: int, paths: list[Path]) -> None:
-    """Run one job; print its seconds and the memory it needed above `import torch`."""
+    """Run one job; print its seconds and the memory it needed above its imports."""
     sys.path.insert(0, str(ROOT))
-    import torch  # noqa: F401
-
-    import soup  # noqa: F401
+    import soup.blending.shards
+    import soup.checkpoints.pool  # noqa: F401
 
     before = _peak()
     start = time.perf_counter()
@@ -266,25 +294,154 @@ def drop_from_cache(paths: list[Path]) -> None:
             os.close(handle)
 
 
-def measure_command(paths: list[Path], scratch: Path, repeats: int, first: bool) -> Any:
-    """Wall time of `soup average`; memory is that of the whole process."""
-    seconds, memory = [], 0.0
+PHASES = ("start", "open", "model", "pass", "write", "rest")
+
+
+def command(arguments: list[str]) -> None:
+    """Run `soup` in this process; print the seconds of its phases as the last line."""
+    sys.path.insert(0, str(ROOT))
+    import soup.run
+    import soup.walk
+    from soup.checkpoints.pool import Pool
+    from soup.cli.app import main
+
+    took = dict.fromkeys(PHASES, 0.0)
+
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*given, **named)
+            finally:
+                took[phase] += time.perf_counter() - start
+
+        return run
+
+    places: list[tuple[str, Any, str]] = [
+        *(("open", Pool, "open"), ("model", soup.run, "require_described")),
+        *(("pass", soup.walk, "identify"), ("write", soup.run, "write")),
+    ]
+    for phase, owner, name in places:
+        setattr(owner, name, timed(phase, getattr(owner, name)))
+    took["start"] = time.time() - float(os.environ["SOUP_STARTED"])
+    start = time.perf_counter()
+    sys.argv[1:] = arguments
+    status: Any = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    took["rest"] = time.perf_counter() - start - sum(list(took.values())[1:])
+    print(json.dumps(took), flush=True)
+    raise SystemExit(status)
+
+
+def measure_command(
+    paths: list[Path], scratch: Path, repeats: int, first: bool, kind: str = "average"
+) -> dict[str, Any]:
+    """Wall time and phases of a `soup` command; its memory is that of the whole process.
+
+    Args:
+        paths: the pool.
+        scratch: where to work.
+        repeats: how often.
+        first: whether nothing is known of the members each time, but what transformers says of
+            their config.json.
+        kind: average or check.
+    """
+    runs: list[dict[str, float]] = []
+    memory = 0.0
     work, out = scratch / "work", scratch / "out-average"
-    command = [sys.executable, "-m", "soup", "average", *map(str, paths), "--quiet"]
-    command += ["--out", str(out), "--work", str(work)]
-    for k in range(repeats + (not first)):
-        if first:
-            shutil.rmtree(work, ignore_errors=True)
+    arguments = [sys.executable, __file__, "--command", kind, *map(str, paths), "--work", str(work)]
+    if kind == "average":
+        arguments += ["--quiet", "--out", str(out)]
+    for k in range(repeats + 1):  # the first run learns digests, and what transformers says
+        if first and work.is_dir():
+            for file in work.iterdir():
+                if file.is_file():
+                    file.unlink()
+        environment = os.environ | {"SOUP_STARTED": str(time.time())}
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+        assert process.stdout is not None
+        said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
         if status:
-            raise SystemExit(f"soup average ended with status {status}")
-        if k or first:  # the first run only learns the digests
-            seconds.append(time.perf_counter() - start)
+            raise SystemExit(f"soup {kind} ended with status {status}")
+        phases = json.loads(said.splitlines()[-1])
+        if k:
+            runs.append({"seconds": seconds, **phases})
             memory = max(memory, usage.ru_maxrss / 1e3)
-        shutil.rmtree(out)
-    return statistics.median(seconds), memory, seconds
+        shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+    middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    return middle | {"memory": memory, "runs": [run["seconds"] for run in runs]}
+
+
+def print_commands(rows: dict[str, dict[str, Any]], floors: dict[str, float]) -> None:
+    """The table of whole commands: every phase a column."""
+    print(
+        f"\n| whole command, seconds | all | {' | '.join(PHASES)} | to the floor | memory | runs |"
+    )
+    print("|---" * (len(PHASES) + 5) + "|")
+    for name, row in rows.items():
+        cells = " | ".join(f"{row[phase]:.2f}" for phase in PHASES)
+        floor = floors.get(name)
+        ratio = f"{row['seconds'] / floor:.2f} × {floor:.2f}" if floor else ""
+        spread = " ".join(f"{run:.2f}" for run in row["runs"])
+        print(
+            f"| {name} | {row['seconds']:.2f} | {cells} | {ratio} | {row['memory']:.0f} MB | "
+            f"{spread} |"
+        )
+
+
+def whole_commands(given: argparse.Namespace, scratch: Path) -> None:
+    """The headline: `soup average` on several pools, each against the floor of its own bytes."""
+    start = []
+    for _ in range(5):
+        before = time.perf_counter()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        start.append(time.perf_counter() - before)
+    print(f"start of Python alone: {statistics.median(start):.3f} s")
+    rows: dict[str, dict[str, Any]] = {}
+    floors: dict[str, float] = {}
+    pools = {
+        "": (0.0, "bfloat16"),
+        ", 80% shared": (0.8, "bfloat16"),
+        ", float16": (0.0, "float16"),
+    }
+    for label, (shared, dtype) in pools.items():
+        place = scratch / "whole"
+        paths = elsewhere(make_pool, place, given.members, given.gigabytes, shared, dtype)
+        floor = measure(["floor"], paths, scratch, given.repeats, given.threads)["floor"][0]
+        for what, first in (("nothing known", True), ("digests known", False)):
+            name = f"average, {what}{label}"
+            rows[name] = measure_command(paths, scratch, given.repeats, first)
+            floors[name] = floor
+        shutil.rmtree(place)
+    print_commands(rows, floors)
+    none, alike, half = (rows[f"average, nothing known{label}"]["seconds"] for label in pools)
+    known = [rows[f"average, digests known{label}"]["seconds"] for label in list(pools)[:2]]
+    floor = floors["average, nothing known"]
+    print(f"\nnothing known: {none:.2f} s, aimed at 1.5 × floor + 0.5 = {1.5 * floor + 0.5:.2f} s")
+    print(f"80% shared: {alike / none:.2f} × of none, digests known {known[1] / known[0]:.2f} ×, "
+          "aimed at 0.5 ×")  # fmt: skip
+    print(f"float16: {half / none:.2f} × bfloat16, aimed at 1.2 ×")
+
+
+def many(given: argparse.Namespace, scratch: Path) -> None:
+    """Print what tens of thousands of small tensors take."""
+    paths = elsewhere(make_many, scratch / "many")
+    floor = measure(["floor"], paths, scratch, given.repeats, given.threads)["floor"][0]
+    rows = {"check": measure_command(paths, scratch, given.repeats, False, "check")}
+    for what, first in (("nothing known", True), ("digests known", False)):
+        rows[f"average, {what}"] = measure_command(paths, scratch, given.repeats, first)
+    print("3 checkpoints of 18,000 tensors of 4 kB; aimed at: check 1 s, average 2 s")
+    print_commands(rows, dict.fromkeys([name for name in rows if name != "check"], floor))
 
 
 def measure_mergekit(paths: list[Path], scratch: Path, repeats: int) -> Any:
@@ -325,6 +482,8 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of each checkpoint")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--many", action="store_true", help="only: 18,000 small tensors")
+    parser.add_argument("--parts", action="store_true", help="also the writing alone")
     parser.add_argument("--mergekit", action="store_true")
     parser.add_argument("--chunks", action="store_true", help="only: seconds by chunk size")
     parser.add_argument("--chunk", type=int, default=0, help=argparse.SUPPRESS)
@@ -334,12 +493,15 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
+    if sys.argv[1:2] == ["--command"]:
+        command(sys.argv[2:])
     given = parser.parse_args()
     if given.child:
         if given.chunk:
-            from soup.blending import streaming
+            sys.path.insert(0, str(ROOT))
+            from soup.blending import onepass, runs
 
-            streaming.stream.__kwdefaults__["chunk"] = given.chunk
+            runs.CHUNK = onepass.CHUNK = given.chunk
         child(given.child, given.out, given.threads, given.paths)
         return
     with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=given.directory) as scratch:
@@ -355,9 +517,16 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
     if given.lora:
         lora(given, scratch)
         return
+    if given.many:
+        many(given, scratch)
+        return
+    if not given.chunks:
+        whole_commands(given, scratch)
+        if not (given.parts or given.mergekit or given.scaling):
+            return
     paths = elsewhere(make_pool, scratch / "pool", given.members, given.gigabytes)
     if given.chunks:
-        for bits in range(15, 24):
+        for bits in range(17, 22):  # whole blocks of a digest
             extra = ["--chunk", str(1 << bits)]
             found = measure(["soup"], paths, scratch, given.repeats, given.threads, extra)
             seconds, memory, _ = found["soup"]
@@ -371,11 +540,9 @@ def tables(given: argparse.Namespace, scratch: Path) -> None:
             rows |= {f"{job}, output on tmpfs": row for job, row in found.items()}
     found = measure([*JOBS], paths, scratch, given.repeats, given.threads, cold=True)
     rows |= {f"{job}, cold cache": row for job, row in found.items()}
-    for name, first in (("soup average, first", True), ("soup average, again", False)):
-        rows[name] = measure_command(paths, scratch, given.repeats, first)
     if given.mergekit:
         rows["mergekit"] = measure_mergekit(paths, scratch, max(1, given.repeats // 2))
-    print("\n| | seconds | to the floor | all runs | memory above `import torch` |")
+    print("\n| | seconds | to the floor | all runs | memory above imports |")
     print("|---|---|---|---|---|")
     for job, (seconds, memory, runs) in rows.items():
         spread = " ".join(f"{run:.2f}" for run in runs)
@@ -399,7 +566,7 @@ def lora(given: argparse.Namespace, scratch: Path) -> None:
 
 def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None:
     """Print memory and time by number of members, and for one very large tensor."""
-    print("\n| members | seconds | seconds per member | memory above `import torch` |")
+    print("\n| members | seconds | seconds per member | memory above imports |")
     print("|---|---|---|---|")
     ten = [*paths, *(path.parent / f"again-{path.name}" for path in paths)]
     for path, copy in zip(paths, ten[len(paths) :], strict=True):

@@ -17,6 +17,8 @@ VERSION = 1
 
 def pool_found(report: "Report") -> dict[str, Any]:
     """A pool: its members, and all that is wrong with it, each problem by itself."""
+    from soup.checkpoints.sharing import shares
+
     return {
         "blendable": not report.problems,
         "members": [
@@ -36,6 +38,7 @@ def pool_found(report: "Report") -> dict[str, Any]:
         "problems": [asdict(problem) for problem in report.problems],
         "warnings": list(report.warnings),
         "duplicates": [list(pair) for pair in report.duplicates],
+        "shared": [] if report.problems else [asdict(one) for one in shares(report.members)],
         "error": None,
     }
 
@@ -55,6 +58,7 @@ def failed(error: object) -> dict[str, Any]:
         "problems": [],
         "warnings": [],
         "duplicates": [],
+        "shared": [],
         "error": str(error),
     }
 

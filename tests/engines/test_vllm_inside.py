@@ -53,11 +53,6 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
         qwen_pool.save(*qwen_pool.model_of(seed, tied=False), work / f"untied{seed}", torch.float32)
         for seed in (1, 2)
     ]
-    spoken = (
-        untied[0] / "config.json"
-    )  # as merging an adapter into weights once quantised leaves it
-    about = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    spoken.write_text(json.dumps(json.loads(spoken.read_text()) | about))
     chance = torch.Generator().manual_seed(3)
     adapters = [
         make_adapter(
