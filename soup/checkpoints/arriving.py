@@ -281,7 +281,10 @@ def choose(place: Place) -> list[Entry]:
     listed = place.names()
     if listed is not None and len(listed) > MOST:
         raise CheckpointError(f"{place.address}: more than {MOST:,} files; is it a model?")
-    wanted = [name for name in listed or LOOKED_FOR if listed is None or _beside(name)]
+    if listed and all("/" in name for name in listed):
+        wanted = list(LOOKED_FOR)  # folders alone: what lies in them is no part of this model
+    else:
+        wanted = [name for name in listed or LOOKED_FOR if listed is None or _beside(name)]
     if listed is not None:
         there = set(listed) if {*FULL, *TORCH_SINGLES, ADAPTER} & set(listed) else set(LOOKED_FOR)
         # A page that shows no model may be no listing: well-known names are asked for, then.
@@ -327,8 +330,19 @@ def _weights(place: Place, known: dict[str, Entry], names: Collection[str]) -> l
     some = ", ".join(sorted(names)[:5]) + (" …" if len(names) > 5 else "")
     raise CheckpointError(
         f"{place.address}: no model there: no {SINGLE}, {INDEX} or {ADAPTER}; "
-        + (f"found {some}" if names else "found nothing")
+        + (_meant(place, names) or (f"found {some}" if names else "found nothing"))
     )
+
+
+def _meant(place: Place, names: Collection[str]) -> str:
+    """Which folders below hold models, as a question; empty where none does."""
+    marks = {*FULL, *TORCH_SINGLES, ADAPTER}
+    folders = sorted({n.rpartition("/")[0] for n in names if n.rpartition("/")[2] in marks} - {""})
+    if not folders:
+        return ""
+    more = f" ({len(folders) - 3} more)" if len(folders) > 3 else ""
+    shown = ", ".join(f"{place.address}/{folder}" for folder in folders[:3])
+    return f"did you mean {shown}{more}"
 
 
 def _shards(place: Place, index: Entry) -> list[str]:

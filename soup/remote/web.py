@@ -40,7 +40,7 @@ class Web:
             found += files
             if folder.count("/") < DEEPEST and len(folders) < FOLDERS:
                 folders += [name for name in below if name not in folders]
-        return found if any("/" not in name for name in found) else None
+        return found or None
 
     def stat(self, names: Sequence[str]) -> Mapping[str, Entry]:
         """What is known of files; those that are not there are left out.

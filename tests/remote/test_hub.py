@@ -69,6 +69,7 @@ def test_a_folder_of_a_repository(hub: Web) -> None:
     assert pool.members[0].name == "org/many/checkpoint-500"
     assert contents(pool.members[0].path) == contents(made)
     assert "no model there" in failure("hf://org/many")
+    assert failure("hf://org/many").endswith("did you mean hf://org/many/checkpoint-500")
     assert "no such folder" in failure("hf://org/many@main/nope")
 
 

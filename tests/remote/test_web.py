@@ -223,6 +223,8 @@ def test_what_is_no_model(web: Web, tmp_path: Path) -> None:
     (web.root / "other").mkdir()
     (web.root / "other" / "notes.txt").write_text("x")
     assert "found notes.txt" in failure(f"{web.address}/other")
+    meant = f"did you mean {web.address}/runs/a, {web.address}/runs/b"
+    assert meant in failure(f"{web.address}/runs")
     (web.root / "runs" / "a" / "model-00002-of-00003.safetensors").unlink()
     assert "model-00002-of-00003.safetensors: missing" in failure(f"{web.address}/runs/a")
     web.status = 503
