@@ -17,7 +17,7 @@ import pytest
 import transformers
 
 from soup.choosing.journal import Journal
-from soup.evaluators.workers import scorer
+from soup.evaluators.workers import homes
 from tests.cli.test_cli import fails, run
 
 BENCH = ("parity", "compare", "digit")
@@ -108,7 +108,7 @@ def test_a_finished_run_again_starts_no_worker_and_keeps_the_bytes(
     def start(*arguments: object) -> None:
         raise AssertionError("a worker is started, and nothing is to be measured")
 
-    monkeypatch.setattr(scorer, "Process", start)
+    monkeypatch.setattr(homes, "Process", start)
     before = files(greedy / "soup-greedy")
     board = document(greedy)
     results = len(Journal.open(greedy / ".soup").results)

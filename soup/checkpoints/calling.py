@@ -28,7 +28,7 @@ def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(Path(path))
     if not found:
         raise UsageError("no checkpoint given; name at least one model directory")
-    found = [hub.cached(str(path)) or path if not path.exists() else path for path in found]
+    found = [path if os.path.exists(path) else hub.cached(str(path)) or path for path in found]
     return [hub.snapshot(path) if hub.is_root(path) else path for path in found]
 
 
