@@ -7,6 +7,7 @@ written by ``soup.blending.shards``.
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,8 +166,13 @@ def _require_takeable(target: Path) -> None:
     parent = target.parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OutputError(f"{target}: {parent} is not a directory that can be written to")
+    try:  # what modes say is not all: a disk may be read-only, /proc takes nothing from anybody
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{target}: {parent} is not a directory that can be written to: {error.strerror}"
+        ) from error
 
 
 def _manifest(blend: Blend, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:

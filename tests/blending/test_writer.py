@@ -14,7 +14,7 @@ from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
 from soup.blending.rounding import round_once
-from soup.blending.writer import write
+from soup.blending.writer import check_target, write
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
 from soup.errors import BlendError, CheckpointError, OutputError
@@ -319,3 +319,11 @@ def test_every_method_streams_into_a_file(
         values = METHODS[method].parameters
         whole = MERGE[method](Slice(name, 0, rows, base[name].double().flatten(), None, values))
         assert torch.equal(tensor.flatten(), round_once(whole, torch.bfloat16)), name
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
+def test_a_place_that_takes_nothing_from_anybody_is_said_at_once(pool_paths: list[Path]) -> None:
+    """Whoever asks, and before anything is scored; /proc has modes that would let root."""
+    pool = Pool.open(*pool_paths)
+    with pytest.raises(OutputError, match="^/proc/soup: /proc is not a directory that can be"):
+        check_target(Path("/proc/soup"), Blend(pool.members, pool.reference))
