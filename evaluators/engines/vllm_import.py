@@ -57,6 +57,7 @@ def show_ourselves() -> None:
     (Path(place) / "soup").symlink_to(Path(soup.__file__).resolve().parent)
     paths = [place, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    sys.path.append(place)  # multiprocessing gives its processes our own path
 
 
 def shared_out(count: int) -> str:
