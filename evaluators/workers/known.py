@@ -56,6 +56,9 @@ VARIABLES = (
 )
 """How the environment variables begin that decide where a worker looks, or what it runs on."""
 
+NEITHER = ("TORCHINDUCTOR_CACHE_DIR",)
+"""Of these, what decides neither: torch sets it once it is imported, as by ``soup demo``."""
+
 DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dri/render*", "/proc/driver/nvidia/version")
 """What comes and goes with a GPU and its driver."""
 
@@ -74,7 +77,9 @@ class Known:
         self._file = work / FILE
         self._base = _base_files(environment, reference)
         variables = {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(VARIABLES) and name not in NEITHER
         }
         self._about = {
             "python": [environment.python, *environment.version],

@@ -98,6 +98,14 @@ def test_an_answer_counts_until_something_changes(
     assert place.answer() is None
 
 
+def test_what_torch_sets_where_it_is_imported_changes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo imports torch and asks a worker; the next command does not, and need not ask one."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_me")
+    assert place.answer() is not None
+
+
 def test_where_the_command_stands_changes_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
