@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from soup.checkpoints.arriving import arrive, elsewhere
 from soup.cli import console
 from soup.cli.options import PoolOptions
 from soup.events import Observer, ignore
+from soup.remote.address import elsewhere
 
 
 @contextmanager
@@ -33,6 +33,8 @@ def local(pool: PoolOptions, whole: bool, observe: Observer) -> PoolOptions:
     """
     if not elsewhere(*pool.ckpts, pool.base, pool.processor):
         return pool
+    from soup.checkpoints.arriving import arrive
+
     found = arrive(
         pool.ckpts,
         pool.base,

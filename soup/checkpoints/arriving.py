@@ -78,11 +78,6 @@ class Arrived(NamedTuple):
     processor: Given | None
 
 
-def elsewhere(*paths: Given | None) -> bool:
-    """Whether one of them is an address."""
-    return any(path is not None and is_address(path) for path in paths)
-
-
 def arrive(
     paths: Sequence[Given],
     base: Given | None = None,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from soup.checkpoints import hub
 from soup.checkpoints.adapter import open_adapter
-from soup.checkpoints.arriving import elsewhere, fetch
 from soup.checkpoints.checkpoint import Checkpoint, open_model
 from soup.checkpoints.inside import is_wrapped, merged
 from soup.checkpoints.origins import called
 from soup.checkpoints.weights import is_adapter
 from soup.errors import CheckpointError
+from soup.remote.address import elsewhere
 
 
 def open_checkpoint(
@@ -50,4 +50,8 @@ def open_checkpoint(
 
 
 def _here(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    return fetch([os.fspath(path)])[os.fspath(path)] if elsewhere(path) else path
+    if not elsewhere(path):
+        return path
+    from soup.checkpoints.arriving import fetch  # only where something is to be fetched
+
+    return fetch([os.fspath(path)])[os.fspath(path)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from soup import markup
 from soup.checkpoints import comparing, shown
-from soup.checkpoints.arriving import arrive, elsewhere
 from soup.checkpoints.bases import other_bases
 from soup.checkpoints.buffers import leave_out
 from soup.checkpoints.calling import expand as expand  # known from here, too
@@ -25,6 +24,7 @@ from soup.checkpoints.problems import summary, together
 from soup.checkpoints.supplying import supply
 from soup.errors import PoolError, UsageError
 from soup.events import Observer, ignore
+from soup.remote.address import elsewhere
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,9 +180,12 @@ def inspect(
         CheckpointError: a directory is not a readable checkpoint, or a file that the soup would
             get from it cannot be copied.
     """
-    paths, base, reference, processor = arrive(
-        paths, base, reference, processor, whole=whole, cache=cache, observe=observe
-    )
+    if elsewhere(*paths, base, reference, processor):
+        from soup.checkpoints.arriving import arrive  # only where something is to be fetched
+
+        paths, base, reference, processor = arrive(
+            paths, base, reference, processor, whole=whole, cache=cache, observe=observe
+        )
     directories = expand(paths)
     names = unique_names(directories)
     chosen = index_of(reference, directories, names)

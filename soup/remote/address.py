@@ -73,6 +73,11 @@ def is_address(text: str | os.PathLike[str]) -> bool:
     return _ADDRESS.fullmatch(found) is not None and not os.path.exists(found)
 
 
+def elsewhere(*given: str | os.PathLike[str] | None) -> bool:
+    """Whether one of them is an address."""
+    return any(one is not None and is_address(one) for one in given)
+
+
 def parse(text: str | os.PathLike[str]) -> Address:
     """Take an address apart.
 
