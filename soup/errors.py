@@ -4,7 +4,8 @@
     ├── UsageError           the command itself cannot be understood; exit code 2
     ├── CheckpointError      one model directory cannot be read
     │   ├── QuantisedError   its weights are packed integers, which cannot be averaged
-    │   └── UnfinishedError  it is not complete: perhaps it is still being written
+    │   ├── UnfinishedError  it is not complete: perhaps it is still being written
+    │   └── RewrittenError   its bytes are not those that are remembered of these very files
     ├── PoolError            the checkpoints cannot be blended with each other
     ├── BlendError           a tensor's values cannot be blended (NaN, overflow, unequal integers)
     ├── OutputError          the result cannot be written where it was asked for
@@ -57,6 +58,10 @@ class UnfinishedError(CheckpointError):
     """A model directory is not complete: perhaps it is still being written."""
 
 
+class RewrittenError(CheckpointError):
+    """A model's bytes are not those that are remembered of its files, whatever these look like."""
+
+
 class PoolError(SoupError):
     """The checkpoints cannot be blended with each other."""
 
@@ -89,6 +94,7 @@ BY_NAME: dict[str, type[SoupError]] = {
         CheckpointError,
         QuantisedError,
         UnfinishedError,
+        RewrittenError,
         PoolError,
         BlendError,
         OutputError,
