@@ -82,35 +82,44 @@ def play(
     run: RunOptions,
 ) -> int:
     """One night, or its plan; the exit code."""
+    if run.dry_run:
+        plan = _understood(asked, settings, pool)
+        _foretell(pool, settings, scorer, plan, display, asked.push)
+        return 0
+    require_places(display)
+    try:
+        with failure_shown("greedy", settings, display), _failure_written(asked, display):
+            _understood(asked, settings, pool)
+            draw = drawing(None if asked.charts else False)
+            with _failure_told(asked), _limited(asked.time_limit):
+                scorer.require_sources([*settings.benchmarks, *settings.holdouts])
+                with Watch(console.err, display.quiet) as watch, scorer:
+                    here = local(pool, True, watch)
+                    plan = plan_of(asked, settings, here)
+                    night = nightly(here.ckpts, scorer, plan, settings, watch, draw=draw)
+    except TimeIsOver:
+        print("the time is over; the same command goes on from there", file=sys.stderr)
+        return AGAIN
+    _tell(night, asked, display)
+    return night.verdict.exit_code
+
+
+def _understood(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
+    """The plan, where every option is what it can be.
+
+    Raises:
+        UsageError: one is not.
+    """
     plan = plan_of(asked, settings, pool)
-    seconds = None if asked.time_limit is None else seconds_of(asked.time_limit)
+    if asked.time_limit is not None:
+        seconds_of(asked.time_limit)
     if asked.notify is not None:
         require_address(asked.notify)
     if asked.push is not None:
         require_repository(asked.push)
     for tracker in asked.log:
         require_tracker(tracker)
-    draw = drawing(None if asked.charts else False)
-    if run.dry_run:
-        _foretell(pool, settings, scorer, plan, display, asked.push)
-        return 0
-    require_places(display)
-    try:
-        with (
-            failure_shown("greedy", settings, display),
-            _failure_told(asked, display),
-            _limited(seconds),
-        ):
-            scorer.require_sources([*settings.benchmarks, *settings.holdouts])
-            with Watch(console.err, display.quiet) as watch, scorer:
-                here = local(pool, True, watch)
-                plan = plan_of(asked, settings, here)
-                night = nightly(here.ckpts, scorer, plan, settings, watch, draw=draw)
-    except TimeIsOver:
-        print("the time is over; the same command goes on from there", file=sys.stderr)
-        return AGAIN
-    _tell(night, asked, display)
-    return night.verdict.exit_code
+    return plan
 
 
 def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
@@ -174,11 +183,12 @@ def seconds_of(text: str) -> float:
 
 
 @contextmanager
-def _limited(seconds: float | None) -> Iterator[None]:
+def _limited(limit: str | None) -> Iterator[None]:
     """Raises TimeIsOver when all but a twentieth of the time is gone, or all but a minute of it."""
-    if seconds is None:
+    if limit is None:
         yield
         return
+    seconds = seconds_of(limit)
 
     def over(number: int, frame: FrameType | None) -> None:
         raise TimeIsOver
@@ -193,26 +203,41 @@ def _limited(seconds: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_told(asked: Asked, display: ShowOptions) -> Iterator[None]:
+def _failure_written(asked: Asked, display: ShowOptions) -> Iterator[None]:
+    """Where the night fails, its other documents say so, too: JUnit, the page of the CI's step."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        said = _in_a_line(error)
+        if asked.junit is not None:
+            file = asked.junit
+            _try(lambda: write_text(file, failed_to_junit(said, _now())))
+        _summarise(display, page.failed_to_markdown(said))
+        raise
+
+
+@contextmanager
+def _failure_told(asked: Asked) -> Iterator[None]:
     """Where the night fails, those who would have been told of its verdict are told so."""
     try:
         yield
     except TimeIsOver:
         raise  # it goes on
-    except UsageError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
-        said = in_words(error).partition("\n")[0]
-        now = clock().isoformat(timespec="seconds")
-        if asked.junit is not None:
-            file = asked.junit
-            _try(lambda: write_text(file, failed_to_junit(said, now)))
+        said = _in_a_line(error)
         if asked.notify is not None:
             url = asked.notify
             _try(lambda: notify(url, f"soup nightly failed: {said}", {"error": said}))
-        _summarise(display, page.failed_to_markdown(said))
-        _log(asked, lambda: told_of_failure(said, now))
+        _log(asked, lambda: told_of_failure(said, _now()))
         raise
+
+
+def _in_a_line(error: BaseException) -> str:
+    return in_words(error).partition("\n")[0]
+
+
+def _now() -> str:
+    return clock().isoformat(timespec="seconds")
 
 
 def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
@@ -270,8 +295,7 @@ def _push(night: Night, asked: Asked) -> None:
     if sent[-1:] == [night.current.name]:
         return
     address = push(night.current, asked.push, HUB_DATASETS)
-    time = clock().isoformat(timespec="seconds")
-    shelf.remember(SENT, time=time, pushed=night.current.name, repository=asked.push)
+    shelf.remember(SENT, time=_now(), pushed=night.current.name, repository=asked.push)
     print(f"sent {night.current.name} to {asked.push}: {plain(address)}", file=sys.stderr)
 
 

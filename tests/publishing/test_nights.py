@@ -367,15 +367,23 @@ def test_adapters_are_a_pool_too(place: Place) -> None:
         (("--alpha", "2"), 2, "--alpha 2: expected more than 0 and less than 1"),
         (("--time-limit", "soon"), 2, "--time-limit soon: expected seconds, or a time"),
         (("--notify", "ftp://secret"), 2, "--notify: expected an address"),
+        (("nowhere/*",), 2, "nowhere/*: matches no directory"),
         (("--publish", "ckpts/a/config.json"), 1, "cannot be published in"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_scored(
     place: Place, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    """One line, exit code 2 or 1."""
-    assert message in fails(place.night(*arguments), code)
+    """One line, exit code 2 or 1; yesterday's documents do not stand as today's, all three alike."""
+    for name in ("night.json", "night.md", "night.xml"):
+        (place.path / name).write_text("yesterday's")
+    done = place.night(*arguments, "--junit", "night.xml", "--markdown", "night.md")
+    assert message in fails(done, code)
     assert place.scorer.calls == []
+    assert message in done.document["error"]
+    suite = ElementTree.parse(place.path / "night.xml").getroot()[0]
+    assert suite.get("errors") == "1" and message in suite[0][0].get("message", "")
+    assert "This run failed:" in (place.path / "night.md").read_text()
 
 
 def test_no_benchmark_is_a_usage_error(place: Place) -> None:
