@@ -17,7 +17,7 @@ from typing import Any
 from soup.choosing.attempts import in_words
 from soup.cli import board as boards
 from soup.cli import console
-from soup.cli.fetching import local, watched
+from soup.cli.fetching import watched
 from soup.cli.options import PoolOptions, RunOptions, ShowOptions
 from soup.cli.progress import Watch
 from soup.cli.report import drawing
@@ -89,14 +89,12 @@ def play(
     require_places(display)
     try:
         with failure_shown("greedy", settings, display), _failure_written(asked, display):
-            _understood(asked, settings, pool)
+            plan = _understood(asked, settings, pool)
             draw = drawing(None if asked.charts else False)
             with _failure_told(asked), _limited(asked.time_limit):
                 scorer.require_sources([*settings.benchmarks, *settings.holdouts])
                 with Watch(console.err, display.quiet) as watch, scorer:
-                    here = local(pool, True, watch)
-                    plan = plan_of(asked, settings, here)
-                    night = nightly(here.ckpts, scorer, plan, settings, watch, draw=draw)
+                    night = nightly(pool.ckpts, scorer, plan, settings, watch, draw=draw)
     except TimeIsOver:
         print("the time is over; the same command goes on from there", file=sys.stderr)
         return AGAIN
@@ -139,6 +137,7 @@ def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
         asked.keep,
         opening,
         reference=pool.reference,
+        cache=pool.cache,
     )
 
 
@@ -320,26 +319,42 @@ def _foretell(
     from soup.choosing.journal import Journal
     from soup.cli.plan import show_plan
     from soup.errors import PoolError
-    from soup.publishing.sifting import sift
+    from soup.publishing.landing import land
+    from soup.publishing.sifting import Sifted, sift
 
     journal = Journal.open(settings.work, create=False)
     with watched(pool) as observe:
-        pool = local(pool, False, observe)
-    plan = replace(plan, opening={**plan.opening, "base": pool.base, "processor": pool.processor})
-    sifted = sift(
-        pool.ckpts,
-        journal,
-        settle=plan.settle,
-        skip_bad=plan.skip_bad,
-        opening=plan.opening,
-        read=False,
-    )
-    for one in sifted.left_out:
+        landed = land(
+            pool.ckpts,
+            plan.opening,
+            plan.reference,
+            whole=False,
+            skip_bad=plan.skip_bad,
+            cache=plan.cache,
+            observe=observe,
+        )
+    sifted = Sifted((), (), {})
+    if landed.paths:
+        sifted = sift(
+            landed.paths,
+            journal,
+            settle=plan.settle,
+            skip_bad=plan.skip_bad,
+            opening=landed.opening,
+            read=False,
+        )
+    for one in (*landed.left_out, *sifted.left_out):
         line = f"{one.name}: would be left out, {one.how}: {one.why}"
         print("warning:", plain(line), file=sys.stderr)
     if len(sifted.ready) < 2:
         raise PoolError(f"{len(sifted.ready)} good checkpoints: at least 2 are needed")
-    ready = replace(pool, ckpts=[str(path) for path in sifted.ready])
+    ready = replace(
+        pool,
+        ckpts=[str(path) for path in sifted.ready],
+        base=landed.opening["base"],
+        processor=landed.opening["processor"],
+        reference=landed.reference,
+    )
     would = replace(settings, out=Shelf.at(plan.publish).place(f"{clock():%Y-%m-%d}", ""))
     show_plan("greedy", ready, would, scorer, display.json)
     if repository is not None:
