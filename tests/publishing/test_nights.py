@@ -217,6 +217,34 @@ def test_rollback_uses_the_soup_before_and_is_remembered(place: Place) -> None:
     )
 
 
+def test_no_rollback_leads_to_what_was_taken_back(place: Place) -> None:
+    """Nor does going on to a later soup take one back; the report tells of it."""
+    from soup.reporting.facts import gather
+
+    place.night()
+    first = place.latest
+    member(place.ckpts / "d", range(140, 200))
+    place.night()
+    back = ("rollback", "--publish", "published")
+    run(place.path, *back)
+    shutil.rmtree(place.ckpts / "d")
+    member(place.ckpts / "e", range(150, 190))
+    done = place.night()
+    assert done.document["verdict"]["gain"] == 20.0, "against the one in use"
+    third = place.latest
+    assert run(place.path, *back).stdout == f"{first} is in use, {third} is not any more\n"
+    (line,) = [line for line in gather(place.path / ".soup").more if "taken back" in line]
+    assert line.endswith(f", by soup rollback; {first} is in use")
+    run(place.path, *back, "--to", third)
+    assert run(place.path, *back).returncode == 0 and place.latest == first, "it never was"
+    run(place.path, *back, "--to", third)
+    assert not [line for line in gather(place.path / ".soup").more if "taken back" in line]
+    shutil.rmtree(place.shelf / first)
+    line = fails(run(place.path, *back), 1)
+    assert f"no soup before {third} that was not taken back, too; name one with --to; it" in line
+    assert place.latest == third
+
+
 def test_the_published_soup_is_asked_what_it_was_not_asked(place: Place) -> None:
     """Where benchmarks have changed since, or the journal was lost: its written weights, once."""
     place.night()
