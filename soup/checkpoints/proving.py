@@ -10,6 +10,8 @@ proven, as long as the states stay.
 import threading
 from collections.abc import Iterable
 
+from blake3 import blake3
+
 from soup.checkpoints import digests
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.digests import BLOCK, Place, block_digest, place
@@ -31,6 +33,7 @@ class Proof:
         self._wanted: dict[Place, TensorInfo] = {
             place(info): info for member in self.members for info in member.read_for_digest
         }
+        self._whole: dict[Place, bytes] = {}
         self._blocks: dict[Place, dict[int, bytes]] = {}
         self._partial: dict[tuple[Place, int], tuple[bytearray, set[tuple[int, int]]]] = {}
         self._lock = threading.Lock()
@@ -44,7 +47,7 @@ class Proof:
         ``piece`` may be reused afterwards.
         """
         where = place(info)
-        if where not in self._wanted:
+        if where not in self._wanted or where in self._whole:
             return
         found = self._blocks.setdefault(where, {})
         at, end = start, start + len(piece)
@@ -60,13 +63,16 @@ class Proof:
                     self._keep(where, number, at - first, part, last - first)
             at = until
 
-    def put(self, info: TensorInfo, start: int, found: bytes) -> None:
-        """Take the digests of whole blocks from byte ``start`` on, one behind the other."""
-        where = place(info)
-        if where in self._wanted:
-            blocks = self._blocks.setdefault(where, {})
-            for k in range(len(found) // 32):
-                blocks[start // BLOCK + k] = found[32 * k : 32 * k + 32]
+    def put(self, where: Place, start: int, size: int, found: bytes) -> None:
+        """Take the digests of the blocks of ``size`` bytes from ``start`` on, which is a block's
+        first, one behind the other; of a tensor that is to be proven.
+        """
+        if size == where[2]:  # of tens of thousands of small tensors nearly all
+            self._whole[where] = found
+            return
+        blocks = self._blocks.setdefault(where, {})
+        for k in range(len(found) // 32):
+            blocks[start // BLOCK + k] = found[32 * k : 32 * k + 32]
 
     def _keep(self, where: Place, number: int, offset: int, part: memoryview, size: int) -> None:
         """Put a block together; the same part may come twice, and others that lap over it."""
@@ -93,13 +99,16 @@ class Proof:
         """
         known, missing = {}, []
         for where, info in self._wanted.items():
+            if (whole := self._whole.get(where)) is not None:
+                known[where] = blake3(whole).digest()
+                continue
             found, count = self._blocks.get(where, {}), -(-info.nbytes // BLOCK)
             if len(found) == count:
                 known[where] = digests.root(found[k] for k in range(count))
             else:
                 missing.append(info)
         if missing:
-            for info, (root, _) in zip(missing, digests.read_roots(missing), strict=True):
+            for info, (root, *_) in zip(missing, digests.read_roots(missing), strict=True):
                 known[place(info)] = root
         for member in self.members:
             if not member.prove([known[place(info)] for info in member.read_for_digest]):
