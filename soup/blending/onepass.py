@@ -391,10 +391,36 @@ class _Pass:
 
     def _require_read(self, run: Run) -> None:
         if compiled.faults() != self.faults:
-            names = " or ".join(dict.fromkeys(str(path) for path, _ in run.rows))
+            names = " or ".join(str(path) for path in self._suspects(run))
             raise CheckpointError(
                 f"{names}: could not be read to its end; was it changed meanwhile?"
             )
+
+    def _suspects(self, run: Run) -> list[Path]:
+        """The files that could not be read: those that have shrunk, or whose disk fails; if all
+        can be read now, every one of the run, or of another thread's that failed meanwhile.
+        """
+        short = [p for p, file in self.files.items() if file.size > _size(file.descriptor)]
+        rows = dict.fromkeys(run.rows)
+        return (
+            short
+            or [p for p, at in rows if not _readable(self.files[p].descriptor, at, run.nbytes)]
+            or list(dict.fromkeys(path for path, _ in rows))
+        )
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
+
+
+def _readable(descriptor: int, start: int, size: int) -> bool:
+    """Whether so many bytes can be read now."""
+    try:
+        while size and (part := os.pread(descriptor, min(size, 1 << 20), start)):
+            start, size = start + len(part), size - len(part)
+    except OSError:
+        return False
+    return not size
 
 
 def _digests(part: memoryview) -> bytes:
