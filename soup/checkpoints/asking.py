@@ -27,7 +27,7 @@ def unknown(checkpoint: Checkpoint) -> str:
         return "transformers is not installed here"
     kind = checkpoint.config.get("model_type")
     folder = Path(found.origin).parent / "models" / str(kind).replace("-", "_").replace("/", "_")
-    if not kind or not folder.is_dir():
+    if not kind or not os.path.isdir(folder):
         return f"transformers {version_of('transformers')} has no model_type {kind!r}"
     return ""
 
