@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from soup import compiled
 from soup.checkpoints.problems import TENSOR, Problem, patterns
-from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
+from soup.checkpoints.tensors import ITEMSIZES, TensorInfo, is_bound
 from soup.words import counted, listed
 
 INFINITE = {
@@ -169,6 +169,8 @@ def soundness(scans: Iterable[tuple[TensorInfo, Scan]]) -> Soundness:
             continue
         factors += _is_up(info.name)
         plain += _dimensions(info) < 2
+        if scan.kind == "inf" and is_bound(info):
+            continue
         if scan.kind is not None and len(found[scan.kind]) < KEPT:
             found[scan.kind].append((info.name, _dimensions(info)))
     return Soundness(
