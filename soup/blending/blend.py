@@ -14,7 +14,7 @@ from typing import Any
 from soup.blending.methods import METHODS, find
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.companions import Companions
-from soup.checkpoints.tensors import ITEMSIZES
+from soup.checkpoints.tensors import ITEMSIZES, is_bound
 from soup.checkpoints.ties import is_tied, pairs
 from soup.errors import BlendError, UsageError
 
@@ -152,5 +152,7 @@ def role(info: TensorInfo) -> str:
     if info.name.endswith(".num_batches_tracked"):
         return "take"
     if not info.is_float or info.name.endswith(("inv_freq", "position_ids")):
+        return "copy"
+    if is_bound(info):
         return "copy"
     return "blend"

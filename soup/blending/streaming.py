@@ -27,6 +27,7 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.computing import values as values_of
 from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.reading import Reader, open_shards
+from soup.checkpoints.tensors import is_bound
 from soup.checkpoints.updates import Read
 from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
@@ -326,7 +327,8 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     """
     narrow, wide = (pick(parts, key=lambda part: part.itemsize) for pick in (min, max))
     for member, part in zip(blend.members, parts, strict=True):
-        if info.is_float and not torch.isfinite(part).all():
+        fine = torch.isfinite(part) | (is_bound(info) & torch.isinf(part))
+        if info.is_float and not fine.all():
             raise BlendError(_not_finite_in(member, info, part))
         if not torch.equal(part.to(narrow.dtype), parts[0].to(narrow.dtype)):
             raise BlendError(
