@@ -33,6 +33,7 @@ A change of any of these is a new number in ``PROTOCOL``.
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.common import packed
 from soup.checkpoints.checkpoint import Checkpoint
 
 PROTOCOL = 7
@@ -49,7 +50,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:
 
 
 def encode_blend(blend: Blend) -> dict[str, Any]:
-    """A blend as JSON: paths and coefficients, the latter exact."""
+    """A blend as JSON: paths and coefficients, the latter exact; and what is known of values."""
     return {
         "members": [encode_checkpoint(member) for member in blend.members],
         "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
@@ -60,4 +61,5 @@ def encode_blend(blend: Blend) -> dict[str, Any]:
         "files_of": blend.files_of and encode_checkpoint(blend.files_of),
         "companions": blend.companions.digest,
         "digest": blend.digest,
+        "values": packed(blend),
     }
