@@ -14,6 +14,7 @@ from torch import nn
 from soup.blending import device
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
+from soup.blending.stages import Stages
 from soup.blending.streaming import stream
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.errors import ScoringError
@@ -187,10 +188,12 @@ class Swapped:
     Attributes:
         written: bytes written into the model.
         sums: checksums of all of its tensors, by names in files.
+        stages: where the time went, if it was a GPU that summed.
     """
 
     written: int
     sums: dict[str, int]
+    stages: Stages | None = None
 
 
 def checksums(places: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -232,7 +235,7 @@ def swap_in(
     left = left or {}
     gpu = _gpu_of(places)
     if gpu is not None and device.serves(blend):
-        copy_in = CopyIn(places, left)
+        copy_in, stages = CopyIn(places, left), Stages()
         try:
             stream(
                 blend,
@@ -242,8 +245,9 @@ def swap_in(
                 threads=min(device.LANES, os.cpu_count() or 1),
                 device=gpu,
                 skip=left.keys(),
+                stages=stages,
             )
-            return Swapped(copy_in.written, copy_in.verify())
+            return Swapped(copy_in.written, copy_in.verify(), stages)
         except torch.OutOfMemoryError:
             pass  # the processor sums, then, as where there is no GPU
         finally:

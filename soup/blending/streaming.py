@@ -23,6 +23,7 @@ from soup.blending.device import Lane
 from soup.blending.methods import METHODS
 from soup.blending.rounding import all_finite, round_once
 from soup.blending.running import Pass, RunningSum
+from soup.blending.stages import Stages
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.computing import values as values_of
 from soup.checkpoints.dtypes import DTYPES
@@ -63,6 +64,7 @@ def stream(
     running: RunningSum | None = None,
     device: torch.device | None = None,
     skip: Set[str] = frozenset(),
+    stages: Stages | None = None,
 ) -> None:
     """Stream a blend into a sink: read a chunk of every member, sum, round, put.
 
@@ -80,6 +82,7 @@ def stream(
             all members are read (a float64 sum is more bytes to move than a few of them). For
             blends that ``soup.blending.device.serves``.
         skip: names of tensors that are not wanted; nothing of them is read.
+        stages: takes in where the time of a device's lanes went.
 
     Raises:
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
@@ -89,7 +92,7 @@ def stream(
     for sums in _passes(blend, running if device is None else None, skip):
         part = blend if sums is None else replace(blend, members=sums.members)
         target = sink if len(part.members) == len(blend.members) else _Nowhere()
-        _stream(part, target, sums, task, observe, threads, chunk, device, skip)
+        _stream(part, target, sums, task, observe, threads, chunk, device, skip, stages)
         if running is not None and sums is not None:
             running.end(sums)
 
@@ -111,6 +114,7 @@ def _stream(
     chunk: int | None,
     device: torch.device | None,
     skip: Set[str],
+    stages: Stages | None,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
     kernel: Any = _kernel(blend) if device is None else None
@@ -156,6 +160,10 @@ def _stream(
             for info, start, size in lane.suspects():
                 reader.recycle()
                 _blend_chunk(blend, reader.read, info, start, size, sums, same, kernel)
+            if stages is not None and isinstance(lane, Lane):
+                measured = lane.stages()
+                with lock:
+                    stages.add(measured)
         except BaseException:
             failed.set()
             raise
