@@ -10,6 +10,9 @@ Rows, medians of --repeats runs, members in the page cache; speeds are members' 
                each stage took, of its last run: what is near the whole time bounds it
     processor  summed and rounded by the processor, then copied: what models get that `device` does
                not serve
+    fastsafetensors, runai_model_streamer, instanttensor
+               where they are installed: the members' tensors loaded there by them, one member after
+               the other, and no sum
 """
 
 import argparse
@@ -22,6 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from loaders import installed, loaded
 from pools import make_pool
 
 from soup.blending.blend import Blend
@@ -91,6 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--chunks", type=int, nargs="*", default=[CHUNK.bit_length() - 1], help="log2 of elements"
     )
+    parser.add_argument("--no-loaders", action="store_true", help="no other loaders")
     parser.add_argument("--directory", type=Path, help="where to work [a temporary directory]")
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -140,10 +145,21 @@ def table(blend: Blend, device: torch.device, given: argparse.Namespace) -> None
             )
             name = f"device, {label}"
             rows[name] = lambda size=size, lanes=lanes, name=name: on_device(name, size, lanes)
+    others = {} if given.no_loaders else installed()
+    for loader in others:
+        rows[loader] = lambda loader=loader: loaded(
+            others[loader], [member.shards for member in blend.members], device
+        )
     print("\n| | seconds | GB/s | to the copy | where the time went |\n|---|---|---|---|---|")
     best = 0.0
     for name, job in sorted(rows.items(), key=lambda row: not row[0].startswith("copy")):
-        took = seconds(job, device, given.repeats)
+        try:
+            took = seconds(job, device, given.repeats)
+        except Exception as error:
+            if name not in others:
+                raise
+            print(f"| {name} | | | | {type(error).__name__}: {str(error)[:100]} |", flush=True)
+            continue
         speed = total / took / 1e9
         best = max(best, speed) if name.startswith("copy") else best
         where = str(stages[name]) if name in stages else ""

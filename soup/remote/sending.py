@@ -153,7 +153,7 @@ class StoreTarget:
             tell(0)
         if not _holds(self._listed(), files):
             raise OutputError(f"{self.address}: not all of it arrived; run the command again")
-        self._do("the mark of what is unfinished", lambda fs, root: fs.rm_file(f"{root}/{MARK}"))
+        self._remove(MARK)
         return str(self.address)
 
     def _clear(self, there: Iterable[str]) -> None:
@@ -163,9 +163,9 @@ class StoreTarget:
         gone = [n for n in there if n in known or n.endswith(".safetensors")]
         for name in sorted(gone, key=_rank, reverse=True):
             if name != MANIFEST:  # it lists the others, should we be stopped here
-                self._do(name, lambda fs, root, name=name: fs.rm_file(f"{root}/{name}"))
+                self._remove(name)
         if MANIFEST in there:
-            self._do(MANIFEST, lambda fs, root: fs.rm_file(f"{root}/{MANIFEST}"))
+            self._remove(MANIFEST)
 
     def _listed(self) -> dict[str, int]:
         """The files that are there, and their bytes."""
@@ -189,6 +189,9 @@ class StoreTarget:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    def _remove(self, name: str) -> None:
+        self._do(name, lambda fs, root: fs.rm_file(f"{root}/{name}"))
 
     def _put_text(self, name: str, text: str) -> None:
         self._do(name, lambda fs, root: fs.pipe_file(f"{root}/{name}", text.encode()))
@@ -282,8 +285,9 @@ class HubTarget:
         from huggingface_hub import HfApi, utils
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-        bars = not utils.are_progress_bars_disabled()
-        utils.disable_progress_bars()  # they would write over ours
+        bars: Any = utils
+        shown = not bars.are_progress_bars_disabled()
+        bars.disable_progress_bars()  # they would write over ours
         address = self.address
         try:
             endpoint = os.environ.get("HF_ENDPOINT") or None
@@ -301,5 +305,5 @@ class HubTarget:
             said = address.scrubbed(error) or type(error).__name__
             raise OutputError(f"{address}: cannot be sent to the hub ({said})") from None
         finally:
-            if bars:
-                utils.enable_progress_bars()
+            if shown:
+                bars.enable_progress_bars()
