@@ -38,14 +38,25 @@ def equal(blend: Blend) -> frozenset[str]:
     """
     if blend.method != "linear" or blend.coefficients is not None or len(blend.members) >= MOST:
         return frozenset()
-    return frozenset(
-        info.name
-        for info in blend.reference.tensors.values()
-        if info.dtype in NARROW
-        and role(info) == "blend"
-        and blend.dtype_of(info) == info.dtype
-        and _equal(blend, info.name)
-    )
+    computed = {name for member in blend.members for name in member.updates}
+    first, *others = blend.members
+    found = []
+    for name, info in blend.reference.tensors.items():
+        if info.dtype not in NARROW or name in computed or role(info) != "blend":
+            continue
+        one = first.tensors[name]
+        rest = [(member, member.tensors[name]) for member in others]
+        if blend.dtype_of(info) != info.dtype or any([o.dtype != one.dtype for _, o in rest]):
+            continue
+        if name in blend.values or all(
+            [o.offset == one.offset and o.file == one.file for _, o in rest]
+        ):
+            found.append(name)
+            continue
+        root = first.root_of(one)
+        if root is not None and all([member.root_of(o) == root for member, o in rest]):
+            found.append(name)
+    return frozenset(found)
 
 
 def roots(blend: Blend, names: Iterable[str]) -> dict[str, bytes]:
@@ -122,19 +133,3 @@ def unpacked(text: str, names: Iterable[str]) -> dict[str, str]:
 def _mark(names: Iterable[str]) -> str:
     """Whose values they are, and in which order."""
     return blake3("\n".join(names).encode()).hexdigest()[:NAMED]
-
-
-def _equal(blend: Blend, name: str) -> bool:
-    if any(name in member.updates for member in blend.members):
-        return False
-    first, *others = (member.tensors[name] for member in blend.members)
-    if any(other.dtype != first.dtype for other in others):
-        return False
-    if all((other.file, other.offset) == (first.file, first.offset) for other in others):
-        return True
-    if name in blend.values:
-        return True
-    root = blend.members[0].root_of(first)
-    return root is not None and all(
-        member.root_of(member.tensors[name]) == root for member in blend.members[1:]
-    )
