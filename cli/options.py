@@ -346,7 +346,12 @@ class OutputOptions:
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Where to write (default: soup-<kind>)."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where to write (default: soup-<kind>); hf://, s3:// or gs:// is sent there.",
+        ),
     ] = None
     overwrite: Annotated[
         bool,
