@@ -5,6 +5,7 @@
     ├── CheckpointError      one model directory cannot be read
     │   ├── QuantisedError   its weights are packed integers, which cannot be averaged
     │   ├── UnfinishedError  it is not complete: perhaps it is still being written
+    │   ├── RewrittenError   its bytes are not those that are remembered of these very files
     │   └── UnreachableError it is elsewhere, and cannot be read from there now
     ├── PoolError            the checkpoints cannot be blended with each other
     ├── BlendError           a tensor's values cannot be blended (NaN, overflow, unequal integers)
@@ -58,6 +59,10 @@ class UnfinishedError(CheckpointError):
     """A model directory is not complete: perhaps it is still being written."""
 
 
+class RewrittenError(CheckpointError):
+    """A model's bytes are not those that are remembered of its files, whatever these look like."""
+
+
 class UnreachableError(CheckpointError):
     """A model is elsewhere, and the place cannot be reached, or does not let it be read."""
 
@@ -94,6 +99,7 @@ BY_NAME: dict[str, type[SoupError]] = {
         CheckpointError,
         QuantisedError,
         UnfinishedError,
+        RewrittenError,
         UnreachableError,
         PoolError,
         BlendError,

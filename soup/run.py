@@ -14,7 +14,7 @@ from soup.checkpoints.pool import Pool
 from soup.choosing.attempts import Attempt, failures_recorded
 from soup.choosing.leaderboard import Leaderboard
 from soup.choosing.retelling import show as show  # known from here
-from soup.choosing.scoring import Scorer
+from soup.choosing.scoring import Scorer, forgetting
 from soup.errors import UsageError
 from soup.events import Note, Observer
 from soup.holding import alone
@@ -123,18 +123,19 @@ def _make(
     if target is None:
         walk.record("soup", **_about(kind, soup), out="", digest="")
         return walk.leaderboard()
-    written = write(
-        soup,
-        target,
-        kind=kind,
-        facts=facts,
-        overwrite=settings.overwrite or there is not None,
-        as_adapter=settings.as_adapter,
-        known=walk.journal.digest_of,
-        pictures=draw(walk.journal, soup.key, observe) if draw else (),
-        observe=observe,
-        draft=draft,
-    )
+    with forgetting(walk.journal, soup):
+        written = write(
+            soup,
+            target,
+            kind=kind,
+            facts=facts,
+            overwrite=settings.overwrite or there is not None,
+            as_adapter=settings.as_adapter,
+            known=walk.journal.digest_of,
+            pictures=draw(walk.journal, soup.key, observe) if draw else (),
+            observe=observe,
+            draft=draft,
+        )
     walk.remember_soup(written, soup)
     place = str(written.path)
     if there is not None:

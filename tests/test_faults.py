@@ -3,11 +3,14 @@
 import errno
 from pathlib import Path
 
+from tests.faults.machines import clocks, full_disks, locks, mounts, renames
 from tests.faults.runs import Place, errors_at_steps, flipped_bits, kills_at_random, kills_at_steps
 
 
 def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
-    """Killed, without room, with a broken disk, with a flipped bit: the same soup in the end."""
+    """Killed, without room, with a broken disk, a flipped bit, a clock that jumps, locks and
+    renames that lie: the same soup in the end.
+    """
     place = Place(tmp_path)
     rows = [
         kills_at_steps(place, 1),
@@ -15,6 +18,10 @@ def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
         errors_at_steps(place, errno.ENOSPC, 1, ("write", "pwrite", "posix_fallocate")),
         errors_at_steps(place, errno.EIO, 1, ("fsync",)),
         flipped_bits(place, 2),
+        *([full_disks(place, [8], "work")] if mounts() else []),
+        clocks(place, 1),
+        locks(place, 1),
+        renames(place, ["replace"], [errno.ESTALE]),
     ]
     assert [text for row in rows for text in row.wrong] == []
     assert sum(row.lost + row.repeated for row in rows) == 0

@@ -1,7 +1,8 @@
 """The short form of ``python -m tests.hostile``: each kind of file, a few cases of each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ from soup.blending.blend import Blend
 from soup.blending.writer import write
 from soup.checkpoints.pool import Pool
 from tests.conftest import make_checkpoint, random_tensors
-from tests.hostile import Kind, kinds, tried
+from tests.hostile import Kind, kinds, tried, unasked
 
 NAMES = (
     *("header", "pool", "index", "config", "tokenizer", "tokens", "adapter", "factors", "pickle"),
@@ -22,10 +23,11 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, Kind]]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Mapping[str, Kind]]]:
     """Sound files of every kind, made once."""
     place = tmp_path_factory.mktemp("hostile")
-    return place, kinds(place)
+    with unasked():
+        yield place, kinds(place)
 
 
 @given(name=st.sampled_from(NAMES), source=st.randoms(use_true_random=False))
@@ -47,6 +49,29 @@ def test_every_kind_is_tried(places: tuple[Path, Mapping[str, Kind]]) -> None:
         assert not tried(
             place / name, Kind(kind.file, kind.sound, lambda _, raw: raw, kind.read), Random(0)
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("adapter", {"base_model_name_or_path": "\0"}),
+        ("adapter", {"rank_pattern": {"[[a]q_proj": 2}}),
+        ("tokens", {"chat_template": "\ud800"}),
+    ],
+)
+def test_what_was_found(
+    places: tuple[Path, Mapping[str, Kind]],
+    name: str,
+    change: Mapping[str, object],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """A path that is none, half a character, a pattern that Python warns of: no error of Python."""
+    place, every = places
+    kind = every[name]
+    content = json.dumps({**json.loads(kind.sound), **change}).encode()
+    for whole in (replace(kind, alone=None), kind):
+        assert not tried(place / name, replace(whole, change=lambda *_: content), Random(1))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

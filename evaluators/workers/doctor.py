@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
-from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.checkpoint import UNREAD, Checkpoint
 from soup.choosing.scoring import result_key
 from soup.errors import ScoringError
 from soup.evaluators.kit.finished import rows_of, table_of
@@ -311,7 +311,7 @@ def ask_once(
     row = {"index": "0", "image": red_square(), "question": QUESTION, **COLOURS, "answer": "A"}
     file.write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
     # It names the answer's place, and nothing is recorded: no need to read all bytes for it.
-    checkpoint.remember_digest("0" * 64)
+    checkpoint.remember_digest(UNREAD)
     (benchmark,) = scorer.benchmarks(checkpoint, [str(file)])
     blend = Blend((checkpoint,), checkpoint)
     scorer.measure(blend, benchmark, "ask one question", observe)

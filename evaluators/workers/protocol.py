@@ -50,14 +50,19 @@ def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:
     return [str(checkpoint.path), checkpoint.name, there, supplied, list(checkpoint.left_out)]
 
 
+def _known(checkpoint: Checkpoint) -> list[Any]:
+    """The same and its digest, if known: a worker proves it when it first reads the checkpoint."""
+    return [*encode_checkpoint(checkpoint), checkpoint.known_digest]
+
+
 def encode_blend(blend: Blend) -> dict[str, Any]:
     """A blend as JSON: paths and coefficients, the latter exact; and what is known of values."""
     return {
-        "members": [encode_checkpoint(member) for member in blend.members],
+        "members": [_known(member) for member in blend.members],
         "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
         "dtype": blend.dtype,
         "method": blend.method,
-        "base": blend.base and encode_checkpoint(blend.base),
+        "base": blend.base and _known(blend.base),
         "parameters": [[name, value.hex()] for name, value in blend.parameters],
         "files_of": blend.files_of and encode_checkpoint(blend.files_of),
         "companions": blend.companions.digest,

@@ -315,13 +315,15 @@ class Worker:
         base: str | None,
         supplied: Sequence[Sequence[str]] = (),
         left_out: Sequence[str] = (),
+        digest: str | None = None,
     ) -> Checkpoint:
         key = _key(path, base, supplied)
         known = self._opened.get(key)
         if known is None or not _same_files(*known):
             opened = fit(without(open_checkpoint(path, name, base), left_out), self._reference)
-            return self._keep(key, replace(opened, supplied=_supplied(supplied)))
-        return known[0]
+            made = self._keep(key, replace(opened, supplied=_supplied(supplied)))
+            return _known_as(digest, made)
+        return _known_as(digest, known[0])
 
     def _keep(self, key: str, checkpoint: Checkpoint) -> Checkpoint:
         self._opened[key] = checkpoint, checkpoint.files_key
@@ -340,6 +342,13 @@ class Worker:
 
 def _key(*parts: Any) -> str:
     return json.dumps(parts)
+
+
+def _known_as(digest: str | None, checkpoint: Checkpoint) -> Checkpoint:
+    """With the digest that whoever asks knows it by."""
+    if digest is not None and checkpoint.known_digest != digest:
+        checkpoint.remember_digest(digest)
+    return checkpoint
 
 
 def _supplied(given: Sequence[Sequence[str]]) -> tuple[tuple[str, Path], ...]:

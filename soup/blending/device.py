@@ -16,7 +16,7 @@ from soup.blending.rounding import not_finite, round_once
 from soup.blending.stages import Clock, Stages
 from soup.checkpoints.checkpoint import TensorInfo
 from soup.checkpoints.dtypes import DTYPES
-from soup.checkpoints.reading import read_into
+from soup.checkpoints.reading import Seen, read_into
 
 CHUNK = 1 << 21
 """Elements per chunk: large enough that a dozen small kernels take less time than the copies."""
@@ -52,10 +52,18 @@ class Lane:
     """One thread's buffers and its stream on a device; what it merges stays there."""
 
     def __init__(
-        self, blend: Blend, files: dict[Path, int], chunk: int, device: torch.device
+        self,
+        blend: Blend,
+        files: dict[Path, int],
+        chunk: int,
+        device: torch.device,
+        seen: Seen | None = None,
     ) -> None:
-        """To be made in the thread that will use it; ``chunk`` is the longest, in elements."""
-        self._blend, self._files, self._device = blend, files, device
+        """To be made in the thread that will use it; ``chunk`` is the longest, in elements.
+
+        ``seen`` is shown what is read, while it is copied; see ``soup.checkpoints.reading``.
+        """
+        self._blend, self._files, self._device, self._seen = blend, files, device, seen
         if device.type == "cuda":
             own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             own.wait_stream(torch.cuda.current_stream(device))  # of what was asked of the device
@@ -130,4 +138,6 @@ class Lane:
         clock.end("copy", begun)
         if slot.left is not None:
             slot.left.record()
+        if self._seen is not None:
+            self._seen(info, start * dtype.itemsize, slot.host.numpy()[:size].data)
         return slot.there[:size].view(dtype)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from soup import compiled
@@ -21,6 +23,7 @@ from soup.blending.layout import Layout
 from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place, workers
+from soup.checkpoints.proving import Proof
 from soup.checkpoints.soundness import INFINITE, zeros_behind
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
@@ -77,7 +80,8 @@ def write(
         What was written; None, with nothing done, where a file cannot be mapped.
 
     Raises:
-        BlendError, CheckpointError: as ``soup.blending.streaming.stream``.
+        BlendError, CheckpointError: as ``soup.blending.streaming.stream``; members whose digests
+            are remembered, and not proven, are.
     """
     sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
     common = frozenset() if learn else equal(blend)
@@ -87,13 +91,15 @@ def write(
     hasher = Hasher({name: size for name, size in sizes.items() if name not in known})
     written = Written(hasher, known)
     learned = Learned() if learn else None
+    proof = Proof(blend.members)
     with ExitStack() as stack:
         files = _mapped(runs, stack)
         if files is None:
             return None
         wanted = [k for k, member in enumerate(blend.members) if member in learn]
-        one = _Pass(blend, layout, otherwise, files, learned, frozenset(wanted), written)
+        one = _Pass(blend, layout, otherwise, files, learned, frozenset(wanted), proof, written)
         one.all(runs, task, observe, threads)
+    proof.settle()
     for member in learn:
         assert learned is not None
         member.take_read(learned)
@@ -135,7 +141,7 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
         files = _mapped(again, stack)
         if files is None:
             return False
-        one = _Pass(blend, layout, otherwise, files, None, frozenset(), written)
+        one = _Pass(blend, layout, otherwise, files, None, frozenset(), Proof(()), written)
         for run in again:
             one.do(run, memoryview(bytearray(CHUNK * 4)))
     return True
@@ -168,8 +174,14 @@ class _Pass:
     files: dict[Path, compiled.Mapped]
     learned: Learned | None
     wanted: frozenset[int]
+    proof: Proof
     written: Written
     faults: int = field(default_factory=compiled.faults)
+
+    @cached_property
+    def proven(self) -> frozenset[int]:
+        """Which members' bytes are hashed to prove their digests."""
+        return frozenset(k for k, m in enumerate(self.blend.members) if m in self.proof.members)
 
     def all(self, runs: Sequence[Run], task: str, observe: Observer, threads: int | None) -> None:
         """Do all runs, by threads."""
@@ -255,7 +267,14 @@ class _Pass:
             return False
         path, offset = run.rows[0]
         handle, there = self.layout.places[run.pieces[0].info.name]
-        return copy(self.files[path].descriptor, offset, handle, there, run.nbytes)
+        if not copy(self.files[path].descriptor, offset, handle, there, run.nbytes):
+            return False
+        if 0 in self.proven and offset + run.nbytes <= self.files[path].size:
+            for piece in run.pieces:
+                info = self.blend.members[0].tensors[piece.info.name]
+                self.proof.take(info, 0, self.files[path].bytes[offset : offset + info.nbytes])
+                offset += info.nbytes
+        return True
 
     def _look(
         self, run: Run, views: Sequence[memoryview], rows: Sequence[int], first: Sequence[int]
@@ -267,6 +286,7 @@ class _Pass:
             is finite; whether sums do not depend on the order of members.
         """
         if self.learned is None and run.kind == "blend" and any(first):
+            self._prove(run, views, first, {})
             return None, True, True  # what is not finite the sum shows
         width, infinite = ITEMSIZES[run.dtype], INFINITE.get(run.dtype)
         ends: list[int] = []
@@ -284,9 +304,35 @@ class _Pass:
             finite = False
         if self.learned is not None:
             self._learn(run, distinct, first)
+        if run.kind != "look":
+            self._prove(run, views, first, {k: [d for d, *_ in of] for k, of in distinct.items()})
         settled = self.learned is None or run.kind != "blend" or not any(first)
         settled = settled or not finite or _exact(run, rows, high, low)
         return [seen[0] for seen in distinct[0]], finite, settled
+
+    def _prove(
+        self,
+        run: Run,
+        views: Sequence[memoryview],
+        first: Sequence[int],
+        found: dict[int, list[bytes]],
+    ) -> None:
+        """Give members' digests to the proof; ``found`` has those of some members' pieces."""
+        width = ITEMSIZES[run.dtype]
+        for k in self.proven:
+            if k >= len(views):  # of tensors known to be equal only the first is read
+                continue
+            if not found.get(first[k]):
+                ends = accumulate(piece.count * width for piece in run.pieces)
+                parts = zip(ends, run.pieces, strict=True)
+                view = views[first[k]]
+                found[first[k]] = [_digests(view[end - p.count * width : end]) for end, p in parts]
+            path, at = run.rows[k]
+            file = str(path)
+            for piece, digests in zip(run.pieces, found[first[k]], strict=True):
+                start, size = piece.start * width, piece.count * width
+                self.proof.put((file, at - start, piece.numel * width), start, size, digests)
+                at += size
 
     def _learn(self, run: Run, found: Mapping[int, Sequence[Seen]], first: Sequence[int]) -> None:
         """Keep what was found of the members that are learned, or of what is only looked at."""
@@ -345,10 +391,43 @@ class _Pass:
 
     def _require_read(self, run: Run) -> None:
         if compiled.faults() != self.faults:
-            names = " or ".join(dict.fromkeys(str(path) for path, _ in run.rows))
+            names = " or ".join(str(path) for path in self._suspects(run))
             raise CheckpointError(
                 f"{names}: could not be read to its end; was it changed meanwhile?"
             )
+
+    def _suspects(self, run: Run) -> list[Path]:
+        """The files that could not be read: those that have shrunk, or whose disk fails; if all
+        can be read now, every one of the run, or of another thread's that failed meanwhile.
+        """
+        short = [p for p, file in self.files.items() if file.size > _size(file.descriptor)]
+        rows = dict.fromkeys(run.rows)
+        return (
+            short
+            or [p for p, at in rows if not _readable(self.files[p].descriptor, at, run.nbytes)]
+            or list(dict.fromkeys(path for path, _ in rows))
+        )
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
+
+
+def _readable(descriptor: int, start: int, size: int) -> bool:
+    """Whether so many bytes can be read now."""
+    try:
+        while size and (part := os.pread(descriptor, min(size, 1 << 20), start)):
+            start, size = start + len(part), size - len(part)
+    except OSError:
+        return False
+    return not size
+
+
+def _digests(part: memoryview) -> bytes:
+    """Of the blocks of a part that begins with one."""
+    if len(part) <= BLOCK:
+        return block_digest(part)
+    return b"".join([block_digest(part[at : at + BLOCK]) for at in range(0, len(part), BLOCK)])
 
 
 def _seen(view: memoryview, ends: Sequence[int], width: int, largest: Sequence[int]) -> list[Seen]:
@@ -364,12 +443,7 @@ def _seen(view: memoryview, ends: Sequence[int], width: int, largest: Sequence[i
     for end, high in zip(ends, largest, strict=True):
         end *= width
         part = view[start:end]
-        if end - start <= BLOCK:
-            digests = block_digest(part)
-        else:
-            cuts = range(0, end - start, BLOCK)
-            digests = b"".join([block_digest(part[at : at + BLOCK]) for at in cuts])
-        found.append((digests, high, 0 if view[end - 1] else zeros_behind(part)))
+        found.append((_digests(part), high, 0 if view[end - 1] else zeros_behind(part)))
         start = end
     return found
 

@@ -12,6 +12,7 @@ from soup.blending.runs import Piece, serves
 from soup.blending.stack import Factor, Share, Stack
 from soup.checkpoints.adapter import WEIGHTS
 from soup.checkpoints.digests import Hasher
+from soup.checkpoints.proving import prove
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Read
 from soup.checkpoints.weights import ADAPTER
@@ -85,10 +86,12 @@ def write_adapter(blend: Blend, stacked: Stack, directory: Path) -> None:
     Raises:
         OSError: no room, or the like.
         BlendError: a factor is not finite.
+        RewrittenError, CheckpointError: see ``soup.checkpoints.proving``.
     """
     start, _ = header([(factor.name, "F32", factor.shape) for factor in stacked.factors])
     from soup.blending.streaming import open_files
 
+    prove(blend.sources)  # a base, too: what an adapter's digest is of is more than its factors
     with open_files(blend) as read, (directory / f"{WEIGHTS}.safetensors").open("xb") as file:
         file.write(start)
         for factor in stacked.factors:

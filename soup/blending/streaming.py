@@ -27,7 +27,8 @@ from soup.blending.stages import Stages
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.computing import values as values_of
 from soup.checkpoints.dtypes import DTYPES
-from soup.checkpoints.reading import Reader, open_shards
+from soup.checkpoints.proving import Proof
+from soup.checkpoints.reading import Reader, Seen, open_shards
 from soup.checkpoints.tensors import is_bound
 from soup.checkpoints.updates import Read
 from soup.errors import BlendError
@@ -89,13 +90,17 @@ def stream(
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
             output dtype; the message names the tensor and the member.
         CheckpointError: a file cannot be read.
+        RewrittenError: bytes that are read for the first time by this process are not those that
+            a member's digest is of.
     """
+    proof = Proof(blend.sources)
     for sums in _passes(blend, running if device is None else None, skip):
         part = blend if sums is None else replace(blend, members=sums.members)
         target = sink if len(part.members) == len(blend.members) else _Nowhere()
-        _stream(part, target, sums, task, observe, threads, chunk, device, skip, stages)
+        _stream(part, target, sums, task, observe, threads, chunk, device, skip, stages, proof)
         if running is not None and sums is not None:
             running.end(sums)
+    proof.settle()
 
 
 class _Nowhere:
@@ -116,6 +121,7 @@ def _stream(
     device: torch.device | None,
     skip: Set[str],
     stages: Stages | None,
+    proof: Proof,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
     kernel: Any = _kernel(blend) if device is None else None
@@ -129,16 +135,18 @@ def _stream(
     failed = threading.Event()
     done = released = 0
 
+    seen = proof.take if proof else None
+
     def run() -> None:
         nonlocal done, released
-        reader = Reader(files)  # one per thread: it reuses its buffers
+        reader = Reader(files, seen)  # one per thread: it reuses its buffers
         torch.set_num_threads(1)  # for this thread: the chunks are the parallelism
         try:
             lane: _Fast | Lane
             if device is None:
-                lane = _Fast(blend, mapped, chunk, sums, same, kernel)
+                lane = _Fast(blend, mapped, chunk, sums, same, kernel, seen)
             else:
-                lane = Lane(blend, files, chunk, device)
+                lane = Lane(blend, files, chunk, device, seen)
             while not failed.is_set():
                 with lock:
                     item = next(work, None)
@@ -203,9 +211,10 @@ def _chunks(
     blend: Blend, infos: Sequence[TensorInfo], size: int
 ) -> Iterator[tuple[TensorInfo, int, int]]:
     whole = METHODS[blend.method].whole_tensor
+    computed = any(source.updates for source in blend.sources)
     for info in infos:
         step = max(info.numel, 1) if whole and role(info) == "blend" else size
-        if info.shape and 0 < info.shape[-1] <= step:
+        if computed and info.shape and 0 < info.shape[-1] <= step:
             step -= step % info.shape[-1]  # whole rows, which LoRA's are computed by
         for start in range(0, info.numel, step):
             yield info, start, min(step, info.numel - start)
@@ -371,6 +380,7 @@ class _Route:
     """How one tensor goes through ``kernel``: per member a file and an offset; in bytes."""
 
     loop: Any
+    stored: Sequence[TensorInfo]
     rows: Sequence[tuple[Any, int]]
     width: int
 
@@ -386,7 +396,9 @@ class _Fast:
         sums: Pass | None,
         same: Set[str],
         kernel: Any,
+        seen: Seen | None,
     ) -> None:
+        self._seen = seen
         self._blend, self._mapped, self._chunk, self._sums = blend, mapped, chunk, sums
         self._same, self._kernel = same, kernel
         self._loops: dict[tuple[str, ...], Any] = {}
@@ -412,7 +424,13 @@ class _Fast:
             sums.before(info, start, count) if sums is not None else None,
             sums.after(info, start, count) if sums is not None else None,
         )
-        return None if values is None else (len(rows) * count * route.width, values)
+        if values is None:
+            return None
+        if self._seen is not None:
+            size = count * route.width
+            for tensor, (file, offset) in zip(route.stored, rows, strict=True):
+                self._seen(tensor, start * route.width, file.bytes[offset : offset + size])
+        return len(rows) * count * route.width, values
 
     def _route(self, info: TensorInfo) -> _Route | None:
         """Where the members' elements lie and the loop that merges them, if it can."""
@@ -428,7 +446,7 @@ class _Fast:
         if key not in self._loops:
             self._loops[key] = self._kernel.Loop(*key, self._chunk)
         rows = [(self._mapped[tensor.file], tensor.offset) for tensor in stored]
-        return _Route(self._loops[key], rows, DTYPES[stored[0].dtype].itemsize)
+        return _Route(self._loops[key], stored, rows, DTYPES[stored[0].dtype].itemsize)
 
     def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:
         """See ``blending.device.Lane``; here each chunk is known to be finite when it is merged."""

@@ -55,7 +55,8 @@ def _named(member: Checkpoint) -> str:
 
 
 def _is_base(found: str, member: Checkpoint, base: Checkpoint) -> bool:
-    if os.path.realpath(member.path / found) == os.path.realpath(base.path):
+    place = member.path / found
+    if "\0" not in found and os.path.realpath(place) == os.path.realpath(base.path):
         return True
     called = [str(base.path), os.path.realpath(base.path), str(base.config.get("_name_or_path"))]
     if (origin := origin_of(base.path)) is not None:

@@ -35,6 +35,9 @@ UNTIE = (
 )
 """What to do with an adapter that changes one half of tied weights."""
 
+UNREAD = "0" * 64
+"""Stands for the digest of a checkpoint of which nothing will be recorded; nobody compares it."""
+
 FileState = tuple[str, int, int, int, int]
 """Path, size, mtime (ns), inode and ctime (ns) of a file: while none differs, its content is the
 same. The last is the kernel's: no program that writes a file can set it back."""
@@ -269,6 +272,15 @@ class Checkpoint:
         values: Soundness,
     ) -> str:
         """The digest of all, from the roots of the inputs in order; it is remembered."""
+        found, own = self._digest_of(inputs, roots)
+        self.remember_digest(found, values, own)
+        vars(self)["_proven"] = found
+        return found
+
+    def _digest_of(
+        self, inputs: Mapping[str, Sequence[TensorInfo]], roots: Iterator[bytes]
+    ) -> tuple[str, dict[str, str]]:
+        """The digest of all, and by stored tensor the root of its values."""
         tensors, own = [], {}
         updates = self.updates
         for name, infos in inputs.items():
@@ -278,9 +290,35 @@ class Checkpoint:
                 own[info.name] = root.hex()
             if updates and (update := updates.get(name)) is not None:
                 tensors.append(update.recipe.encode())
-        found = digests.content_digest(tensors)
-        self.remember_digest(found, values, own)
-        return found
+        return digests.content_digest(tensors), own
+
+    @property
+    def known_digest(self) -> str | None:
+        """Its digest, if it can be told without reading anything."""
+        found: str | None = vars(self).get("digest")
+        return None if found == UNREAD else found
+
+    @property
+    def unproven(self) -> bool:
+        """Whether its digest is known, but not from bytes that this process has read."""
+        return self.known_digest is not None and vars(self).get("_proven") != self.known_digest
+
+    def prove(self, roots: Sequence[bytes]) -> bool:
+        """Compare its digest with what was read; a second reading decides where they differ.
+
+        Args:
+            roots: of the tensors of ``read_for_digest``, in order.
+
+        Returns:
+            Whether it is of these bytes, or of those that are there now.
+        """
+        found, own = self._digest_of(self._inputs, iter(roots))
+        if found != self.digest and replace(self).compute_digest() != self.digest:
+            return False
+        if found == self.digest and not self.roots and not self.updates:
+            vars(self)["_roots"] = own
+        vars(self)["_proven"] = self.digest
+        return True
 
     @property
     def roots(self) -> Mapping[str, str]:

@@ -262,7 +262,8 @@ def _of_kind(kind: str, place: Path) -> dict[str, Path | bytes]:
         if kind_of(relative.as_posix()) == kind
     }
     if kind == "chat template" and not found and (template := gather(place).template):
-        found["chat_template.jinja"] = template[1].encode()  # it stands in a tokenizer's settings
+        # It stands in a tokenizer's settings; JSON may hold what is no text (half a character).
+        found["chat_template.jinja"] = template[1].encode(errors="replace")
     return found
 
 

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -82,13 +83,15 @@ def _simple(key: str) -> "re.Pattern[str]":
     """
     if len(key) > LONGEST:
         raise ValueError(f"a pattern of {len(key)} characters")
-    try:
-        wild = _wild(_parser.parse(key))
-    except (RecursionError, OverflowError):
-        wild = WILD + 1
-    if wild > WILD:
-        raise ValueError(f"the pattern {key!r} is too complicated; name the modules instead")
-    return re.compile(rf"(.*\.)?({key})$")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a later Python may read otherwise
+        try:
+            wild = _wild(_parser.parse(key))
+        except (RecursionError, OverflowError):
+            wild = WILD + 1
+        if wild > WILD:
+            raise ValueError(f"the pattern {key!r} is too complicated; name the modules instead")
+        return re.compile(rf"(.*\.)?({key})$")
 
 
 def _wild(parsed: Iterable[Any]) -> int:

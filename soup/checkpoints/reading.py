@@ -1,7 +1,7 @@
 """Stored elements, read by their place in a file into buffers that are used again."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import torch
 from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
+
+Seen = Callable[[TensorInfo, int, memoryview], None]
 
 
 def open_shards(shards: Iterable[Path], stack: ExitStack) -> dict[Path, int]:
@@ -49,8 +51,9 @@ def read_into(files: dict[Path, int], info: TensorInfo, start: int, view: memory
 class Reader:
     """One thread's way to stored elements; its buffers serve for the next chunk again."""
 
-    def __init__(self, files: dict[Path, int]) -> None:
-        self._files = files
+    def __init__(self, files: dict[Path, int], seen: Seen | None = None) -> None:
+        """``seen`` is shown the bytes that are read: a tensor, the first one's place in it, all."""
+        self._files, self._seen = files, seen
         self._buffers: list[bytearray] = []
         self._read: dict[tuple[Path, int, int, str], torch.Tensor] = {}
 
@@ -74,5 +77,7 @@ class Reader:
             self._buffers[used] = bytearray(size)
         buffer = self._buffers[used]
         read_into(self._files, info, start, memoryview(buffer)[:size])
+        if self._seen is not None:
+            self._seen(info, start * dtype.itemsize, memoryview(buffer)[:size])
         self._read[key] = torch.frombuffer(buffer, dtype=dtype, count=count)
         return self._read[key]

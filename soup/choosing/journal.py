@@ -22,7 +22,16 @@ from typing import Any
 from soup.checkpoints import digests
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.soundness import Soundness
-from soup.choosing.records import VERSION, Lists, Records, decode, encode, head_of, version_of
+from soup.choosing.records import (
+    VERSION,
+    Lists,
+    Records,
+    decode,
+    encode,
+    head_of,
+    result_at,
+    version_of,
+)
 from soup.errors import JournalError
 from soup.words import counted
 
@@ -81,11 +90,12 @@ class Journal:
     _timed: dict[str, list[dict[str, Any]]] | None = field(default=None, repr=False)
     _torn: set[str] = field(default_factory=set, repr=False)
     _order: dict[str, None] = field(default_factory=dict, repr=False)
+    _raw: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        self.results, self.trials = Records(self._parse), Records(self._parse)
-        self.benchmarks, self._digests = Records(self._parse), Records(self._parse)
-        self._tensors = Records(self._parse)
+        self.results, self.trials = (Records(self._parse, self._line) for _ in range(2))
+        self.benchmarks, self._digests = (Records(self._parse, self._line) for _ in range(2))
+        self._tensors = Records(self._parse, self._line)
         self.runs, self.others = Lists(self._parse), Lists(self._parse)
 
     @classmethod
@@ -195,7 +205,18 @@ class Journal:
     def _digest_record(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         files = checkpoint.files_key
         record = self._digests.get(_files_hash(files))
-        return record if record is not None and record["files"] == files else None
+        if record is None or record["files"] != files or not record["digest"]:
+            return None
+        return record
+
+    def forget_digest(self, checkpoint: Checkpoint) -> None:
+        """Believe no digest any more of a checkpoint's files as they are now: they are read anew.
+
+        It was found to be of other bytes, whatever the files look like.
+        """
+        if (record := self._digest_record(checkpoint)) is not None:
+            fields = {"of": record["of"], "files": record["files"]}
+            self.append("digest", **fields, digest="", was=record["digest"])
 
     def remember_digest(self, checkpoint: Checkpoint) -> None:
         """Record a checkpoint's content digest for its files as they are now."""
@@ -217,7 +238,7 @@ class Journal:
         looks = [state[:3] for state in checkpoint.files_key]
         for record in reversed(list(self._digests.values())):
             if [state[:3] for state in record["files"]] == looks:
-                return str(record["digest"])
+                return str(record["digest"] or record.get("was", ""))
         return None
 
     def rewrite(self, keep: Callable[[bytes], bytes | None]) -> None:
@@ -277,7 +298,14 @@ class Journal:
             )
         ats: dict[str, set[int]] = {}
         running: str | None = None  # the newest run, until its end has been read
-        for number, line in enumerate(_lines(content), 1):
+        self._raw, view = content, memoryview(content)
+        number = 0
+        for start, end in _places(content):
+            number += 1
+            if (key := result_at(content, view, start, end)) is not None:
+                self.results.put(key, start)
+                continue
+            line = content[start:end]
             head = head_of(line)
             if head is None:
                 self.damaged += 1
@@ -289,7 +317,7 @@ class Journal:
                     self._torn.add(running)  # its last record, for all that is known
                 continue
             kind, name = head[2], (head[4] or b"").decode()
-            self._index(kind, head[3], name, line)
+            self._index(kind, head[3], name, line, start)
             if head[3] == b"run":
                 ats.setdefault(name, set()).add(int(head[5] or -1))
                 running = name if kind == b"run" else running
@@ -302,20 +330,27 @@ class Journal:
         for run in self._torn:
             self.runs.drop(run)
 
-    def _index(self, kind: bytes, found_by: bytes | None, name: str, line: bytes) -> None:
+    def _line(self, start: int) -> bytes:
+        """The line of the file, as it was when it was opened, that begins at a byte."""
+        end = self._raw.find(b"\n", start)
+        return self._raw[start : end if end >= 0 else None]
+
+    def _index(
+        self, kind: bytes, found_by: bytes | None, name: str, line: bytes, start: int
+    ) -> None:
         if found_by == b"run":
             self.runs.put(name, line)
             self._order.setdefault(name)
         elif kind == b"result":
-            self.results.put(name, line)
+            self.results.put(name, start)
         elif kind == b"trial":
-            self.trials.put(name, line)
+            self.trials.put(name, start)
         elif kind == b"benchmark":
-            self.benchmarks.put(name, line)
+            self.benchmarks.put(name, start)
         elif kind == b"digest":
-            self._digests.put(name, line)
+            self._digests.put(name, start)
         elif kind == b"tensors":
-            self._tensors.put(name, line)
+            self._tensors.put(name, start)
         elif kind != b"journal":
             self.others.put(kind.decode(), line)
 
@@ -393,15 +428,21 @@ def _files_hash(files: Sequence[Sequence[str | int]]) -> str:
     return hashlib.sha256(json.dumps([digests.VERSION, files]).encode()).hexdigest()[:32]
 
 
-def _lines(content: bytes) -> Iterator[bytes]:
-    """Lines without their ends; the last one need not have one. Empty ones are none."""
+def _places(content: bytes) -> Iterator[tuple[int, int]]:
+    """First and last but one byte of lines without their ends; the last one need not have one.
+    Empty ones are none.
+    """
     start, size = 0, len(content)
     while start < size:
         end = content.find(b"\n", start)
         end = size if end < 0 else end
         if end > start:
-            yield content[start:end]
+            yield start, end
         start = end + 1
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    return (content[start:end] for start, end in _places(content))
 
 
 def _whole(handle: int) -> bytes:

@@ -10,9 +10,9 @@ misses one case in four thousand million. ``kind`` comes next, then what the rec
 
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
+from zlib import crc32
 
 VERSION = 2
 """Of the format; 1 had no checksums."""
@@ -23,6 +23,14 @@ HEAD = re.compile(
 )
 SUMMED = len('{"crc":"00000000",')
 """Bytes before those that the checksum is of."""
+
+RESULT = b'","kind":"result","key":"'
+"""What follows the checksum of a result, of which there are more than of anything else."""
+
+QUOTE = ord('"')
+
+KEY = 64
+"""Digits of a result's key."""
 
 FIRST = ("kind", "key", "of", "run", "at", "digest")
 """Fields that come first, in this order."""
@@ -63,15 +71,31 @@ def encode(record: Mapping[str, Any]) -> bytes:
     """
     first = {name: record[name] for name in FIRST if name in record}
     text = json.dumps({**first, **record}, separators=(",", ":"))[1:].encode()
-    return b'{"crc":"%08x",%b\n' % (zlib.crc32(text), text)
+    return b'{"crc":"%08x",%b\n' % (crc32(text), text)
 
 
 def head_of(line: bytes) -> "re.Match[bytes] | None":
     """What a whole line begins with; None for one that is not as it was written."""
     found = HEAD.match(line)
-    if found is None or int(found[1], 16) != zlib.crc32(memoryview(line)[SUMMED:]):
+    if found is None or int(found[1], 16) != crc32(memoryview(line)[SUMMED:]):
         return None
     return found
+
+
+def result_at(content: bytes, view: memoryview, start: int, end: int) -> str | None:
+    """The key of a whole result that is a line of ``content``; None for anything else.
+
+    It says what ``head_of`` would, in half the time.
+    """
+    first = start + SUMMED - 2 + len(RESULT)
+    if not content.startswith(RESULT, start + SUMMED - 2) or first + KEY >= end:
+        return None
+    key = content[first : first + KEY]
+    if content[first + KEY] != QUOTE or not key.isalnum():
+        return None
+    if content[start : start + SUMMED - 2] != b'{"crc":"%08x' % crc32(view[start + SUMMED : end]):
+        return None
+    return key.decode()
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -105,23 +129,27 @@ def version_of(line: bytes) -> int | None:
 class Records(MutableMapping[str, dict[str, Any]]):
     """Records by key, each parsed when it is first asked for."""
 
-    def __init__(self, parse: Callable[[bytes], dict[str, Any]]) -> None:
-        """``parse`` makes a record of a whole line."""
+    def __init__(
+        self, parse: Callable[[bytes], dict[str, Any]], line: Callable[[int], bytes]
+    ) -> None:
+        """``parse`` makes a record of a whole line, ``line`` is where lines are found by number."""
         self._parse = parse
-        self._known: dict[str, bytes | dict[str, Any]] = {}
+        self._line = line
+        self._known: dict[str, int | dict[str, Any]] = {}
 
-    def put(self, key: str, line: bytes) -> None:
-        """Take a record by its line; a later one of the same key wins."""
+    def put(self, key: str, line: int) -> None:
+        """Take a record by its line's number; a later one of the same key wins."""
         self._known[key] = line
 
     def peek(self, key: str) -> bytes | dict[str, Any]:
         """A record, or its line where nobody has asked for the record yet."""
-        return self._known[key]
+        found = self._known[key]
+        return self._line(found) if isinstance(found, int) else found
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         found = self._known[key]
-        if isinstance(found, bytes):
-            found = self._known[key] = self._parse(found)
+        if isinstance(found, int):
+            found = self._known[key] = self._parse(self._line(found))
         return found
 
     def __setitem__(self, key: str, record: dict[str, Any]) -> None:

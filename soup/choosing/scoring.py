@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import fsum
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
-from soup.errors import ScoringError
+from soup.errors import RewrittenError, ScoringError
 from soup.events import Evaluation, Event, Observer, Progress, Took, ignore
 
 
@@ -310,7 +311,8 @@ class RecordedScorer:
                 task = f"{label} on {benchmark.name}"
                 self._tell(number, label, benchmark, task)
                 took = _Took(self.observe, task)
-                found = self.scorer.measure(blend, benchmark, task, took)
+                with forgetting(self.journal, blend):
+                    found = self.scorer.measure(blend, benchmark, task, took)
                 blend.require_unchanged()
                 self.journal.append(
                     "result",
@@ -376,6 +378,20 @@ class RecordedScorer:
     def _tell(self, number: int, label: str, benchmark: Benchmark, task: str) -> None:
         if self.ahead is not None:
             self.observe(self.ahead.event(number, label, benchmark, task))
+
+
+@contextmanager
+def forgetting(journal: Journal, blend: Blend) -> Iterator[None]:
+    """What was remembered of a blend's members counts no more where one was not as remembered.
+
+    The error, which names that one, goes on.
+    """
+    try:
+        yield
+    except RewrittenError:
+        for source in blend.sources:
+            journal.forget_digest(source)
+        raise
 
 
 class _Took:

@@ -17,6 +17,7 @@ from soup.choosing.scoring import (
     RecordedScorer,
     Result,
     Score,
+    forgetting,
     recorded,
     result_key,
 )
@@ -114,7 +115,8 @@ class Trials:
         assert isinstance(scorer, PartialScorer)
         task = f"{self.label(candidate)} on {race.benchmark.name}"
         self.scorer.begin(candidate, race.benchmark, self.label(candidate), task)
-        found = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
+        with forgetting(self.scorer.journal, candidate):
+            found = scorer.outcomes(candidate, race.benchmark, samples, task, self.scorer.observe)
         if found.outcomes.keys() != set(samples):
             raise ScoringError(
                 f"{race.benchmark.name}: outcomes of {len(samples)} samples expected, found "

@@ -23,6 +23,7 @@ from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
 from soup.errors import BlendError, PoolError, SoupError
+from soup.events import Event, Progress
 from tests.blending.test_streaming import collect
 from tests.conftest import make_checkpoint, random_tensors
 
@@ -158,6 +159,38 @@ def test_a_member_that_shrinks_meanwhile_is_named(tmp_path: Path, cut: int) -> N
     with pytest.raises(SoupError, match=r"m1/model-0000.-of-00002.safetensors"):
         soup.make("average", pool, settings=settings)
     assert list((tmp_path / "made").iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_of_several_members_the_one_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Where another thread met the end of a file, or a bad disk, while this one read others."""
+    paths = [
+        make_checkpoint(tmp_path / f"m{k}", tensors(k, torch.bfloat16), shards=1) for k in range(3)
+    ]
+    pool = Pool.open(*paths)
+    file = pool.members[1].shards[0]
+    met = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Progress) and not met:
+            met.append(True)
+            if not broken:
+                os.truncate(file, file.stat().st_size - 8192)
+
+    def failing(handle: int, size: int, at: int) -> bytes:
+        if os.fstat(handle).st_ino == file.stat().st_ino:
+            raise OSError(5, "Input/output error")
+        return pread(handle, size, at)
+
+    pread = os.pread
+    if broken:
+        monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr(compiled, "faults", lambda: len(met))
+    given = soup.Settings(out=tmp_path / "out", work=tmp_path / "work")
+    with pytest.raises(SoupError, match=r"^[^ ]*/m1/model.safetensors: could not be read to its"):
+        soup.make("average", pool, settings=given, observe=observe)
 
 
 def test_a_mapped_file_that_shrinks_reads_as_zeros_and_is_counted(tmp_path: Path) -> None:

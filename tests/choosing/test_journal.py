@@ -14,7 +14,7 @@ from soup.blending.blend import Blend
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
-from soup.choosing.records import encode
+from soup.choosing.records import encode, head_of, result_at
 from soup.choosing.scoring import recorded
 from soup.errors import JournalError
 from soup.evaluators.fake import FakeScorer
@@ -196,6 +196,34 @@ def test_many_records_are_indexed_without_being_parsed(tmp_path: Path) -> None:
         assert len(found.results) == 10_000
         assert len(found.timed["x"]) == 10_000
     assert found.results["77"]["result"] == {"outcomes": {"1": 1.0}}
+
+
+def test_the_short_way_to_results_says_what_the_long_one_says() -> None:
+    """Whatever bit of a result's line is flipped, and of lines that are almost one."""
+    key = "0123456789abcdef" * 4
+    line = encode({"kind": "result", "key": key, "value": 1})[:-1]
+    others = [
+        encode({"kind": "result", "key": key[:-1], "value": 1})[:-1],
+        encode({"kind": "result", "key": key[:-1] + '"', "value": 1})[:-1],
+        encode({"kind": "result", "key": key + "0"})[:-1],
+        encode({"kind": "trial", "key": key})[:-1],
+        line[:-1],
+        line[:100],
+        line.upper(),
+        b"",
+    ]
+    flipped = [
+        line[:at] + bytes([line[at] ^ 1 << bit]) + line[at + 1 :]
+        for at in range(len(line))
+        for bit in range(8)
+    ]
+    assert result_at(line, memoryview(line), 0, len(line)) == key
+    for content in (*others, *flipped):
+        whole = b"{}\n" + content + b"\n" + line
+        found = result_at(whole, memoryview(whole), 3, 3 + len(content))
+        head = head_of(content)
+        kind, name = (head[2], head[4] or b"") if head is not None else (b"", b"")
+        assert found == (name.decode() if kind == b"result" and len(name) == 64 else None)
 
 
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:

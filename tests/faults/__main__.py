@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.faults import machines
 from tests.faults.runs import (
     Place,
     Row,
@@ -29,6 +30,19 @@ def all_of(place: Place, kills: int, each: int, flips: int) -> Iterator[Row]:
     yield kills_at_steps(place, each)
     for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
         yield errors_at_steps(place, number, each)
+    yield from of_machines(place, each)
+
+
+def of_machines(place: Place, each: int) -> Iterator[Row]:
+    """Disks, clocks, locks, renames."""
+    if machines.mounts():
+        step = max(1, 24 // each)
+        for what, most in (("work", 24), ("out", 48), ("files", 48)):
+            unit = 1 if what == "files" else 4
+            yield machines.full_disks(place, range(2 * unit, most * unit, step * unit), what)
+    yield machines.clocks(place, each)
+    yield machines.locks(place, each)
+    yield machines.renames(place)
 
 
 def main() -> None:
@@ -38,13 +52,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, help="at random moments")
     parser.add_argument("--each", type=int, help="steps of each kind")
     parser.add_argument("--flips", type=int, help="flipped bits")
+    parser.add_argument("--machines", action="store_true", help="disks, clocks, locks alone")
     given = parser.parse_args()
     kills, each, flips = (500, 60, 400) if given.long else (30, 4, 30)
     kills, each, flips = given.kills or kills, given.each or each, given.flips or flips
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
         print(HEAD, flush=True)
-        for row in all_of(Place(Path(root)), kills, each, flips):
+        place = Place(Path(root))
+        every = of_machines(place, each) if given.machines else all_of(place, kills, each, flips)
+        for row in every:
             cells = (row.kind, row.injected, row.survived, row.lost, row.repeated)
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             wrong += [f"{row.kind}: {text}" for text in row.wrong]

@@ -2,6 +2,8 @@
 
 python -m tests.faults.real DEMO                    # a directory that `soup demo` made
 python -m tests.faults.real DEMO --kills 40 --workers 2
+python -m tests.faults.real DEMO --full                 # disks instead of kills; needs root
+python -m tests.faults.real DEMO --clock LIBFAKETIME    # its shared library: a clock that jumps
 
 Each time ``soup greedy`` is started on an empty ``--work``, and at a moment that nobody chose
 SIGKILL ends the command, one worker, all workers, or all of them at once. Where the command ended,
@@ -22,10 +24,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.faults.machines import ROOM, small_disk
 from tests.faults.runs import Row, files, results
 
 PATIENCE = 600  # seconds for one run
 GONE = 5  # seconds for what a killed command started to be gone
+WORK = (4, 16, 40, 80, 160)  # KB of a disk that is too small
+TEMPORARY = (4, 16, 64, 256)
 VICTIMS = ("the command", "a worker", "all workers", "all at once")
 
 
@@ -52,11 +57,15 @@ class Runs:
         (place := self.root / name).mkdir()
         return place
 
-    def start(self, place: Path) -> "subprocess.Popen[bytes]":
+    def start(self, place: Path, **environment: str) -> "subprocess.Popen[bytes]":
         """The command, in a place."""
         with (place / "said").open("ab") as said:
             return subprocess.Popen(
-                [*self.command, "-o", "best"], cwd=place, stdout=said, stderr=said
+                [*self.command, "-o", "best"],
+                cwd=place,
+                stdout=said,
+                stderr=said,
+                env=os.environ | environment,
             )
 
 
@@ -131,6 +140,55 @@ def rows(runs: Runs, kills: int, victims: Sequence[str], seed: int) -> list[Row]
     return list(found.values())
 
 
+def full(runs: Runs, what: str, sizes: Sequence[int]) -> Row:
+    """A disk of so many KB under ``--work`` or for temporary files; then it gets room."""
+    row = Row(f"full disk under {what}")
+    for size in sizes:
+        place = runs.fresh(f"{what.strip('-')}-{size}")
+        disk = place / ".soup" if what == "--work" else runs.root / f"tmp-{size}"
+        disk.mkdir()
+        with small_disk(disk, f"size={size}k"):
+            named = {} if what == "--work" else {"TMPDIR": str(disk)}
+            first = runs.start(place, **named).wait(PATIENCE)
+            if first == 0:
+                continue  # there was room enough
+            said = (place / "said").read_text().splitlines()
+            subprocess.run(["mount", "-o", f"remount,size={ROOM}", disk], check=True)
+            wrong = judged(runs, place, first)
+            if first != 1:
+                wrong.append(f"exit code {first}")
+            row.injected += 1
+            row.survived += not wrong
+            row.wrong += [f"{row.kind}, {size} KB ({said[-1]}): {text}" for text in wrong]
+    return row
+
+
+def clocks(runs: Runs, times: int, library: str, seed: int) -> Row:
+    """The system's clock jumps back and forth, by a minute to decades, every half second."""
+    row, chosen = Row("clock that jumps"), random.Random(seed)
+    for k in range(times):
+        place, offset = runs.fresh(f"clock-{k}"), runs.root / f"offset-{k}"
+        offset.write_text("+0")
+        command = runs.start(
+            place,
+            LD_PRELOAD=library,
+            FAKETIME_TIMESTAMP_FILE=str(offset),
+            FAKETIME_NO_CACHE="1",
+            FAKETIME_DONT_FAKE_MONOTONIC="1",
+        )
+        until = time.monotonic() + PATIENCE
+        while command.poll() is None and time.monotonic() < until:
+            days = chosen.choice((-15_000, -30, -1, -0.001, 0, 0.001, 1, 30, 4_000))
+            offset.write_text(f"{days:+g}d")
+            time.sleep(0.5)
+        first = command.wait(1)
+        wrong = judged(runs, place, first) + ([f"exit code {first}"] if first else [])
+        row.injected += 1
+        row.survived += not wrong
+        row.wrong += [f"{row.kind}, {k}: {text}" for text in wrong]
+    return row
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description="Kill whole real runs.")
@@ -138,10 +196,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", action="store_true", help="full disks, instead of kills")
+    parser.add_argument("--clock", help="libfaketime.so.1: a clock that jumps, instead of kills")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
         runs = Runs(given.demo.resolve(), Path(root), given.workers)
-        found = rows(runs, given.kills, VICTIMS, given.seed)
+        if given.full:
+            found = [full(runs, "--work", WORK), full(runs, "TMPDIR", TEMPORARY)]
+        elif given.clock:
+            found = [clocks(runs, given.kills, given.clock, given.seed)]
+        else:
+            found = rows(runs, given.kills, VICTIMS, given.seed)
     print("| fault | injected | survived |\n|---|---|---|")
     for row in found:
         print(f"| {row.kind} | {row.injected} | {row.survived} |")

@@ -85,13 +85,25 @@ class Place:
         fault: Fault = lambda name, count: None,
         counting: Path | None = None,
         kill_after: float | None = None,
+        after: Fault = lambda name, count: None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> int:
-        """Run in a child; its exit code, or minus the signal that ended it."""
+        """Run in a child; its exit code, or minus the signal that ended it.
+
+        Args:
+            place: where.
+            fault: called before each step.
+            counting: where to leave what steps there were.
+            kill_after: seconds until SIGKILL.
+            after: called after each step.
+            prepare: called in the child, before anything else.
+        """
         child = os.fork()
         if not child:
             code = TRACEBACK
             with contextlib.suppress(BaseException):
-                code = self._child(place, fault, counting)
+                prepare()
+                code = self._child(place, fault, counting, after)
             os._exit(code)
         if kill_after is not None:
             time.sleep(kill_after)
@@ -99,7 +111,7 @@ class Place:
                 os.kill(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    def _child(self, place: Path, fault: Fault, counting: Path | None) -> int:
+    def _child(self, place: Path, fault: Fault, counting: Path | None, after: Fault) -> int:
         counts: Counter[str] = Counter()
 
         def wrapped(name: str) -> Any:
@@ -108,7 +120,9 @@ class Place:
             def step(*arguments: Any, **named: Any) -> Any:
                 counts[name] += 1
                 fault(name, counts[name])
-                return call(*arguments, **named)
+                found = call(*arguments, **named)
+                after(name, counts[name])
+                return found
 
             return step
 
