@@ -27,7 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from common import demo, machine, ours, table
-from scale_simulation import JUDGED, POINTS, SMALL, TINY, Costs, bound, mean_of, simulate
+from scale_simulation import (
+    JUDGED,
+    POINTS,
+    SMALL,
+    TINY,
+    Costs,
+    books,
+    bound,
+    limits,
+    mean_of,
+    simulate,
+)
 
 from soup.evaluators.workers.jobs import Job
 from soup.evaluators.workers.queue import Queue
@@ -36,12 +47,16 @@ from soup.evaluators.workers.queue import Queue
 def show_simulation(given: argparse.Namespace) -> None:
     """The tables."""
     costs = replace(POINTS, speed=given.speed, swap=given.swap, build=given.build)
+    if given.build < costs.start:
+        costs = replace(costs, start=given.build)
     print(f"Costs: build {costs.build:.0f} s, swap {costs.swap:.0f} s, {costs.speed:.0f} questions "
           f"per second in batches of {costs.batch}, metric {costs.metric:.0f} s, judge "
-          f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; half of the trials are kept; medians "
-          f"of {given.repeats}")  # fmt: skip
+          f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; an evaluator is up in "
+          f"{costs.start:.0f} s; half of the trials are kept; medians of "
+          f"{given.repeats}")  # fmt: skip
     chain(given)
     suites = {"POINTS (8)": costs, "1 × 1,500": replace(SMALL, speed=costs.speed)}
+    losses(costs, 10, given)
     scale(suites["POINTS (8)"], 10, given, "the POINTS suite, 10 members")
     many = replace(costs, benchmarks=((1500, False),) * 20)
     rows = []
@@ -55,45 +70,59 @@ def show_simulation(given: argparse.Namespace) -> None:
             continue
         repeats = given.repeats if members * workers <= 100 else 1
         rows.append([name, str(members), *cells(workers, members, one, repeats)])
-    heads = ["benchmarks", "members", "workers", *HEADS]
+    heads = ["benchmarks × questions", "members", *HEADS]
     print("\nOther sizes:")
     table(heads, rows)
 
 
-HEADS = ["members", "trials", "with guesses", "gain", "whole", "to one worker", "what bounds it"]
+HEADS = ["workers", "members", "trials without guesses", "with", "gain", "whole", "efficiency",
+         "what takes most besides answers"]  # fmt: skip
 
 
 def cells(workers: int, members: int, costs: Costs, repeats: int) -> list[str]:
     """One row: minutes of both phases, with and without guesses."""
     plain = mean_of(workers, members, costs, False, repeats)
     guessed = mean_of(workers, members, costs, True, repeats)
-    one = mean_of(1, members, costs, False, 1)
+    one = simulate(1, members, costs, False, 0)
     minutes = [f"{seconds / 60:.1f}" for seconds in (guessed.members, plain.trials, guessed.trials)]
     efficiency = one.whole / workers / guessed.whole
     return [
-        str(workers), *minutes, f"{plain.trials / guessed.trials:.2f} ×",
+        f"{workers:,}", *minutes, f"{plain.trials / guessed.trials:.2f} ×",
         f"{guessed.whole / 60:.1f} min", f"{efficiency:.2f}", bound(guessed),
     ]  # fmt: skip
 
 
 def scale(costs: Costs, members: int, given: argparse.Namespace, title: str) -> None:
-    """One pool on more and more workers."""
-    one = simulate(1, members, costs, False, 0)
+    """One pool on more and more workers, each to two single ones: see ``simulate``."""
+    alone = simulate(1, members, costs, False, 0)
+    helped = simulate(1, members, costs, False, 0, evaluators=1)
     rows = []
     for workers in (1, 2, 4, 8, 16, 64, 256, 1024):
         repeats = given.repeats if workers <= 64 else 1
-        plain = mean_of(workers, members, costs, False, repeats)
-        guessed = mean_of(workers, members, costs, True, repeats)
-        scoring = one.members / workers / guessed.members
+        run = mean_of(workers, members, costs, True, repeats)
         rows.append([
-            str(workers), f"{guessed.members / 60:.1f}", f"{scoring:.2f}",
-            f"{plain.trials / 60:.1f}", f"{guessed.trials / 60:.1f}",
-            f"{plain.trials / guessed.trials:.2f} ×", f"{guessed.whole / 60:.1f}",
-            f"{one.whole / workers / guessed.whole:.2f}", bound(guessed),
+            f"{workers:,}", f"{run.members / 60:.1f}", f"{run.trials / 60:.1f}",
+            f"{run.whole / 60:.1f}",
+            *(f"{one.members / workers / run.members:.2f}, {one.whole / workers / run.whole:.2f}"
+              for one in (alone, helped)),
+            bound(run),
         ])  # fmt: skip
-    print(f"\nMinutes of a greedy run, {title}:")
-    table(["workers", "members", "efficiency", "trials", "with guesses", "gain", "whole",
-           "efficiency", "what bounds it"], rows)  # fmt: skip
+    print(f"\nMinutes of a greedy run, {title}; efficiency of the members' part and of the whole:")
+    table(["workers", "members", "trials", "whole", "efficiency",
+           "to one worker with an evaluator", "what takes most besides answers"], rows)  # fmt: skip
+    print(f"With an evaluator one worker takes {helped.whole / 60:.1f} min.")
+
+
+def losses(costs: Costs, members: int, given: argparse.Namespace) -> None:
+    """Where the time of the members' part goes: seconds, of each worker on average."""
+    rows = []
+    for workers, evaluators in ((1, 0), (8, 0), (1, 1), (8, 8)):
+        runs = [books(workers, members, costs, seed, evaluators) for seed in range(given.repeats)]
+        middle = sorted(runs, key=lambda one: sum(one.values()))[len(runs) // 2]
+        rows.append([str(workers), str(evaluators), f"{sum(middle.values()):.0f}",
+                     *(f"{seconds:.0f}" for seconds in middle.values())])  # fmt: skip
+    print("\nWhat the members' part consists of, seconds of each worker on average:")
+    table(["workers", "evaluators", "all", *middle], rows)
 
 
 def chain(given: argparse.Namespace) -> None:
@@ -107,14 +136,16 @@ def chain(given: argparse.Namespace) -> None:
     ):  # fmt: skip
         plain = mean_of(8, 20, costs, False, given.repeats)
         guessed = mean_of(8, 20, costs, True, given.repeats)
-        wrong = guessed.shares["guesses"]
+        without, least = limits(costs, 8)
         rows.append([
             name, f"{plain.trials / 19:.1f}", f"{guessed.trials / 19:.1f}",
             f"{plain.trials / guessed.trials:.2f} ×", f"{plain.shares['idle']:.0%}",
-            f"{wrong:.0%}",
+            f"{guessed.shares['guesses']:.0%}", f"{without:.1f}", f"{least:.1f}",
+            f"{without / least:.2f} ×",
         ])  # fmt: skip
     print("\nSeconds of a trial on 8 workers, 19 trials of which half are kept:")
-    table(["a trial", "without guesses", "with", "gain", "idle without", "in guesses"], rows)
+    table(["a trial", "without guesses", "with", "gain", "idle without", "in guesses",
+           "least without", "least with", "gain at most"], rows)  # fmt: skip
 
 
 def show_queue(given: argparse.Namespace) -> None:
@@ -261,8 +292,8 @@ def main() -> None:
     parser.add_argument("what", choices=("simulate", "queue", "real", "child"))
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3, help="of each [3]")
-    parser.add_argument("--largest", type=int, default=70_000,
-                        help="members × workers that are simulated, at most [70,000]")  # fmt: skip
+    parser.add_argument("--largest", type=int, default=10_000,
+                        help="members × workers that are simulated, at most [10,000]")  # fmt: skip
     parser.add_argument("--speed", type=float, default=POINTS.speed, help="questions per second")
     parser.add_argument("--swap", type=float, default=POINTS.swap, help="seconds")
     parser.add_argument("--build", type=float, default=POINTS.build, help="seconds")

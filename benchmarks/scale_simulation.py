@@ -8,7 +8,8 @@ from math import ceil
 
 from soup.choosing.recipes import greedy
 from soup.evaluators.kit.suites import NEEDS_JUDGE, QUESTIONS
-from soup.evaluators.workers.jobs import Job, Slice
+from soup.evaluators.workers.evaluating import EVALUATORS, wants_more
+from soup.evaluators.workers.jobs import Job, Rules, Slice
 from soup.evaluators.workers.queue import Queue
 
 
@@ -17,7 +18,8 @@ class Costs:
     """Of a made-up machine and its benchmarks.
 
     Attributes:
-        build: seconds until a worker has a model, once.
+        start: seconds until a process without a model is up.
+        build: seconds until a worker has a model, once; its start is part of it.
         swap: seconds to load other weights into it.
         speed: questions per second of one worker, in full batches.
         batch: questions of a full batch; a smaller one takes as long.
@@ -27,6 +29,7 @@ class Costs:
         benchmarks: questions of each, and whether it asks a judge.
     """
 
+    start: float = 20.0
     build: float = 60.0
     swap: float = 6.0
     speed: float = 40.0
@@ -78,9 +81,13 @@ class Mixed:
 class World:
     """Workers in virtual time around the real queue; a scorer that the real recipe asks."""
 
-    def __init__(self, workers: int, costs: Costs, guess: bool, seed: int) -> None:
-        self.queue = Queue(range(workers))
+    def __init__(
+        self, workers: int, costs: Costs, guess: bool, seed: int, evaluators: int | None = None
+    ) -> None:
+        self.queue = Queue(range(workers), Rules(fewest=costs.batch))
         self.count, self.costs, self.guess = workers, costs, guess
+        # As the command has it: none for one worker, and up to one for each of several.
+        self.most = workers * (workers > 1) if evaluators is None else evaluators
         self.random = random.Random(seed)
         self.now = 0.0
         self.idle = set(range(workers))
@@ -88,6 +95,16 @@ class World:
         self.events: list[tuple[float, int, float]] = []
         self.spent = dict.fromkeys(("answers", "swaps", "metrics", "guesses"), 0.0)
         self.slices = 0
+        self.evaluators = 0
+        self.built = 0.0
+        while wants_more(self.evaluators, self.most, 0.0):
+            self.start_evaluator()
+
+    def start_evaluator(self) -> None:
+        """There will be one more; it is born without a model."""
+        worker = EVALUATORS + self.evaluators
+        self.evaluators += 1
+        heapq.heappush(self.events, (self.now + self.costs.start, worker, 0.0))
 
     def jobs(self, blend: str, likelihood: float) -> list[Job]:
         """A blend asked everything."""
@@ -129,8 +146,9 @@ class World:
         loading, rest, kind = self.times(worker, found)
         factor = 1 + self.costs.jitter * (2 * self.random.random() - 1)
         loading, rest = loading * factor, rest * factor
-        self.spent["swaps"] += loading
-        self.spent[kind] += rest
+        if worker < EVALUATORS:  # only those count that have a device
+            self.spent["swaps"] += loading
+            self.spent[kind] += rest
         heapq.heappush(self.events, (self.now + loading + rest, worker, loading))
 
     def times(self, worker: int, found: Slice) -> tuple[float, float, str]:
@@ -140,6 +158,8 @@ class World:
             judged = costs.benchmarks[int(job.benchmark)][1]
             return 0.0, costs.metric + (costs.judge if judged else 0.0), "metrics"
         loading = 0.0
+        if worker not in self.held:
+            self.built += costs.build
         if self.held.get(worker) != job.blend:
             loading = costs.swap if worker in self.held else costs.build
             self.held[worker] = job.blend
@@ -150,10 +170,16 @@ class World:
     def step(self) -> None:
         """Go on to the next worker that is done."""
         self.now, worker, loading = heapq.heappop(self.events)
-        found = self.queue.done(worker, self.now, loading=loading)
-        self.begin(worker)
-        if found.job.answered and self.idle:
-            self.offer()  # its metric
+        if worker not in self.queue:
+            self.queue.add(worker, evaluates=True)
+            self.begin(worker)
+        else:
+            found = self.queue.done(worker, self.now, loading=loading)
+            self.begin(worker)
+            if found.job.answered and self.idle:
+                self.offer()  # its metric
+        if wants_more(self.evaluators, self.most, self.queue.backlog(self.now)):
+            self.start_evaluator()
 
 
 @dataclass(frozen=True)
@@ -172,11 +198,23 @@ class Run:
         return self.members + self.trials
 
 
-def simulate(workers: int, members: int, costs: Costs, guess: bool, seed: int) -> Run:
-    """A greedy run in which each trial is kept with a chance of one half."""
+def simulate(
+    workers: int, members: int, costs: Costs, guess: bool, seed: int, evaluators: int | None = None
+) -> Run:
+    """A greedy run in which each trial is kept with a chance of one half.
+
+    Args:
+        workers: how many have a model.
+        members: of the pool.
+        costs: see there.
+        guess: whether idle workers guess.
+        seed: of the trials' outcomes, and of times.
+        evaluators: how many there may be; None is as the command has it on a machine with GPUs and
+            enough cores: none for one worker, up to one for each of several.
+    """
     chance = random.Random(1000 + seed)
     pool = [Member(f"m{k}", chance.random() < 0.5) for k in range(members)]
-    world = World(workers, costs, guess, seed)
+    world = World(workers, costs, guess, seed, evaluators)
     scores: dict[str, float] = {}
     between = 0.0
 
@@ -215,6 +253,45 @@ def mean_of(workers: int, members: int, costs: Costs, guess: bool, repeats: int)
     """The median run by its whole time."""
     runs = [simulate(workers, members, costs, guess, seed) for seed in range(repeats)]
     return sorted(runs, key=lambda run: run.whole)[len(runs) // 2]
+
+
+def books(workers: int, members: int, costs: Costs, seed: int, evaluators: int) -> dict[str, float]:
+    """What each worker's time goes into, seconds on average, while members are scored."""
+    world = World(workers, costs, False, seed, evaluators)
+    singles = [f"m{k}" for k in range(members)]
+    world.expect([(blend, 1.0) for blend in singles])
+    for blend in singles:
+        world.score(blend)
+    useful = members * sum(many for many, _ in costs.benchmarks) / costs.speed
+    spent = {
+        "answers": useful,
+        "half-full batches, chance": world.spent["answers"] - useful,
+        "building models": world.built,
+        "swaps": world.spent["swaps"] - world.built,
+        "metrics": world.spent["metrics"],
+    }
+    found = {name: seconds / workers for name, seconds in spent.items()}
+    found["waiting"] = world.now - sum(found.values())
+    return found
+
+
+def limits(costs: Costs, workers: int) -> tuple[float, float]:
+    """Seconds that a trial of a chain takes at least, of which half are kept.
+
+    Without guesses: everybody swaps once, all answer, the last metric is waited for; or a judge,
+    who begins when the benchmarks that ask one are answered, which is first.
+
+    With guesses: until a decision nobody knows which of two trials follows, so that of all that is
+    done before then half is in vain, however it is chosen. A trial's answers and at least one swap
+    are R + S worker-seconds; workers can give at most N·(c - M) of them after the decision before,
+    where c is the time of a trial and M its metric, and half of N·M in which they can only guess:
+    c ≥ (R + S) / N + M / 2. No judge is asked on a guess, so c is at least a judge's time.
+    """
+    answers = sum(many for many, _ in costs.benchmarks) / costs.speed
+    first = sum(many for many, judged in costs.benchmarks if judged) / costs.speed
+    judge = costs.judge + costs.metric if first else 0.0
+    without = costs.swap + max(answers / workers + costs.metric, first / workers + judge)
+    return without, max((answers + costs.swap) / workers + costs.metric / 2, judge, costs.metric)
 
 
 def bound(run: Run) -> str:
