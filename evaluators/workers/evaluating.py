@@ -6,6 +6,7 @@ it: the same code, in a process that never loads weights.
 """
 
 from math import ceil
+from pathlib import Path
 
 EVALUATORS = 1_000_000
 """Their numbers begin here; those of workers are below."""
@@ -16,6 +17,13 @@ EACH = 4
 WORTH = 20.0
 """Seconds of metrics that wait, for each evaluator that there is, from which on one more is
 started: about what it takes until it is up."""
+
+
+def log_of(log: Path, number: int) -> Path:
+    """What a process prints, by its number: the first worker's is ``log``, others are beside it."""
+    if number >= EVALUATORS:
+        log, number = log.with_stem("evaluator"), number - EVALUATORS
+    return log.with_stem(f"{log.stem}-{number + 1}") if number else log
 
 
 def wants_more(there: int, most: int, backlog: float) -> bool:

@@ -27,12 +27,12 @@ from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
-from soup.evaluators.workers.evaluating import EVALUATORS
+from soup.evaluators.workers.evaluating import log_of
 from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
 from soup.evaluators.workers.homes import home
 from soup.evaluators.workers.jobs import Rules
-from soup.evaluators.workers.known import Known, now
+from soup.evaluators.workers.known import Known, now, require_same
 from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
@@ -335,14 +335,9 @@ class VLMEvalKitScorer:
                     return taken
                 return self._spawn(number)
 
+            there = self._home
             self._fleet = Fleet(
-                self._home.count,
-                spawn,
-                self._teach,
-                self._log_of,
-                rules,
-                self._home.room,
-                self._home.evaluators,
+                there.count, spawn, self._teach, self._log_of, rules, there.room, there.evaluators
             )
         return self._fleet
 
@@ -468,10 +463,7 @@ class VLMEvalKitScorer:
 
     def _log_of(self, number: int) -> Path:
         """What a worker prints, or an evaluator, by its number (see ``Fleet``)."""
-        if number >= EVALUATORS:
-            number -= EVALUATORS
-            return self.log.with_stem(f"evaluator-{number + 1}" if number else "evaluator")
-        return self.log.with_stem(f"{self.log.stem}-{number + 1}") if number else self.log
+        return log_of(self.log, number)
 
     def _spawn(self, number: int) -> Hand:
         """A worker or evaluator that knows nothing yet, by its number (see ``Fleet``)."""
@@ -500,12 +492,7 @@ class VLMEvalKitScorer:
                     f"{_label(request)}: it is not what it was in an earlier run, though no "
                     "file has changed; that is forgotten now: run the same command again"
                 )
-            different = sorted(k for k in known if known[k] != found.get(k))
-            if different and different != ["files"]:  # which are elsewhere on another machine
-                raise ScoringError(
-                    "the worker was started again and is not what it was: "
-                    + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
-                )
+            require_same(known, found)
 
 
 def _label(request: dict[str, Any]) -> str:
