@@ -96,7 +96,7 @@ class Fleet:
             self._observe = ignore  # what is still at work comes to nothing
             if made and not self._summed:
                 self._summed = True
-                text = f"{self.count} workers: of {made:,} answers that were made on a guess, "
+                text = f"{counted(self.count, 'worker')}: of {made:,} answers that were made on a guess, "
                 observe(Note(f"{text}{saved:,} were wanted"))
 
     @property
