@@ -20,6 +20,7 @@ from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import BY_NAME, ScoringError, SoupError
 from soup.evaluators.engines.vllm_config import as_transformers
+from soup.evaluators.engines.vllm_gaps import known_as, register
 from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
 from soup.evaluators.engines.vllm_options import VllmOptions
 from soup.evaluators.engines.vllm_questions import Request
@@ -115,11 +116,14 @@ class Serving:
         }
         if on_gpu:
             arguments["gpu_memory_utilization"] = self.options.memory_share
-        if not self.reference.by_itself:
-            arguments["load_format"] = "dummy"
+        kinds = [str(one) for one in self.reference.config.get("architectures") or ()]
+        foreign = any(known_as(kinds, name) != name for name in self.reference.tensors)
+        if foreign or not self.reference.by_itself:
+            arguments["load_format"] = "dummy"  # what is swapped in is read by us
         if parallel > 1:
             show_ourselves()
         try:
+            register(kinds)
             self._llm = self._vllm.LLM(**arguments)
         except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
