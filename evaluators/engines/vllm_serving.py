@@ -22,7 +22,7 @@ from soup.errors import BY_NAME, ScoringError, SoupError
 from soup.evaluators.engines.vllm_config import as_transformers
 from soup.evaluators.engines.vllm_gaps import known_as, register
 from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
-from soup.evaluators.engines.vllm_options import VllmOptions
+from soup.evaluators.engines.vllm_options import VllmOptions, hint
 from soup.evaluators.engines.vllm_questions import Request
 from soup.evaluators.engines.vllm_swap import WATCHING, unused
 from soup.events import Observer, ignore
@@ -128,7 +128,7 @@ class Serving:
         except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise ScoringError(
-                f"{self.name} cannot serve this model ({text}); use --engine transformers"
+                f"{self.name} cannot serve this model ({text}); {hint(text)}"
             ) from error
         self._limits = most, images
 
