@@ -132,7 +132,8 @@ def gather(work: str | os.PathLike[str]) -> Facts:
 
 def _night_verdict(night: Mapping[str, Any], out: Path | None) -> str:
     """The gate's verdict in a sentence; ``out`` is where the soup was published, if it was."""
-    against = "" if night.get("gain") is None else ", against the published one"
+    said = night.get("gain") is None or "the published soup" in night["why"]
+    against = "" if said else ", against the published one"
     text = f"The night's soup{against}: {night['why']}"
     if night.get("low") is not None and night.get("high") is not None:
         text += f" (95% interval {night['low']:+.2f} … {night['high']:+.2f})"
