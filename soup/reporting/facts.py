@@ -143,11 +143,12 @@ def _night_verdict(night: Mapping[str, Any], out: Path | None) -> str:
 def _rests_on(night: Mapping[str, Any]) -> list[str]:
     """What a gate required, a line each; the gain itself stands in the sentence."""
     rails = [{k: v for k, v in rail.items() if k != "broken"} for rail in night.get("rails", ())]
-    numbers = {name: night.get(name) for name in ("tellable", "step", "level")}
     verdict = Verdict(
         str(night["word"]),
         str(night["why"]),
-        **numbers,
+        tellable=night.get("tellable"),
+        step=night.get("step"),
+        level=night.get("level"),
         nights=int(night.get("nights", 0)),
         rails=tuple(Rail(**rail) for rail in rails),
     )
