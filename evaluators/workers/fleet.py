@@ -96,8 +96,9 @@ class Fleet:
             self._observe = ignore  # what is still at work comes to nothing
             if made and not self._summed:
                 self._summed = True
-                text = f"{counted(self.count, 'worker')}: of {made:,} answers that were made on a guess, "
-                observe(Note(f"{text}{saved:,} were wanted"))
+                who = counted(self.count, "worker")
+                guessed = f"of {made:,} answers that were made on a guess, {saved:,} were wanted"
+                observe(Note(f"{who}: {guessed}"))
 
     @property
     def guessed(self) -> tuple[int, int]:
