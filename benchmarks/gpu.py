@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from blend import make_pool
+from pools import make_pool
 
 from soup.blending.blend import Blend
 from soup.blending.device import CHUNK, LANES

@@ -1,10 +1,18 @@
 """The `soup` command; also `python -m soup`."""
 
+import gc
+
 from soup.cli import stopping
+
+YOUNG = 50_000
+"""Objects that are made before Python looks for circles among them; by default 700. A pool may have
+hundreds of thousands of tensors, all of which stay, and looking at them again and again is a sixth
+of a command's time."""
 
 
 def main() -> None:
     """Import the command line and run it."""
+    gc.set_threshold(YOUNG)
     stopping.catch(early=True)  # importing takes a moment
     from soup.cli import streams
 

@@ -17,7 +17,7 @@ from typing import Any
 from soup.choosing.attempts import in_words
 from soup.cli import board as boards
 from soup.cli import console
-from soup.cli.fetching import local, watched
+from soup.cli.fetching import watched
 from soup.cli.options import PoolOptions, RunOptions, ShowOptions
 from soup.cli.progress import Watch
 from soup.cli.report import drawing
@@ -82,35 +82,42 @@ def play(
     run: RunOptions,
 ) -> int:
     """One night, or its plan; the exit code."""
+    if run.dry_run:
+        plan = _understood(asked, settings, pool)
+        _foretell(pool, settings, scorer, plan, display, asked.push)
+        return 0
+    require_places(display)
+    try:
+        with failure_shown("greedy", settings, display), _failure_written(asked, display):
+            plan = _understood(asked, settings, pool)
+            draw = drawing(None if asked.charts else False)
+            with _failure_told(asked), _limited(asked.time_limit):
+                scorer.require_sources([*settings.benchmarks, *settings.holdouts])
+                with Watch(console.err, display.quiet) as watch, scorer:
+                    night = nightly(pool.ckpts, scorer, plan, settings, watch, draw=draw)
+    except TimeIsOver:
+        print("the time is over; the same command goes on from there", file=sys.stderr)
+        return AGAIN
+    _tell(night, asked, display)
+    return night.verdict.exit_code
+
+
+def _understood(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
+    """The plan, where every option is what it can be.
+
+    Raises:
+        UsageError: one is not.
+    """
     plan = plan_of(asked, settings, pool)
-    seconds = None if asked.time_limit is None else seconds_of(asked.time_limit)
+    if asked.time_limit is not None:
+        seconds_of(asked.time_limit)
     if asked.notify is not None:
         require_address(asked.notify)
     if asked.push is not None:
         require_repository(asked.push)
     for tracker in asked.log:
         require_tracker(tracker)
-    draw = drawing(None if asked.charts else False)
-    if run.dry_run:
-        _foretell(pool, settings, scorer, plan, display, asked.push)
-        return 0
-    require_places(display)
-    try:
-        with (
-            failure_shown("greedy", settings, display),
-            _failure_told(asked, display),
-            _limited(seconds),
-        ):
-            scorer.require_sources([*settings.benchmarks, *settings.holdouts])
-            with Watch(console.err, display.quiet) as watch, scorer:
-                here = local(pool, True, watch)
-                plan = plan_of(asked, settings, here)
-                night = nightly(here.ckpts, scorer, plan, settings, watch, draw=draw)
-    except TimeIsOver:
-        print("the time is over; the same command goes on from there", file=sys.stderr)
-        return AGAIN
-    _tell(night, asked, display)
-    return night.verdict.exit_code
+    return plan
 
 
 def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
@@ -130,6 +137,7 @@ def plan_of(asked: Asked, settings: Settings, pool: PoolOptions) -> Plan:
         asked.keep,
         opening,
         reference=pool.reference,
+        cache=pool.cache,
     )
 
 
@@ -174,11 +182,12 @@ def seconds_of(text: str) -> float:
 
 
 @contextmanager
-def _limited(seconds: float | None) -> Iterator[None]:
+def _limited(limit: str | None) -> Iterator[None]:
     """Raises TimeIsOver when all but a twentieth of the time is gone, or all but a minute of it."""
-    if seconds is None:
+    if limit is None:
         yield
         return
+    seconds = seconds_of(limit)
 
     def over(number: int, frame: FrameType | None) -> None:
         raise TimeIsOver
@@ -193,26 +202,41 @@ def _limited(seconds: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_told(asked: Asked, display: ShowOptions) -> Iterator[None]:
+def _failure_written(asked: Asked, display: ShowOptions) -> Iterator[None]:
+    """Where the night fails, its other documents say so, too: JUnit, the page of the CI's step."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        said = _in_a_line(error)
+        if asked.junit is not None:
+            file = asked.junit
+            _try(lambda: write_text(file, failed_to_junit(said, _now())))
+        _summarise(display, page.failed_to_markdown(said))
+        raise
+
+
+@contextmanager
+def _failure_told(asked: Asked) -> Iterator[None]:
     """Where the night fails, those who would have been told of its verdict are told so."""
     try:
         yield
     except TimeIsOver:
         raise  # it goes on
-    except UsageError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
-        said = in_words(error).partition("\n")[0]
-        now = clock().isoformat(timespec="seconds")
-        if asked.junit is not None:
-            file = asked.junit
-            _try(lambda: write_text(file, failed_to_junit(said, now)))
+        said = _in_a_line(error)
         if asked.notify is not None:
             url = asked.notify
             _try(lambda: notify(url, f"soup nightly failed: {said}", {"error": said}))
-        _summarise(display, page.failed_to_markdown(said))
-        _log(asked, lambda: told_of_failure(said, now))
+        _log(asked, lambda: told_of_failure(said, _now()))
         raise
+
+
+def _in_a_line(error: BaseException) -> str:
+    return in_words(error).partition("\n")[0]
+
+
+def _now() -> str:
+    return clock().isoformat(timespec="seconds")
 
 
 def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
@@ -270,8 +294,7 @@ def _push(night: Night, asked: Asked) -> None:
     if sent[-1:] == [night.current.name]:
         return
     address = push(night.current, asked.push, HUB_DATASETS)
-    time = clock().isoformat(timespec="seconds")
-    shelf.remember(SENT, time=time, pushed=night.current.name, repository=asked.push)
+    shelf.remember(SENT, time=_now(), pushed=night.current.name, repository=asked.push)
     print(f"sent {night.current.name} to {asked.push}: {plain(address)}", file=sys.stderr)
 
 
@@ -296,26 +319,42 @@ def _foretell(
     from soup.choosing.journal import Journal
     from soup.cli.plan import show_plan
     from soup.errors import PoolError
-    from soup.publishing.sifting import sift
+    from soup.publishing.landing import land
+    from soup.publishing.sifting import Sifted, sift
 
     journal = Journal.open(settings.work, create=False)
     with watched(pool) as observe:
-        pool = local(pool, False, observe)
-    plan = replace(plan, opening={**plan.opening, "base": pool.base, "processor": pool.processor})
-    sifted = sift(
-        pool.ckpts,
-        journal,
-        settle=plan.settle,
-        skip_bad=plan.skip_bad,
-        opening=plan.opening,
-        read=False,
-    )
-    for one in sifted.left_out:
+        landed = land(
+            pool.ckpts,
+            plan.opening,
+            plan.reference,
+            whole=False,
+            skip_bad=plan.skip_bad,
+            cache=plan.cache,
+            observe=observe,
+        )
+    sifted = Sifted((), (), {})
+    if landed.paths:
+        sifted = sift(
+            landed.paths,
+            journal,
+            settle=plan.settle,
+            skip_bad=plan.skip_bad,
+            opening=landed.opening,
+            read=False,
+        )
+    for one in (*landed.left_out, *sifted.left_out):
         line = f"{one.name}: would be left out, {one.how}: {one.why}"
         print("warning:", plain(line), file=sys.stderr)
     if len(sifted.ready) < 2:
         raise PoolError(f"{len(sifted.ready)} good checkpoints: at least 2 are needed")
-    ready = replace(pool, ckpts=[str(path) for path in sifted.ready])
+    ready = replace(
+        pool,
+        ckpts=[str(path) for path in sifted.ready],
+        base=landed.opening["base"],
+        processor=landed.opening["processor"],
+        reference=landed.reference,
+    )
     would = replace(settings, out=Shelf.at(plan.publish).place(f"{clock():%Y-%m-%d}", ""))
     show_plan("greedy", ready, would, scorer, display.json)
     if repository is not None:

@@ -76,7 +76,7 @@ def failure_shown(kind: str, settings: "Settings", display: ShowOptions) -> Iter
     """Where a run fails, its documents say so, instead of holding yesterday's result."""
     try:
         yield
-    except (SoupError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if display.json is not None or display.markdown is not None:
             with contextlib.suppress(OutputError):  # what ended the run is told, not this
                 _write(_failed(kind, settings, error), display)

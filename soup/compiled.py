@@ -125,7 +125,7 @@ def alike(rows: Any, size: int) -> list[int]:
     return list(found)
 
 
-def look(address: int, ends: Sequence[int], dtype: str, width: int) -> list[tuple[int, int]]:
+def look(address: int, ends: Sequence[int], dtype: str, width: int) -> tuple[list[int], list[int]]:
     """Of the elements from an address on, piece by piece, the largest and the smallest, as bits.
 
     Args:
@@ -135,13 +135,13 @@ def look(address: int, ends: Sequence[int], dtype: str, width: int) -> list[tupl
         width: bytes of an element.
 
     Returns:
-        Per piece the largest magnitude, and the smallest that is not zero (else ``NOTHING``).
+        The largest magnitude of each piece, and the smallest that is not zero (else ``NOTHING``).
     """
     count = len(ends)
     high, low = (ctypes.c_uint64 * count)(), (ctypes.c_uint64 * count)()
     stops = (ctypes.c_int64 * count)(*ends)
     LIBRARY.soup_look(address, stops, count, width, dtype in SIGNED, high, low)
-    return list(zip(high, low, strict=True))
+    return list(high), list(low)
 
 
 def largest(block: Any, dtype: str, width: int) -> int:

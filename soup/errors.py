@@ -4,7 +4,8 @@
     ├── UsageError           the command itself cannot be understood; exit code 2
     ├── CheckpointError      one model directory cannot be read
     │   ├── QuantisedError   its weights are packed integers, which cannot be averaged
-    │   └── UnfinishedError  it is not complete: perhaps it is still being written
+    │   ├── UnfinishedError  it is not complete: perhaps it is still being written
+    │   └── UnreachableError it is elsewhere, and cannot be read from there now
     ├── PoolError            the checkpoints cannot be blended with each other
     ├── BlendError           a tensor's values cannot be blended (NaN, overflow, unequal integers)
     ├── OutputError          the result cannot be written where it was asked for
@@ -57,6 +58,10 @@ class UnfinishedError(CheckpointError):
     """A model directory is not complete: perhaps it is still being written."""
 
 
+class UnreachableError(CheckpointError):
+    """A model is elsewhere, and the place cannot be reached, or does not let it be read."""
+
+
 class PoolError(SoupError):
     """The checkpoints cannot be blended with each other."""
 
@@ -89,6 +94,7 @@ BY_NAME: dict[str, type[SoupError]] = {
         CheckpointError,
         QuantisedError,
         UnfinishedError,
+        UnreachableError,
         PoolError,
         BlendError,
         OutputError,

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import string
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +40,14 @@ def _settle_environment() -> None:
 _settle_environment()
 before_import(importlib.metadata.version("transformers"))
 
+# What it calls its tools is its command line, which imports every model and every service that it
+# knows: a second or two at each start. Nothing of it is used here.
+_tools: Any = types.ModuleType("vlmeval.tools")
+_tools.cli = None
+sys.modules["vlmeval.tools"] = _tools
+
 import pandas as pd  # noqa: E402
+import torch  # noqa: E402
 import vlmeval  # noqa: E402
 import vlmeval.dataset as kit  # noqa: E402
 from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
@@ -49,6 +57,10 @@ from vlmeval.dataset.utils.yorn import YOrN_Extraction  # noqa: E402
 from vlmeval.smp import LMUDataRoot, dump, load, md5  # noqa: E402
 from vlmeval.smp.file import INFER_FAIL_MSG  # noqa: E402
 from vlmeval.utils import can_infer  # noqa: E402
+
+del sys.modules["vlmeval.tools"]  # whoever wants it finds the real one
+torch.set_grad_enabled(False)  # as on importing its models
+torch.manual_seed(1234)
 
 __all__ = [
     "INFER_FAIL_MSG",

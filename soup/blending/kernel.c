@@ -62,13 +62,17 @@ INLINE double element(const char *row, int64_t at, int kind) {
     if (kind == F32) return from_bits(bits);
     if (kind == BF16) return from_bits(bits << 16); /* the upper half of a float32 */
     /* Float16's exponent and fraction, moved to where float32 has them, and the exponent's bias
-       changed; twice for Inf and NaN. Subnormals are whole multiples of 2^-24. */
-    const uint32_t magnitude = bits & 0x7FFFu;
-    const float subnormal = (float)(int32_t)magnitude * 0x1p-24f;
-    uint32_t found, small;
-    memcpy(&small, &subnormal, sizeof small);
-    found = (magnitude << 13) + 0x38000000u + (magnitude >= 0x7C00u ? 0x38000000u : 0);
-    found = magnitude < 0x0400u ? small : found;
+       changed; twice for Inf and NaN. Below 2^-14 it has no exponent: it is read as if that were 1,
+       and what this adds is taken away again, exactly. With masks rather than conditions, of which
+       compilers make branches. */
+    const uint32_t magnitude = (bits & 0x7FFFu) << 13;
+    const uint32_t small = (uint32_t)((int32_t)(magnitude - 0x00800000u) >> 31);
+    const uint32_t large = (uint32_t)((int32_t)(0x0F7FFFFFu - magnitude) >> 31);
+    const float raised =
+        from_bits(magnitude + 0x38000000u + (small & 0x00800000u) + (large & 0x38000000u));
+    const float value = raised - from_bits(small & 0x38800000u);
+    uint32_t found;
+    memcpy(&found, &value, sizeof found);
     return from_bits((bits & 0x8000u) << 16 | found);
 }
 
@@ -146,39 +150,40 @@ INLINE int to_bfloat16(const double *total, int64_t size, double divisor, uint16
     return all_below(bits, size, 0x7F7F8000u); /* from there on bfloat16 has only Inf */
 }
 
-/* Round total/divisor to float16, to nearest, ties to even.
+/* Round total/divisor to float16, to nearest, ties to even, in lanes of 32 bits.
 
-   Adding and taking away a power of two rounds a float64 at that power's last place: the one whose
-   last place is float16's at the quotient's size (2^-24 where it is subnormal). Then what is left
-   has at most eleven significant bits, and converts exactly. The quotient itself is rounded, too;
-   but it is half way between two float16 only where the true one is, as the divisor is whole and
-   small, and a sum of what float16 can hold is exact: with factors the float64 is what is rounded
-   anywhere else. */
+   `near` is one of the two float32 next to the true quotient, or is it, as above; what tells on which
+   side of it the truth lies is exact, too. So it can be rounded to odd: towards zero, and then its
+   last bit set where something was cut off (Boldo & Melquiond 2008, IEEE Trans. Computers 57(4)).
+   As a float32 has two bits more than a float16 and its tie need, rounding that again gives what
+   rounding the quotient once gives. Below 2^-14 float16 is whole multiples of 2^-24, the last place
+   of a float32 between a half and one: adding a half rounds there. */
 INLINE int to_float16(const double *total, int64_t size, double divisor, uint16_t *out) {
-    double rounded[TILE];
-    uint64_t largest = 0;
+    float near[TILE], missed[TILE], raised[TILE];
+    uint32_t bits[TILE], side[TILE], low[TILE], largest = 0;
+    const double share = 1 / divisor;
+    EACH(k) near[k] = (float)(total[k] * share);
     EACH(k) {
-        const double value = __builtin_fabs(total[k] / divisor);
-        uint64_t its, power;
-        double coarse;
-        memcpy(&its, &value, sizeof its);
-        power = its >> 52;                              /* its exponent */
-        power = power < 1023 - 14 ? 1023 - 14 : power;  /* subnormal from 2^-14 down */
-        power = power > 1023 + 64 ? 1023 + 64 : power;  /* not finite as float16 anyway */
-        power = (power + 42) << 52;                     /* 2^(e + 52 - 10) */
-        memcpy(&coarse, &power, sizeof coarse);
-        rounded[k] = (value + coarse) - coarse;
+        const double truth = __builtin_fabs(total[k]), found = __builtin_fabs((double)near[k]);
+        missed[k] = (float)((truth - divisor * found) * 0x1p64);
     }
-    EACH(k) { /* now to float16's bits */
-        uint64_t its, sign;
-        memcpy(&its, &rounded[k], sizeof its);
-        memcpy(&sign, &total[k], sizeof sign);
-        largest = its > largest ? its : largest;
-        const uint32_t normal = (uint32_t)(its >> 42) - ((1023u - 15u) << 10);
-        const uint32_t small = (uint32_t)(int32_t)(rounded[k] < 0x1p-14 ? rounded[k] * 0x1p24 : 0);
-        out[k] = (uint16_t)((rounded[k] < 0x1p-14 ? small : normal) | (uint32_t)(sign >> 63) << 15);
+    memcpy(bits, near, size * sizeof *bits);
+    memcpy(side, missed, size * sizeof *side);
+    EACH(k) {
+        const uint32_t below = side[k] >> 31, cut = side[k] << 1 != 0;
+        const uint32_t sign = bits[k] & 0x80000000u, magnitude = bits[k] & 0x7FFFFFFFu;
+        bits[k] = sign | ((magnitude - (below & cut)) | cut);
     }
-    return largest < 0x40F0000000000000u; /* 65536; NaN and Inf are above it */
+    EACH(k) raised[k] = from_bits(bits[k] & 0x7FFFFFFFu) + 0.5f;
+    memcpy(low, raised, size * sizeof *low);
+    EACH(k) {
+        const uint32_t magnitude = bits[k] & 0x7FFFFFFFu, even = magnitude >> 13 & 1u;
+        const uint32_t normal = ((magnitude + 0xFFFu + even) >> 13) - (112u << 10);
+        const uint32_t found = magnitude < 0x38800000u ? low[k] - 0x3F000000u : normal;
+        largest = found > largest ? found : largest;
+        out[k] = (uint16_t)(found | bits[k] >> 31 << 15);
+    }
+    return largest < 0x7C00u; /* Inf and NaN are above it */
 }
 
 INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int kind, int to) {

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,15 @@ def header(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, 
     Padded (with spaces, as the format allows) so that data starts on a page: large tensors then
     fill whole pages of the page cache.
     """
-    found: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    found, offset = ['{"__metadata__":{"format":"pt"}'], 0
     for name, dtype, shape in entries:
         end = offset + prod(shape) * ITEMSIZES[dtype]
-        found[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        lengths = ",".join(map(str, shape))
+        found.append(  # json.dumps takes three times as long
+            f'{quoted(name)}:{{"dtype":"{dtype}","shape":[{lengths}],'
+            f'"data_offsets":[{offset},{end}]}}'
+        )
         offset = end
-    raw = json.dumps(found, separators=(",", ":")).encode()
+    raw = (",".join(found) + "}").encode()
     raw += b" " * (-(8 + len(raw)) % PAGE)
     return len(raw).to_bytes(8, "little") + raw, 8 + len(raw) + offset

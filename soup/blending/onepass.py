@@ -8,7 +8,7 @@ order of members, which their digests decide, is done again once they are known.
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place, workers
 from soup.checkpoints.soundness import INFINITE, zeros_behind
-from soup.checkpoints.tensors import ITEMSIZES
+from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
 from soup.events import Observer, Progress
 
@@ -82,9 +82,7 @@ def write(
     sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
     common = frozenset() if learn else equal(blend)
     runs = list(of_blend(blend, layout, common))
-    read = {place(m.tensors[name]) for name in sizes for m in learn}
-    rest = {place(info): info for m in learn for info in m.read_for_digest}
-    runs += of_others([info for key, info in rest.items() if key not in read])
+    runs += of_others(_unread(learn, sizes))
     known = roots(blend, common)
     hasher = Hasher({name: size for name, size in sizes.items() if name not in known})
     written = Written(hasher, known)
@@ -102,6 +100,20 @@ def write(
     return written
 
 
+def _unread(learn: Sequence[Checkpoint], names: Collection[str]) -> list[TensorInfo]:
+    """What the digests of members are of, besides the tensors that a blend reads of them."""
+    rest = {}
+    for member in learn:
+        tensors = member.tensors
+        for info in member.read_for_digest:
+            if not (info.name in names and tensors.get(info.name) is info):
+                rest[place(info)] = info
+    if not rest:  # nearly always
+        return []
+    read = {place(member.tensors[name]) for name in names for member in learn}
+    return [info for where, info in rest.items() if where not in read]
+
+
 def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written) -> bool:
     """Do again what depends on the order of members, now that the blend has it.
 
@@ -116,7 +128,7 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
             tensor = member.tensors[run.pieces[0].info.name]
             start = run.pieces[0].start * ITEMSIZES[run.dtype]
             rows.append((tensor.file, tensor.offset + start))
-        pieces = [Piece(order[p.info.name], p.start, p.count) for p in run.pieces]
+        pieces = [Piece(order[p.info.name], p.start, p.count, p.numel) for p in run.pieces]
         again.append(Run(run.kind, pieces, rows, run.dtype, run.out, run.count))
     written.unsettled = []
     with ExitStack() as stack:
@@ -265,16 +277,9 @@ class _Pass:
         distinct: dict[int, list[Seen]] = {}
         finite, high, low = True, 0, compiled.NOTHING
         for k in dict.fromkeys(first):
-            magnitudes = compiled.look(rows[k], ends, run.dtype, width)
-            found = []
-            for end, piece, (largest, smallest) in zip(ends, run.pieces, magnitudes, strict=True):
-                high, low = max(high, largest), min(low, smallest)
-                if k in hashed:
-                    part = views[k][(end - piece.count) * width : end * width]
-                    cuts = range(0, len(part), BLOCK)
-                    digests = b"".join([block_digest(part[at : at + BLOCK]) for at in cuts])
-                    found.append((digests, largest, zeros_behind(part)))
-            distinct[k] = found
+            largest, smallest = compiled.look(rows[k], ends, run.dtype, width)
+            high, low = max(high, *largest), min(low, *smallest)
+            distinct[k] = _seen(views[k], ends, width, largest) if k in hashed else []
         if infinite is not None and high >= infinite:
             finite = False
         if self.learned is not None:
@@ -286,12 +291,15 @@ class _Pass:
     def _learn(self, run: Run, found: Mapping[int, Sequence[Seen]], first: Sequence[int]) -> None:
         """Keep what was found of the members that are learned, or of what is only looked at."""
         assert self.learned is not None
-        width, looks = ITEMSIZES[run.dtype], run.kind == "look"
-        for k in [0] if looks else self.wanted:
+        width = ITEMSIZES[run.dtype]
+        for k in [0] if run.kind == "look" else self.wanted:
+            path, at = run.rows[k]
+            file = str(path)
             for piece, seen in zip(run.pieces, found[first[k]], strict=True):
-                name = piece.info.name
-                info = piece.info if looks else self.blend.members[k].tensors[name]
-                self.learned.put(info, piece.start * width, piece.count * width, seen)
+                start, size = piece.start * width, piece.count * width
+                where = file, at - start, piece.numel * width
+                self.learned.put(where, start, size, seen)
+                at += size
 
     def _merged(
         self,
@@ -312,15 +320,16 @@ class _Pass:
         """Write a run's result, and hash it unless its blocks' digests are known."""
         width, at = ITEMSIZES[run.out], 0
         self.layout.write(run.pieces[0].info.name, run.pieces[0].start * width, values)
+        known, hasher = self.written.known, self.written.hasher
         for k, piece in enumerate(run.pieces):
             size = piece.count * width
             name, start = piece.info.name, piece.start * width
-            if name in self.written.known:
+            if name in known:
                 pass
             elif digests is not None:
-                self.written.hasher.take(name, start, digests[k])
+                hasher.take(name, start, digests[k])
             else:
-                self.written.hasher.put(name, start, values[at : at + size])
+                hasher.put(name, start, values[at : at + size])
             at += size
 
     def _plainly(self, run: Run) -> None:
@@ -340,6 +349,29 @@ class _Pass:
             raise CheckpointError(
                 f"{names}: could not be read to its end; was it changed meanwhile?"
             )
+
+
+def _seen(view: memoryview, ends: Sequence[int], width: int, largest: Sequence[int]) -> list[Seen]:
+    """Of each piece of what lies side by side its blocks' digests, and what stands in it.
+
+    Args:
+        view: the bytes.
+        ends: where each piece ends, in elements.
+        width: bytes of an element.
+        largest: of each piece the greatest magnitude.
+    """
+    found, start = [], 0
+    for end, high in zip(ends, largest, strict=True):
+        end *= width
+        part = view[start:end]
+        if end - start <= BLOCK:
+            digests = block_digest(part)
+        else:
+            cuts = range(0, end - start, BLOCK)
+            digests = b"".join([block_digest(part[at : at + BLOCK]) for at in cuts])
+        found.append((digests, high, 0 if view[end - 1] else zeros_behind(part)))
+        start = end
+    return found
 
 
 def _exact(run: Run, rows: Sequence[int], high: int, low: int) -> bool:

@@ -24,7 +24,7 @@ Row = tuple[Path, int]
 """A file, and the offset of a byte in it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Piece:
     """Elements of one tensor: ``start`` to ``start + count``.
 
@@ -32,11 +32,13 @@ class Piece:
         info: the tensor, of the reference; where nothing is written, of a member.
         start: the first element.
         count: how many.
+        numel: of the whole tensor.
     """
 
     info: TensorInfo
     start: int
     count: int
+    numel: int
 
 
 @dataclass
@@ -72,13 +74,14 @@ def serves(blend: Blend) -> bool:
         return False
     if any(member.updates for member in blend.members):
         return False
-    for info in blend.reference.tensors.values():
-        dtypes = {member.tensors[info.name].dtype for member in blend.members}
-        if len(dtypes) > 1:
+    for name, info in blend.reference.tensors.items():
+        dtype = blend.members[0].tensors[name].dtype
+        if any([member.tensors[name].dtype != dtype for member in blend.members]):
             return False
-        if role(info) == "blend" and not {*dtypes, blend.dtype_of(info)} <= compiled.KINDS.keys():
-            return False
-        if role(info) != "blend" and dtypes != {info.dtype}:
+        if role(info) == "blend":
+            if not (dtype in compiled.KINDS and blend.dtype_of(info) in compiled.KINDS):
+                return False
+        elif dtype != info.dtype:
             return False
     return True
 
@@ -94,31 +97,33 @@ def of_blend(blend: Blend, layout: Layout, equal: Collection[str] = ()) -> Itera
     last: Run | None = None
     ends: list[Row] = []
     behind = (0, 0)
-    for info in blend.reference.tensors.values():
-        if not info.numel:
+    places, members = layout.places, [member.tensors for member in blend.members]
+    for name, info in blend.reference.tensors.items():
+        numel = info.numel
+        if not numel:
             continue
-        stored = [member.tensors[info.name] for member in blend.members]
-        kind = "same" if info.name in equal else role(info)
-        if kind == "same":
-            stored = stored[:1]
+        kind = "same" if name in equal else role(info)
+        stored = [tensors[name] for tensors in (members[:1] if kind == "same" else members)]
         dtype, out = stored[0].dtype, blend.dtype_of(info)
         rows = [(tensor.file, tensor.offset) for tensor in stored]
-        joins = (
+        piece = Piece(info, 0, numel, numel)
+        if (
             last is not None
-            and (kind, dtype, out) == (last.kind, last.dtype, last.out)
-            and layout.places[info.name] == behind
             and rows == ends
-            and last.count + info.numel <= (COPIED if kind == "same" else CHUNK)
-        )
-        if last is not None and not joins:
-            yield from _cut(last)
-        if last is None or not joins:
-            last = Run(kind, [], rows, dtype, out, 0)
-        last.pieces.append(Piece(info, 0, info.numel))
-        last.count += info.numel
-        ends = [(file, offset + stored[0].nbytes) for file, offset in rows]
-        handle, offset = layout.places[info.name]
-        behind = handle, offset + blend.nbytes_of(info)
+            and (kind, dtype, out) == (last.kind, last.dtype, last.out)
+            and places[name] == behind
+            and last.count + numel <= (COPIED if kind == "same" else CHUNK)
+        ):
+            last.pieces.append(piece)
+            last.count += numel
+        else:
+            if last is not None:
+                yield from _cut(last)
+            last = Run(kind, [piece], rows, dtype, out, numel)
+        nbytes = stored[0].nbytes
+        ends = [(file, offset + nbytes) for file, offset in rows]
+        handle, offset = places[name]
+        behind = handle, offset + numel * ITEMSIZES[out]
     if last is not None:
         yield from _cut(last)
 
@@ -128,7 +133,7 @@ def of_others(infos: Sequence[TensorInfo]) -> Iterator[Run]:
     for info in infos:
         rows = [(info.file, info.offset)]
         if info.numel:
-            piece = Piece(info, 0, info.numel)
+            piece = Piece(info, 0, info.numel, info.numel)
             yield from _cut(Run("look", [piece], rows, info.dtype, info.dtype, info.numel))
 
 
@@ -142,4 +147,5 @@ def _cut(run: Run) -> Iterator[Run]:
     for start in range(0, run.count, CHUNK):
         count = min(CHUNK, run.count - start)
         rows = [(file, offset + start * width) for file, offset in run.rows]
-        yield Run(run.kind, [Piece(piece.info, start, count)], rows, run.dtype, run.out, count)
+        part = Piece(piece.info, start, count, piece.numel)
+        yield Run(run.kind, [part], rows, run.dtype, run.out, count)

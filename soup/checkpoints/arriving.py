@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from soup.checkpoints import hub
 from soup.checkpoints.files import TRAINER_STATE
@@ -29,7 +30,7 @@ from soup.checkpoints.weights import (
     find_weights,
     is_adapter,
 )
-from soup.errors import CheckpointError, SoupError
+from soup.errors import CheckpointError, SoupError, UnfinishedError, UnreachableError
 from soup.events import Note, Observer, Progress, ignore
 from soup.remote import cache as caches
 from soup.remote.address import HUB, WEB, Address, is_address, parse
@@ -68,6 +69,11 @@ LOOKS = 4
 
 Given = str | os.PathLike[str]
 
+T = TypeVar("T")
+
+Leave = Callable[[str, CheckpointError], None]
+"""What to do with the address of a member that cannot be had, and why it cannot."""
+
 
 class Arrived(NamedTuple):
     """What was given, with directories in place of addresses."""
@@ -87,6 +93,7 @@ def arrive(
     whole: bool,
     cache: Given | None = None,
     observe: Observer = ignore,
+    leave: Leave | None = None,
 ) -> Arrived:
     """Directories for what is elsewhere; the rest stays as it is.
 
@@ -98,26 +105,36 @@ def arrive(
         whole: fetch everything; else outlines, in which no tensor can be read.
         cache: where to; by default ``SOUP_CACHE``, or the user's cache.
         observe: told of progress.
+        leave: told of each member that cannot be had, which is left out then; None: an error.
 
     Raises:
-        UsageError: an address that names no model.
-        CheckpointError: a place cannot be read, or holds no model.
+        UsageError: an address that names no model; a library for such places is not installed.
+        UnreachableError: a place cannot be read.
+        CheckpointError: it holds no model, or half of one.
+        OutputError: the cache cannot be written, or has no room.
     """
-    asked = [os.fspath(p) for p in (*paths, base) if p is not None and is_address(p)]
+    members = [os.fspath(p) for p in paths if is_address(p)]
+    parent = [os.fspath(p) for p in (base,) if p is not None and is_address(p)]
     aside = [os.fspath(p) for p in (processor,) if p is not None and is_address(p)]
-    if not asked and not aside:
+    if not members and not parent and not aside:
         return Arrived(list(paths), base, reference, processor)
-    found = fetch(asked, whole=whole, cache=cache, observe=observe)
+    if leave is not None:  # the base may be a member, too, and is not one that can be left out
+        found = fetch(parent, whole=whole, cache=cache, observe=observe)
+        asked = [p for p in members if p not in found]
+        found |= fetch(asked, whole=whole, cache=cache, observe=observe, leave=leave)
+    else:
+        found = fetch([*members, *parent], whole=whole, cache=cache, observe=observe)
     found |= fetch([p for p in aside if p not in found], whole=False, cache=cache, observe=observe)
 
     def here(path: Given | None) -> Given | None:
         return None if path is None else found.get(os.fspath(path), path)
 
-    members = [found.get(os.fspath(path), path) for path in paths]
+    there: list[Given] = [found.get(os.fspath(path), path) for path in paths]
+    there = [path for path in there if not is_address(path)]  # those are left out
     named = reference
     if reference is not None and is_address(reference):
         named = os.fspath(found.get(reference, str(parse(reference))))  # no secret in messages
-    return Arrived(members, here(base), named, here(processor))
+    return Arrived(there, here(base), named, here(processor))
 
 
 def fetch(
@@ -126,15 +143,25 @@ def fetch(
     whole: bool = True,
     cache: Given | None = None,
     observe: Observer = ignore,
+    leave: Leave | None = None,
 ) -> dict[str, Path]:
-    """The directory of each address; see ``arrive``."""
+    """The directory of each address, but for those that are left out; see ``arrive``."""
     home = caches.home(cache)
     places: dict[str, list[str]] = {}
     for text in dict.fromkeys(addresses):
         places.setdefault(parse(text).where, []).append(text)
 
-    def look(texts: list[str]) -> list["Path | _Arrival"]:
-        return [_look(parse(text), home, whole, observe) for text in texts]
+    def had(text: str, get: Callable[[], T]) -> T | None:
+        try:
+            return get()
+        except CheckpointError as error:
+            if leave is None:
+                raise
+            leave(text, error)
+            return None
+
+    def look(texts: list[str]) -> list["Path | _Arrival | None"]:
+        return [had(text, partial(_look, parse(text), home, whole, observe)) for text in texts]
 
     with ThreadPoolExecutor(LOOKS) as threads:
         looks = list(threads.map(look, places.values()))
@@ -146,9 +173,12 @@ def fetch(
     arrivals = [one for one in seen.values() if isinstance(one, _Arrival)]
     if arrivals:
         arrivals[0].folder.require_room(sum(waiting(one.folder, one.entries) for one in arrivals))
-    return {
-        text: one if isinstance(one, Path) else one.fetched(observe) for text, one in seen.items()
+    found = {
+        text: one if isinstance(one, Path) else had(text, partial(one.fetched, observe))
+        for text, one in seen.items()
+        if one is not None
     }
+    return {text: path for text, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -213,7 +243,7 @@ def _look(address: Address, home: Path, whole: bool, observe: Observer) -> "Path
             arrival = _Arrival(address, place, folder, entries, revision)
             return arrival if whole else _outline(arrival)
     except Cut as error:
-        raise CheckpointError(f"{address}: {error}") from None
+        raise UnreachableError(f"{address}: {error}") from None
 
 
 def connect(address: Address) -> Place:
@@ -247,7 +277,7 @@ def _known(address: Address, folder: Folder) -> Path | None:
     cached = hub.cached(address.place, address.revision or None)
     if cached is not None and _complete(inner := cached / address.folder):
         return inner
-    raise CheckpointError(
+    raise UnreachableError(
         f"{address}: not whole in the cache, and HF_HUB_OFFLINE forbids to fetch it"
     )
 
@@ -289,7 +319,7 @@ def choose(place: Place) -> list[Entry]:
     if missing := [name for name in weights if name not in known]:
         known |= place.stat(missing)
     if absent := [name for name in weights if name not in known]:
-        raise CheckpointError(
+        raise UnfinishedError(
             f"{place.address}: {absent[0]}: missing, but the index lists it; is all uploaded?"
         )
     return [known[name] for name in sorted({*filter(_beside, known), *weights})]
@@ -323,7 +353,8 @@ def _weights(place: Place, known: dict[str, Entry], names: Collection[str]) -> l
     if len(single) == 1:
         return single
     some = ", ".join(sorted(names)[:5]) + (" …" if len(names) > 5 else "")
-    raise CheckpointError(
+    kind = CheckpointError if names else UnreachableError
+    raise kind(
         f"{place.address}: no model there: no {SINGLE}, {INDEX} or {ADAPTER}; "
         + (_meant(place, names) or (f"found {some}" if names else "found nothing"))
     )

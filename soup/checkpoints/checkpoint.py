@@ -15,7 +15,7 @@ from soup.checkpoints import digests, names, quantised
 from soup.checkpoints.companions import Companions, brought, gather
 from soup.checkpoints.files import require_plain
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.soundness import Scan, Soundness, soundness
+from soup.checkpoints.soundness import Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
 from soup.checkpoints.updates import Update
@@ -217,13 +217,14 @@ class Checkpoint:
         assert not self.updates, "ties of computed tensors are proven by computing them"
         return self._take([learned.of(info) for info in self.read_for_digest])
 
-    def _take(self, found: Sequence[tuple[bytes, Scan]]) -> str:
+    def _take(self, found: Sequence[digests.Found]) -> str:
         """Conclude from what was found in the tensors of ``read_for_digest``."""
         self.require_unchanged()
         read = self.read_for_digest
-        values = soundness(zip(read, (scan for _, scan in found), strict=True))
-        roots = [root for root, _ in found]
-        if not self.updates:
+        scans = zip(read, found, strict=True)
+        values = soundness([(info, largest, zeros) for info, (_, largest, zeros) in scans])
+        roots = [root for root, _, _ in found]
+        if not self.updates and self.ties:
             by_name = dict(zip(self._inputs, roots, strict=True))
             for one, other in self.ties:
                 infos = self._stored[one], self._stored[other]
@@ -254,6 +255,8 @@ class Checkpoint:
     def _inputs(self) -> dict[str, tuple[TensorInfo, ...]]:
         """By name, sorted, the stored tensors that each of its tensors is made of."""
         found = {}
+        if not self.updates:
+            return {name: (self._stored[name],) for name in sorted(self._stored)}
         for name in sorted(self._stored):
             update = self.updates.get(name)
             found[name] = (self._stored[name],) if update is None else tuple(update.inputs)
@@ -267,12 +270,13 @@ class Checkpoint:
     ) -> str:
         """The digest of all, from the roots of the inputs in order; it is remembered."""
         tensors, own = [], {}
+        updates = self.updates
         for name, infos in inputs.items():
             for info in infos:
                 root = next(roots)
                 tensors.append(digests.tensor_digest(info.name, info.dtype, info.shape, root))
                 own[info.name] = root.hex()
-            if (update := self.updates.get(name)) is not None:
+            if updates and (update := updates.get(name)) is not None:
                 tensors.append(update.recipe.encode())
         found = digests.content_digest(tensors)
         self.remember_digest(found, values, own)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 
@@ -44,6 +45,9 @@ Seen = tuple[bytes, int, int]
 """Digests of blocks, one behind the other; the greatest magnitude in them, as bits; and how many
 zeros they end in, see ``soup.checkpoints.soundness.Scan``."""
 
+Found = tuple[bytes, int, int]
+"""The root of a tensor, and of all its values the same two."""
+
 VERSION = "soup-content-2"
 """Of the tree. It is part of each digest, and of the key under which digests are remembered."""
 
@@ -53,6 +57,12 @@ def block_digest(block: "memoryview | bytes") -> bytes:
     return blake3(block).digest()
 
 
+@lru_cache(maxsize=1 << 16)
+def _head(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """As json.dumps([name, dtype, list(shape)]) writes it; the members of a pool have the same."""
+    return f"[{quoted(name)}, {quoted(dtype)}, [{', '.join(map(str, shape))}]]\n".encode()
+
+
 def root(blocks: Iterable[bytes]) -> bytes:
     """Of a tensor's values, given the digests of its blocks in order."""
     return blake3(b"".join(blocks)).digest()
@@ -60,9 +70,7 @@ def root(blocks: Iterable[bytes]) -> bytes:
 
 def tensor_digest(name: str, dtype: str, shape: Sequence[int], values: bytes) -> bytes:
     """Of a tensor, given the root of its values."""
-    # as json.dumps([name, dtype, list(shape)]) writes it, which takes four times as long
-    head = f"[{quoted(name)}, {quoted(dtype)}, [{', '.join(map(str, shape))}]]\n"
-    return blake3(head.encode() + values).digest()
+    return blake3(_head(name, dtype, tuple(shape)) + values).digest()
 
 
 def content_digest(tensors: Iterable[bytes]) -> str:
@@ -86,6 +94,9 @@ class Hasher:
     def put(self, name: str, start: int, piece: memoryview) -> None:
         """Take bytes ``start`` onwards of a tensor; ``piece`` may be reused afterwards."""
         size, end = self.sizes[name], start + len(piece)
+        if not start and 0 < end == size <= BLOCK:  # of tens of thousands of small ones each
+            self._digests[name, 0] = block_digest(piece)
+            return
         at = start
         while at < end:
             number = at // BLOCK
@@ -100,6 +111,9 @@ class Hasher:
 
     def take(self, name: str, start: int, digests: bytes) -> None:
         """Take the digests of whole blocks from byte ``start`` on, one behind the other."""
+        if not start and len(digests) == 32:
+            self._digests[name, 0] = digests
+            return
         for k in range(len(digests) // 32):
             self._digests[name, start // BLOCK + k] = digests[32 * k : 32 * k + 32]
 
@@ -116,8 +130,11 @@ class Hasher:
 
     def roots(self) -> dict[str, bytes]:
         """By name, once every byte of every tensor was there."""
+        found = self._digests
         return {
-            name: root(self._digests[name, k] for k in range(-(-size // BLOCK)))
+            name: blake3(found[name, 0]).digest()
+            if 0 < size <= BLOCK
+            else root([found[name, k] for k in range(-(-size // BLOCK))])
             for name, size in self.sizes.items()
         }
 
@@ -136,23 +153,28 @@ class Learned:
     Two tensors that lie at the same place of a file are one.
     """
 
-    _found: dict[Place, dict[int, tuple[int, bytes, int, int]]] = field(default_factory=dict)
+    _whole: dict[Place, Seen] = field(default_factory=dict)
+    _parts: dict[Place, dict[int, tuple[int, bytes, int, int]]] = field(default_factory=dict)
 
-    def put(self, info: TensorInfo, start: int, size: int, seen: Seen) -> None:
+    def put(self, where: Place, start: int, size: int, seen: Seen) -> None:
         """What stands in ``size`` bytes from ``start`` on, which begin with a block."""
-        self._found.setdefault(place(info), {})[start] = (size, *seen)
+        if size == where[2]:  # of tens of thousands of small tensors nearly all
+            self._whole[where] = seen
+        else:
+            self._parts.setdefault(where, {})[start] = (size, *seen)
 
-    def of(self, info: TensorInfo) -> tuple[bytes, Scan]:
+    def of(self, info: TensorInfo) -> Found:
         """The root of a tensor, and what stands in its values, once all of it was read."""
-        found = self._found.get(place(info), {})
-        if len(found) == 1:  # of tens of thousands of small tensors nearly all
-            ((_, blocks, largest, zeros),) = found.values()
-            return blake3(blocks).digest(), Scan.of(info.dtype, largest, zeros)
-        scan, digests = Scan(info.dtype), []
-        for _, (size, blocks, largest, zeros) in sorted(found.items()):
+        where = place(info)
+        whole = self._whole.get(where)
+        if whole is not None:
+            return blake3(whole[0]).digest(), whole[1], whole[2]
+        digests, largest, zeros = [], 0, 0
+        for _, (size, blocks, high, behind) in sorted(self._parts.get(where, {}).items()):
             digests.append(blocks)
-            scan.join(Scan.of(info.dtype, largest, zeros), size)
-        return root(digests), scan
+            largest = max(largest, high)
+            zeros = behind + (zeros if behind == size else 0)
+        return root(digests), largest, zeros
 
 
 def place(info: TensorInfo) -> Place:
@@ -162,7 +184,7 @@ def place(info: TensorInfo) -> Place:
 
 def read_roots(
     infos: Sequence[TensorInfo], progress: Callable[[int], None] = lambda count: None
-) -> list[tuple[bytes, Scan]]:
+) -> list[Found]:
     """Read stored tensors on all cores: the root of each, and what stands in its values.
 
     Args:
@@ -183,7 +205,7 @@ def read_roots(
                     digests.append(block_digest(block))
                     scan.update(block)
                 seen = b"".join(digests), scan.largest, scan.zeros
-                learned.put(info, start, end - start, seen)
+                learned.put(place(info), start, end - start, seen)
         progress(sum(end - start for _, start, end in segment))
 
     total = sum(info.nbytes for info in infos)

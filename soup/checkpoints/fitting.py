@@ -51,7 +51,7 @@ def fit_all(members: Sequence[Checkpoint]) -> list[Checkpoint]:
     """
     reference, *others = members
     renamed = [reference, *(_renamed(member, reference) for member in others)]
-    known = {name for member in renamed for name in member.tensors if ties.may_be_tied(name)}
+    known = {name for member in renamed for name in ties.tieable(member.tensors)}
     lacking = {name for name in known if any(name not in member.tensors for member in renamed)}
     fitted = []
     for member, alike in zip(members, renamed, strict=True):

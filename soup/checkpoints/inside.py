@@ -38,7 +38,8 @@ _OTHERS = re.compile(r"\.base_layer\.|\.lora\.(down|up)\.|\.original_module\.")
 
 def is_wrapped(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether a model was saved with an adapter around its modules, of LoRA or another kind."""
-    return any(".lora_" in name or _OTHERS.search(name) for name in tensors)
+    together = "\n".join(tensors)
+    return ".lora_" in together or _OTHERS.search(together) is not None
 
 
 def merged(model: Checkpoint) -> Checkpoint:

@@ -45,6 +45,9 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     Takes time in proportion to the names' length.
     """
     given = list(names)
+    together = "\n".join(given)
+    if not any(part in together for part in WRAPPERS):  # nearly always, and there may be thousands
+        return {name: name for name in given}
     bare = {name: _bare(name) for name in given}
     count = Counter(bare.values())
     return {name: short if count[short] == 1 else name for name, short in bare.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.tensors import TensorInfo
+from soup.checkpoints.tensors import FLOATS, TensorInfo
 from soup.errors import QuantisedError
 from soup.words import counted, shown
 
@@ -46,7 +46,12 @@ MX = ("_blocks", "_scales")
 
 def packed(tensors: Mapping[str, TensorInfo]) -> list[str]:
     """Those tensors that belong to packed weights, by their names and kinds."""
-    return [name for name, info in tensors.items() if _is_packed(name, info, tensors)]
+    return [
+        name
+        for name, info in tensors.items()
+        if (info.dtype not in FLOATS or ".quant_state." in name or name.endswith(PACKED))
+        and _is_packed(name, info, tensors)
+    ]
 
 
 def _is_packed(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:

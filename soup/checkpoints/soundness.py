@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from soup import compiled
 from soup.checkpoints.problems import TENSOR, Problem, patterns
-from soup.checkpoints.tensors import ITEMSIZES, TensorInfo, is_bound
+from soup.checkpoints.tensors import FLOATS, ITEMSIZES, TensorInfo, is_bound
 from soup.words import counted, listed
 
 INFINITE = {
@@ -52,13 +52,6 @@ class Scan:
         self.largest = 0
         self.zeros = 0
 
-    @classmethod
-    def of(cls, dtype: str, largest: int, zeros: int) -> "Scan":
-        """What somebody else has found, see the attributes."""
-        found = cls(dtype)
-        found.largest, found.zeros = largest, zeros
-        return found
-
     def update(self, block: "memoryview | bytes") -> None:
         """Look at the bytes that come next; an element may be cut by a block's end."""
         if self._rest:
@@ -67,11 +60,6 @@ class Scan:
         self._rest = bytes(block[whole:])
         if whole:
             self._look(memoryview(block)[:whole])
-
-    def join(self, later: "Scan", size: int) -> None:
-        """Take what another scan has found in the ``size`` bytes that come next."""
-        self.largest = max(self.largest, later.largest)
-        self.zeros = later.zeros + (self.zeros if later.zeros == size else 0)
 
     def _look(self, block: memoryview) -> None:
         if compiled.LIBRARY is not None:
@@ -83,12 +71,16 @@ class Scan:
 
     @property
     def kind(self) -> str | None:
-        """``nan``, ``inf``, ``zero``; None for sound values, and for integers."""
-        if self._infinite is None:
-            return None
-        if self.largest >= self._infinite:
-            return "nan" if self.largest > self._infinite else "inf"
-        return "zero" if not self.largest else None
+        """See ``kind_of``."""
+        return kind_of(self._dtype, self.largest)
+
+
+def kind_of(dtype: str, largest: int) -> str | None:
+    """``nan``, ``inf``, ``zero``; None for sound values, and for integers."""
+    infinite = INFINITE.get(dtype)
+    if infinite is None or 0 < largest < infinite:
+        return None
+    return "zero" if not largest else "inf" if largest == infinite else "nan"
 
 
 def _largest(block: memoryview, size: int, signed: bool) -> int:
@@ -159,63 +151,73 @@ class Soundness:
         )
 
 
-def soundness(scans: Iterable[tuple[TensorInfo, Scan]]) -> Soundness:
-    """What the scans of a checkpoint's tensors say; the same tensor may be among them twice."""
-    by_name = {(str(info.file), info.name): (info, scan) for info, scan in scans}
+Scanned = tuple[TensorInfo, int, int]
+"""A stored tensor, the greatest magnitude in it, as bits, and the zero bytes that it ends in."""
+
+
+def soundness(scanned: Iterable[Scanned]) -> Soundness:
+    """What was seen in a checkpoint's tensors says; the same tensor may be among them twice."""
+    files: dict[str, dict[str, Scanned]] = {}
+    last, inside = None, {}
+    for one in scanned:
+        if one[0].file is not last:
+            last = one[0].file
+            inside = files.setdefault(str(last), {})
+        inside[one[0].name] = one
     found: dict[str, list[tuple[str, int]]] = {"nan": [], "inf": [], "zero": []}
     plain = factors = 0
-    for info, scan in by_name.values():
-        if not info.is_float or not info.numel:
+    for info, largest, _ in (one for inside in files.values() for one in inside.values()):
+        if info.dtype not in FLOATS or not info.nbytes:
             continue
         factors += _is_up(info.name)
-        plain += _dimensions(info) < 2
-        if scan.kind == "inf" and is_bound(info):
+        dimensions = _dimensions(info)
+        plain += dimensions < 2
+        kind = kind_of(info.dtype, largest)
+        if kind == "inf" and is_bound(info):
             continue
-        if scan.kind is not None and len(found[scan.kind]) < KEPT:
-            found[scan.kind].append((info.name, _dimensions(info)))
+        if kind is not None and len(found[kind]) < KEPT:
+            found[kind].append((info.name, dimensions))
     return Soundness(
         tuple(sorted(name for name, _ in found["nan"])),
         tuple(sorted(name for name, _ in found["inf"])),
         tuple(sorted(found["zero"])),
         plain,
         factors,
-        tuple(_tails(by_name.values())),
+        tuple(tail for inside in files.values() for tail in _tails(inside.values())),
     )
 
 
 def _dimensions(info: TensorInfo) -> int:
     """How many dimensions a tensor has that are not of length one."""
-    return sum(length != 1 for length in info.shape)
+    return len(info.shape) - info.shape.count(1)
 
 
 def _is_up(name: str) -> bool:
     return ".lora_B" in name or ".lora_embedding_B" in name
 
 
-def _tails(scans: Iterable[tuple[TensorInfo, Scan]]) -> Iterable[tuple[str, int, int]]:
-    """Files that end in zeros, at least a page of them, that begin in the middle of a row.
+def _tails(scanned: Iterable[Scanned]) -> Iterable[tuple[str, int, int]]:
+    """Whether a file ends in zeros, at least a page of them, that begin in the middle of a row.
 
     A tensor may be zero, and rows of an embedding that no token uses; but that zeros begin
     anywhere means that a copy stopped there, in a file whose size was set before.
     """
-    files: dict[str, list[tuple[TensorInfo, Scan]]] = {}
-    for info, scan in scans:
-        if info.nbytes:
-            files.setdefault(str(info.file), []).append((info, scan))
-    for entries in files.values():
-        entries.sort(key=lambda entry: -entry[0].offset)
-        total, matrices = 0, False
-        for info, scan in entries:
-            total += scan.zeros
-            if scan.zeros < info.nbytes:
-                size = info.file.stat().st_size if info.file.exists() else 0
-                last = entries[0][0]
-                row = prod(info.shape[1:]) * ITEMSIZES[info.dtype] if len(info.shape) > 1 else 0
-                within = scan.zeros % row if row else matrices and scan.zeros
-                if total >= PAGE and within and last.offset + last.nbytes == size:
-                    yield info.file.name, size - total, size
-                break
-            matrices |= _dimensions(info) > 1
+    entries = [one for one in scanned if one[0].nbytes]
+    if not entries or not max(entries, key=lambda one: one[0].offset)[2]:
+        return  # its last byte is none
+    entries.sort(key=lambda one: -one[0].offset)
+    total, matrices = 0, False
+    for info, _, zeros in entries:
+        total += zeros
+        if zeros < info.nbytes:
+            size = info.file.stat().st_size if info.file.exists() else 0
+            last = entries[0][0]
+            row = prod(info.shape[1:]) * ITEMSIZES[info.dtype] if len(info.shape) > 1 else 0
+            within = zeros % row if row else matrices and zeros
+            if total >= PAGE and within and last.offset + last.nbytes == size:
+                yield info.file.name, size - total, size
+            break
+        matrices |= _dimensions(info) > 1
 
 
 class Member(Protocol):

@@ -118,8 +118,8 @@ def _supply_one(
     supplied: dict[str, Path] = {}
     by_source: dict[str, list[str]] = {}
     undecided = ""
+    files = member.companions
     for kind in WANTED:
-        files = replace(member, supplied=tuple(supplied.items())).companions
         if not _lacks(files, kind):
             continue
         having = [source for source in named if source.files.has(kind)]
@@ -135,6 +135,7 @@ def _supply_one(
                 continue
         if having:
             supplied[kind] = having[0].path
+            files = replace(member, supplied=tuple(supplied.items())).companions
             called = kind if having[0].files.has(kind) else f"{kind} settings"
             by_source.setdefault(having[0].name, []).append(called)
     if not supplied and not undecided:

@@ -47,9 +47,12 @@ def is_shape(shape: Sequence[object]) -> bool:
     return elements <= MOST_ELEMENTS
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class TensorInfo:
     """Where one tensor lies on disk.
+
+    Nobody changes one. That Python does not forbid it is a matter of time: making a frozen one
+    takes four times as long, and a pool may have hundreds of thousands.
 
     Attributes:
         name: its name in the file, never a name in memory.

@@ -6,7 +6,7 @@ reference's choice: what it lacks becomes a second name of what it has, and what
 dropped once it is known to be equal (``Checkpoint.ties``, proven when its bytes are first read).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 
 HEADS = ("lm_head.weight", "output.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight")
+
+BOTH = HEADS + EMBEDDINGS
 
 MOST = 100
 """More heads or embeddings than this are no model's: nothing is paired, so that names that a
@@ -65,7 +67,12 @@ def partner(name: str, tensors: Mapping[str, TensorInfo], like: TensorInfo) -> s
 
 def may_be_tied(name: str) -> bool:
     """Whether a tensor's name is a head's or an embedding's."""
-    return _ends(name, HEADS + EMBEDDINGS)
+    return _ends(name, BOTH)
+
+
+def tieable(names: Iterable[str]) -> list[str]:
+    """Those of names that ``may_be_tied``."""
+    return [name for name in names if name.endswith(BOTH) and _ends(name, BOTH)]
 
 
 def _ends(name: str, endings: tuple[str, ...]) -> bool:
@@ -85,10 +92,12 @@ def _common(one: str, other: str) -> int:
 
 def pairs(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, str]]:
     """Heads and embeddings that a member stores both, each the other's only partner."""
-    if sum(map(may_be_tied, tensors)) > MOST:
+    tied = tieable(tensors)
+    if len(tied) > MOST:
         return []
     found = []
-    for name, info in tensors.items():
+    for name in tied:
+        info = tensors[name]
         other = partner(name, tensors, info) if _ends(name, HEADS) else None
         if other is not None and partner(other, tensors, info) == name:
             found.append((name, other))
@@ -102,7 +111,9 @@ def fit(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
     """
     if member is reference or is_tied(member.config) is False:
         return member
-    if max(sum(map(may_be_tied, m.tensors)) for m in (member, reference)) > MOST:
+    if member.tensors.keys() == reference.tensors.keys():
+        return member
+    if max(len(tieable(m.tensors)) for m in (member, reference)) > MOST:
         return member
     tensors, updates = dict(member.tensors), dict(member.updates)
     for name, info in reference.tensors.items():

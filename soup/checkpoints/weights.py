@@ -127,12 +127,18 @@ def check_index(
     Raises:
         CheckpointError: names the first tensor that is elsewhere, nowhere, or not in the index.
     """
+    last, last_name = None, ""
     for name, file in weight_map.items():
-        if name not in tensors or tensors[name].file.name != file:
-            found = f"in {tensors[name].file.name}" if name in tensors else "in no shard"
+        info = tensors.get(name)
+        if info is not None and info.file is not last:
+            last, last_name = info.file, info.file.name
+        if info is None or last_name != file:
+            found = f"in {last_name}" if info is not None else "in no shard"
             raise CheckpointError(
                 f"{directory}: by the index, tensor {name} should be in {file}, found {found}"
             )
+    if len(tensors) == len(weight_map):
+        return
     if extra := next((name for name in tensors if name not in weight_map), None):
         raise CheckpointError(
             f"{tensors[extra].file}: tensor {extra} is not in the index; is it from another save?"

@@ -44,7 +44,8 @@ class Diary:
         found: dict[str, str] = {}
         for record in self.records:
             if record.get("rollback"):
-                found[record["from"]] = record["time"]
+                if record["from"]:  # else somebody went on to a later one
+                    found[record["from"]] = record["time"]
                 found.pop(record["to"], None)
         return found
 

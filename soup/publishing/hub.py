@@ -17,6 +17,7 @@ from soup.blending.card import HUB
 from soup.errors import OutputError, UsageError
 from soup.markup import size
 from soup.publishing.shelf import manifest
+from soup.remote.hub import endpoint
 from soup.words import counted
 
 RESULTS = ".eval_results/soup.yaml"
@@ -103,7 +104,7 @@ def push(soup: Path, repository: str, datasets: Mapping[str, str], *, private: b
 
     text = results(soup, datasets)
     try:
-        api = HfApi(library_name="vlm-soup")
+        api = HfApi(endpoint=endpoint(), library_name="vlm-soup")
         api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as name:
             whole = Path(name)

@@ -6,7 +6,7 @@ under its old name is a new member.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,7 @@ from soup.errors import BlendError, CheckpointError, PoolError, SoupError, Usage
 from soup.events import Note, Observer
 from soup.publishing.diary import NIGHT, Diary
 from soup.publishing.gate import BETTER, CANNOT_TELL, NOT_BETTER, Pair, Rules, Verdict, judge
+from soup.publishing.landing import land
 from soup.publishing.shelf import NIGHTS, Shelf, manifest
 from soup.publishing.sifting import LeftOut, Sifted, sift
 from soup.run import make
@@ -51,6 +52,7 @@ class Plan:
         keep: older soups that stay; None keeps all.
         opening: more for ``Pool.open``: dtype, base, processor.
         reference: the member whose files the soup gets; None is the first.
+        cache: where members from elsewhere are put; see ``soup.remote.cache``.
     """
 
     publish: str | os.PathLike[str]
@@ -60,6 +62,7 @@ class Plan:
     keep: int | None = 3
     opening: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
+    cache: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def nightly(
     """Make tonight's greedy soup, and publish it if it is better than the published one.
 
     Args:
-        paths: model directories and quoted globs.
+        paths: model directories, quoted globs, and addresses of models elsewhere.
         scorer: asks the questions.
         plan: where and by which rules to publish.
         settings: of the soup; ``out`` is not used.
@@ -133,10 +136,12 @@ class _Night:
     verdict: Verdict | None = None
     candidate: str | None = None
     pool: Pool | None = None
+    away: tuple[LeftOut, ...] = ()
 
     def play(self) -> Night:
         if (damage := self.shelf.diary.words()) is not None:
             self.observe(Note(f"{self.shelf.path / NIGHTS}: {damage}", warning=True))
+        self.land()
         journal = Journal.open(self.settings.work)
         sifted = self.sift(journal)
         told: set[str] = set()
@@ -156,8 +161,24 @@ class _Night:
                 sifted = again
         return self.too_few(sifted)
 
+    def land(self) -> None:
+        """Fetch what is elsewhere, once."""
+        plan = self.plan
+        landed = land(
+            self.paths,
+            plan.opening,
+            plan.reference,
+            skip_bad=plan.skip_bad,
+            cache=plan.cache,
+            observe=self.observe,
+        )
+        self.paths, self.away = landed.paths, landed.left_out
+        self.plan = replace(plan, opening=landed.opening, reference=landed.reference)
+
     def sift(self, journal: Journal) -> Sifted:
-        return sift(
+        if not self.paths and self.away:
+            return Sifted((), self.away, {})
+        found = sift(
             self.paths,
             journal,
             settle=self.plan.settle,
@@ -165,6 +186,7 @@ class _Night:
             opening=self.plan.opening,
             observe=self.observe,
         )
+        return replace(found, left_out=(*self.away, *found.left_out))
 
     def tell_of(self, sifted: Sifted, told: set[str]) -> None:
         """Say what is left out, once."""
@@ -193,7 +215,7 @@ class _Night:
         self.pool = pool
         self.published = self.shelf.current
         self.older = self._published(pool)
-        changes = self._changes(pool)
+        changes = self._changes(pool, {one.name for one in sifted.left_out})
         for change in changes:
             self.observe(Note(change))
         date = f"{self.now():%Y-%m-%d}"
@@ -294,8 +316,8 @@ class _Night:
         chosen.scorer.score(self.older, every, f"published soup {self.published.name}")
         return mine
 
-    def _changes(self, pool: Pool) -> tuple[str, ...]:
-        """What is different from the last night that had a pool."""
+    def _changes(self, pool: Pool, left_out: Collection[str]) -> tuple[str, ...]:
+        """What is different from the last night that had a pool, besides what is left out."""
         diary = self.shelf.diary
         before = diary.members
         today = {member.name: member.digest for member in self._known(pool)}
@@ -304,7 +326,7 @@ class _Night:
         lines = []
         new = [name for name in today if name not in before]
         other = [n for n, digest in today.items() if n in before and before[n] != digest]
-        gone = [name for name in before if name not in today]
+        gone = [name for name in before if name not in today and name not in left_out]
         back = [name for name in new if today[name] in diary.digests]
         new = [name for name in new if name not in back]
         if new:

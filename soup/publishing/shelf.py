@@ -231,6 +231,10 @@ def _date(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2] or 1)) if found else None
 
 
+def _earlier(soup: Path, than: Path) -> bool:
+    return (_date(soup.name) or ("", 0)) < (_date(than.name) or ("", 0))
+
+
 def key_of(soup: Path) -> str:
     """The key of the blend that stands in a directory: its weights and the files beside them."""
     there = manifest(soup)
@@ -239,7 +243,9 @@ def key_of(soup: Path) -> str:
 
 def roll_back(shelf: Shelf, to: str | None, time: str) -> tuple[Path | None, Path]:
     """Use the soup before the current one again, or a named one; remembered, so that no night
-    publishes again by itself what was taken back.
+    publishes again by itself what was taken back, and no other roll-back leads to it.
+
+    Whoever goes on to a later soup has taken back none.
 
     Returns:
         The soup that was in use, None where the link led nowhere, and the one that is.
@@ -257,12 +263,17 @@ def roll_back(shelf: Shelf, to: str | None, time: str) -> tuple[Path | None, Pat
             raise OutputError(f"{shelf.path}: no soup is in use there; name one with --to, {have}")
         if to is None:
             assert current is not None
-            before = [s for s in soups if (_date(s.name) or ()) < (_date(current.name) or ())]
-            if not before:
-                raise OutputError(f"{shelf.path}: there is no soup before {current.name}; {have}")
-            to = before[-1].name
+            back = shelf.diary.taken_back
+            before = [soup for soup in soups if _earlier(soup, current)]
+            good = [soup for soup in before if key_of(soup) not in back]
+            if not good:
+                which = "that was not taken back, too; name one with --to" if before else ""
+                text = f"there is no soup before {current.name} {which}".rstrip()
+                raise OutputError(f"{shelf.path}: {text}; {have}")
+            to = good[-1].name
         target = shelf.path / to
-        left, now = key_of(current) if current else "", key_of(target)
+        taken = current is not None and _earlier(target, current)
+        left, now = key_of(current) if current and taken else "", key_of(target)
         fields = {"time": time, "rollback": target.name, "from": left, "to": now}
         shelf.remember(diary.ROLLBACK, **fields)
         shelf.use(target)

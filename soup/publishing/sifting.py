@@ -26,6 +26,7 @@ from soup.watching.lines import duration
 Looks = dict[str, tuple[int, int]]
 """By a file's path below its directory: bytes and time of the last change, in ns."""
 
+UNREACHABLE = "not reachable"
 UNFINISHED = "not ready"
 DAMAGED = "damaged"
 MISFIT = "does not fit"
@@ -37,8 +38,8 @@ class LeftOut:
 
     Attributes:
         name: as the pool would call it.
-        path: its directory.
-        how: ``not ready``, ``damaged`` or ``does not fit``.
+        path: its directory, or its address.
+        how: ``not reachable``, ``not ready``, ``damaged`` or ``does not fit``.
         why: what is wrong, in a line.
     """
 

@@ -61,8 +61,7 @@ def to_trackio(told: Mapping[str, Any]) -> None:
         config={**told["params"], **told["tags"]},
         embed=False,
     )
-    if told["metrics"]:
-        trackio.log(told["metrics"])
+    trackio.log(told["metrics"] or {"failed": 1.0})  # a run without a metric is not kept
     trackio.finish()
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soup import holding
-from soup.errors import CheckpointError
+from soup.errors import OutputError
 from soup.remote.address import Address
 
 CACHE = "SOUP_CACHE"
@@ -85,9 +85,9 @@ class Folder:
         with holding.alone(self.path, say):
             yield
 
-    def unwritable(self, error: OSError) -> CheckpointError:
+    def unwritable(self, error: OSError) -> OutputError:
         """What to say where the cache cannot be written."""
-        return CheckpointError(
+        return OutputError(
             f"{error.filename or self.path}: cannot be written: {error.strerror or error}; name "
             f"another place for what is fetched with --cache DIR or {CACHE}"
         )
@@ -120,11 +120,11 @@ class Folder:
         """There is room for so many bytes more.
 
         Raises:
-            CheckpointError: there is not.
+            OutputError: there is not.
         """
         free = shutil.disk_usage(self.path).free
         if free < count:
-            raise CheckpointError(
+            raise OutputError(
                 f"{self.where}: {count / 1e9:.2f} GB are to be fetched, {free / 1e9:.2f} GB are "
                 f"free at {self.path.parent}; make room (soup cache --keep SIZE), or name another "
                 "place with --cache DIR"

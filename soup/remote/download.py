@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnreachableError
 from soup.remote.cache import BLOBS, FILES, PARTIAL, Folder
 from soup.remote.place import Cut, Entry, Place
 
@@ -61,6 +61,7 @@ def download(
 
     Raises:
         CheckpointError: it cannot be had; what has arrived stays for the next time.
+        OutputError: the cache cannot be written.
     """
     try:
         return _download(place, entries, folder, tick)
@@ -231,7 +232,7 @@ class _File:
         why = "" if self.entry.ranged else "; it takes no ranges, so that nothing can go on"
         if self.entry.ranged:
             why = "; run the command again, and it goes on from there"
-        return CheckpointError(
+        return UnreachableError(
             f"{self.folder.where}: {self.entry.name}: {error}, {TRIES} times{why}"
         )
 

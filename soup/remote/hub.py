@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnreachableError, UsageError
 from soup.remote.address import Address
 from soup.remote.place import Cut, Entry, is_plain, missing_package
 from soup.remote.ranges import Ranges, patiently, timeout
@@ -57,7 +57,7 @@ class Hub:
             headers = utils.build_hf_headers(library_name="vlm-soup")  # type: ignore[attr-defined]
             self._ranges = Ranges(self.address, headers, LOG_IN)
         path = f"{self.address.folder}/{entry.name}" if self.address.folder else entry.name
-        url = hf_hub_url(self.address.place, path, revision=self._commit, endpoint=_endpoint())
+        url = hf_hub_url(self.address.place, path, revision=self._commit, endpoint=endpoint())
         return self._ranges.read(url, entry, start, end, pinned=True)
 
     def require_same(self, entry: Entry) -> None:
@@ -88,27 +88,27 @@ class Hub:
             raise missing_package(self.address, "huggingface_hub") from None
         wanted = self.address.revision or None
         try:
-            return HfApi(endpoint=_endpoint(), library_name="vlm-soup").model_info(
+            return HfApi(endpoint=endpoint(), library_name="vlm-soup").model_info(
                 self.address.place, revision=wanted, files_metadata=True, timeout=timeout()
             )
         except known.OfflineModeIsEnabled:
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{self.address}: not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
             ) from None
         except known.GatedRepoError:
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{self.address}: gated: accept its terms on the hub, and set HF_TOKEN"
             ) from None
         except known.RevisionNotFoundError:
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{self.address}: the repository has no revision {wanted or 'main'}"
             ) from None
         except known.RepositoryNotFoundError:
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{self.address}: no such repository, or a private one that HF_TOKEN may not read"
             ) from None
         except known.HFValidationError as error:
-            raise CheckpointError(
+            raise UsageError(
                 f"{self.address}: no name of a model: {self.address.scrubbed(error)}"
             ) from None
         except known.HfHubHTTPError as error:
@@ -116,7 +116,7 @@ class Hub:
             if status >= 500 or status == 429:
                 raise Cut(f"the hub answered {status}") from None
             hint = f"; {LOG_IN}" if status in (401, 403) else ""
-            raise CheckpointError(f"{self.address}: the hub answered {status}{hint}") from None
+            raise UnreachableError(f"{self.address}: the hub answered {status}{hint}") from None
         except Exception as error:  # its transport's own
             if type(error).__module__.partition(".")[0] not in (*TRANSPORTS, "builtins"):
                 raise
@@ -132,5 +132,6 @@ def _entry(name: str, one: Any) -> Entry:
     return Entry(name, size, str(one.blob_id or ""), lfs.sha256 if lfs is not None else "")
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
+    """Of the hub, where it is not the client's own."""
     return os.environ.get("HF_ENDPOINT") or None

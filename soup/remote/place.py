@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnfinishedError, UsageError
 from soup.remote.address import Address
 
 
@@ -69,15 +69,15 @@ class Place(Protocol):
 
 def changed(address: Address, name: str) -> CheckpointError:
     """A file is another one than when it was listed."""
-    return CheckpointError(
+    return UnfinishedError(
         f"{address}: {name} was changed while it was read; run the command again when it is "
         "complete"
     )
 
 
-def missing_package(address: Address, package: str) -> CheckpointError:
+def missing_package(address: Address, package: str) -> UsageError:
     """A library that reads such places is not installed."""
-    return CheckpointError(
+    return UsageError(
         f"{address}: needs {package}, which is not installed here; run: "
         "pip install 'vlm-soup[remote]'"
     )

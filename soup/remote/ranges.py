@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from soup.errors import CheckpointError
+from soup.errors import CheckpointError, UnreachableError
 from soup.remote.address import Address
 from soup.remote.place import Cut, Entry, changed, missing_package
 
@@ -103,10 +103,10 @@ class Ranges:
         """The error for an answer that has no content."""
         if status in (401, 403):
             hint = f"; {self.denied}"
-            return CheckpointError(
+            return UnreachableError(
                 f"{self.address}: {name}: the server refused it ({status}){hint}"
             )
-        return CheckpointError(f"{self.address}: {name}: the server answered {status}")
+        return UnreachableError(f"{self.address}: {name}: the server answered {status}")
 
     def look(self, url: str, name: str) -> Entry | None:
         """Size and version of a file, by asking for its first byte; None where there is none.
@@ -174,14 +174,14 @@ def patiently(address: Address, what: str, ask: Callable[[], Any], tries: int = 
     """Ask until there is an answer.
 
     Raises:
-        CheckpointError: there is none.
+        UnreachableError: there is none.
     """
     for attempt in range(1, tries + 1):
         try:
             return ask()
         except Cut as error:
             if attempt == tries:
-                raise CheckpointError(f"{address}: {what}: {error}, {tries} times") from None
+                raise UnreachableError(f"{address}: {what}: {error}, {tries} times") from None
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
 

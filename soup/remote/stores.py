@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from soup.errors import CheckpointError, UsageError
+from soup.errors import CheckpointError, UnreachableError, UsageError
 from soup.remote.address import Address
 from soup.remote.place import Cut, Entry, changed, is_plain, missing_package
 from soup.remote.ranges import patiently
@@ -120,7 +120,7 @@ class Store:
         try:
             return work()
         except (FileNotFoundError, NotADirectoryError):
-            raise CheckpointError(f"{self.address}: {name}: nothing there") from None
+            raise UnreachableError(f"{self.address}: {name}: nothing there") from None
         except PermissionError as error:
             raise self._denied(name, error) from None
         except Exception as error:  # the libraries' own, and their transports'
@@ -131,7 +131,7 @@ class Store:
 
     def _denied(self, name: str, error: Exception) -> CheckpointError:
         said = self.address.scrubbed(error) or "no credentials"
-        return CheckpointError(f"{self.address}: {name}: the store refused it ({said})")
+        return UnreachableError(f"{self.address}: {name}: the store refused it ({said})")
 
 
 def _entry(name: str, info: Mapping[str, Any]) -> Entry:

@@ -15,7 +15,8 @@ from soup.choosing.leaderboard import Leaderboard, SoupRow
 from soup.choosing.naming import Named
 from soup.choosing.retelling import last_leaderboard, leaderboard_of
 from soup.choosing.side_by_side import SideBySide, side_by_side
-from soup.errors import JournalError, SoupError
+from soup.errors import JournalError, OutputError, SoupError
+from soup.publishing.shelf import Shelf
 from soup.reporting.cost import Cost, cost_of
 from soup.reporting.flips import Flip, flips
 from soup.reporting.history import Past, history
@@ -104,6 +105,8 @@ def gather(work: str | os.PathLike[str]) -> Facts:
     repeated = board
     if night is not None:  # where a night writes is the gate's to say
         more.insert(0, f"the night's verdict on it, by its gate: {night['word']}: {night['why']}")
+        if board.soup is not None and board.soup.out and soup is not None:
+            more[1:1] = _taken_back(Path(board.soup.out), soup)
         settings = {**board.about.settings, "out": None}
         repeated = replace(board, about=replace(board.about, settings=settings))
     return Facts(
@@ -121,6 +124,20 @@ def gather(work: str | os.PathLike[str]) -> Facts:
         str(records[0].get("base") or ""),
         str(journal.path.parent),
     )
+
+
+def _taken_back(soup: Path, key: str) -> list[str]:
+    """A line, where a published soup is not in use any more, because somebody said so."""
+    shelf = Shelf.at(soup.parent)
+    try:
+        when = shelf.diary.taken_back.get(key)
+    except OutputError:
+        return []
+    if when is None:
+        return []
+    now = shelf.current
+    instead = f"; {now.name} is in use" if now is not None and now.name != soup.name else ""
+    return [f"it was taken back on {when[:10]}, by soup rollback{instead}"]
 
 
 def _relative(journal: Journal) -> str:

@@ -31,16 +31,11 @@ def member(path: Path, known: Iterable[int], lacks: float = LACKS) -> Path:
 
 
 class ReadingScorer(FakeScorer):
-    """Answers by the weights of a blend; stands in for a VLMEvalKitScorer on the command line.
+    """Answers by the weights of a blend; stands in for a VLMEvalKitScorer on the command line."""
 
-    Attributes:
-        fails_at: the number of the call, from 1, at which the process is stopped.
-    """
-
-    def __init__(self, fails_at: int | None = None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         """Scores by reading."""
         super().__init__(right=self.answer, samples=QUESTIONS, **options)
-        self.fails_at = fails_at
         self._read: dict[str, dict[str, torch.Tensor]] = {}
 
     def answer(self, blend: Blend, name: str, sample: int) -> float:
@@ -51,12 +46,6 @@ class ReadingScorer(FakeScorer):
         tensor = read.get(name, read.get(f"{name}.weight"))
         tensor = read[BENCHMARKS[0]] if tensor is None else tensor
         return float(tensor.view(-1)[sample] > 0)
-
-    def measure(self, *arguments: Any) -> Any:
-        """See ``FakeScorer``."""
-        if self.fails_at is not None and len(self.calls) + 1 >= self.fails_at:
-            raise KeyboardInterrupt
-        return super().measure(*arguments)
 
     def __enter__(self) -> "ReadingScorer":
         return self

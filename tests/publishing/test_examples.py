@@ -152,18 +152,3 @@ def test_the_systemd_units(place: Path) -> None:
     if verify := shutil.which("systemd-analyze"):
         timer = str(EXAMPLES / "soup-nightly.timer")
         assert subprocess.run([verify, "calendar", "*-*-* 03:00:00"]).returncode == 0, timer
-
-
-def test_the_nights_of_the_front_page(place: Path) -> None:
-    """README's lines, as they stand, in a directory like the demo's: published, then not better."""
-    (place / "soup-demo").mkdir()
-    shutil.move(place / "ckpts", place / "soup-demo" / "ckpts")
-    (place / "soup-demo" / "soup.toml").write_text('bench = ["x"]\nholdout = ["y"]\n')
-    section = (ROOT / "README.md").read_text().split("## Every night")[1]
-    block = section.split("```sh\n")[1].split("```")[0]
-    first, *nights = block.strip().splitlines()
-    codes = [int(line.split("exit code ")[1].split(":")[0]) for line in nights]
-    assert codes == [0, 3]
-    for night, code in zip(nights, codes, strict=True):
-        assert shell(place, f"{first}\n{night}").returncode == code
-    assert (place / "soup-demo" / "published" / "latest" / "model.safetensors").is_file()

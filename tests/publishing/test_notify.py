@@ -69,6 +69,8 @@ def test_a_night_is_told_with_a_text_and_its_document(
     (place.ckpts / "a" / "config.json").write_text("{")
     assert place.night("--no-skip-bad", "--notify", hook.url, "--junit", "n.xml").returncode == 1
     assert hook.posted[-1]["text"].startswith("soup nightly failed: ")
+    assert place.night("gone/*", "--notify", hook.url).returncode == 2
+    assert hook.posted[-1]["soup"] == {"error": "gone/*: matches no directory"}
     assert 'errors="1"' in (tmp_path / "n.xml").read_text()
 
 

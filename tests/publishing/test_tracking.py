@@ -1,14 +1,12 @@
 """--log: trackers are told of each night, and nothing that they do changes it.
 
-The real libraries where they are installed (pip install 'vlm-soup[mlflow,wandb,trackio]'), else a
-package of the same name that is a fake and says so.
+Here a package of a tracker's name that is a fake and says so; the real ones are asked by
+``test_trackers``.
 """
 
 import json
-import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +17,6 @@ from tests.publishing.pool import member
 from tests.publishing.test_nights import Place, place
 
 __all__ = ["place"]
-
-TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 
 FAKE = """
 'A fake: no tracker, it writes down what it is told.'
@@ -53,14 +49,6 @@ def fake(place: Place, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     there.mkdir(parents=True, exist_ok=True)
     (there / "__init__.py").write_text(text)
     monkeypatch.syspath_prepend(str(there.parent))
-
-
-def needs(name: str) -> Any:
-    """Skips where the real library is not installed."""
-    return pytest.mark.skipif(
-        find_spec(name) is None,
-        reason=f"{name} is not installed here: pip install 'vlm-soup[{name}]'",
-    )
 
 
 def test_a_tracker_is_told_what_came_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,46 +107,6 @@ def test_one_that_is_not_there_is_told_before_anything_is_scored(place: Place) -
         if find_spec(name) is None:
             assert f"pip install 'vlm-soup[{name}]'" in fails(place.night("--log", name), 2)
     assert place.scorer.calls == []
-
-
-@needs("mlflow")
-def test_mlflow_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own files hold the run."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{place.path}/runs")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    done = place.night("--log", "mlflow")
-    assert done.returncode == 0 and "warning" not in done.stderr
-    (mean,) = (place.path / "runs").glob("*/*/metrics/mean")
-    assert float(mean.read_text().split()[1]) == 75.0
-    (verdict,) = (place.path / "runs").glob("*/*/tags/verdict")
-    assert verdict.read_text() == "better"
-    (document,) = (place.path / "runs").glob("*/*/artifacts/night.json")
-    assert json.loads(document.read_text()) == done.document
-
-
-@needs("wandb")
-def test_weights_and_biases_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline: what would be sent lies in its directory."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    done = place.night("--log", "wandb")
-    assert done.returncode == 0 and "warning" not in done.stderr
-    (run,) = (place.path / "wandb").glob("offline-run-*/run-*.wandb")
-    content = run.read_bytes()
-    for text in (b"soup-nightly", b"verdict", b"better", b"published", b"night.json"):
-        assert text in content, text
-
-
-@needs("trackio")
-def test_trackio_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its database holds the metrics."""
-    monkeypatch.setenv("TRACKIO_DIR", str(place.path / "trackio"))
-    done = place.night("--log", "trackio")
-    assert done.returncode == 0 and "warning" not in done.stderr
-    (database,) = (place.path / "trackio").glob("soup-nightly*.db")
-    with sqlite3.connect(database) as opened:
-        tables = [name for (name,) in opened.execute(TABLES)]
-        rows = str([opened.execute(f'SELECT * FROM "{t}"').fetchall() for t in tables])
-    assert "75.0" in rows and "better" in rows
 
 
 def test_a_night_without_a_soup_is_told_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,22 @@
-"""A web server and a model hub on this machine, as much of both as reading needs.
+"""A web server and a model hub on this machine, as much of both as reading and sending need.
 
 The web server answers ranges, unless it is told to know none, to be slow, to hang up, to refuse or
-to change its files. The hub is a fake: as much of its HTTP interface as a download uses.
+to change its files. The hub is a fake: as much of its HTTP interface as its client uses to download
+and to push (``repositories``).
 """
 
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.remote.repositories import Hub, Model
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Web:
         sent: bytes of content.
         changes: by a file's name, what it becomes when it has been asked for so often.
         status: what it answers to everything, instead of content.
+        hub: its repositories.
+        token: opens those that are private or gated; empty: nothing does, and anybody may send.
     """
 
     address: str = ""
@@ -57,30 +62,18 @@ class Web:
     sent: int = 0
     changes: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     status: int = 0
-    models: dict[str, "Model"] = field(default_factory=dict)
+    hub: Hub = field(default_factory=Hub)
     token: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Repositories of the hub, by name."""
+        return self.hub.models
 
     def times(self, name: str) -> int:
         """How often a file was asked for."""
         return sum(path.endswith(f"/{name}") for path, _ in self.asked)
-
-
-@dataclass
-class Model:
-    """A repository of the hub.
-
-    Attributes:
-        commits: by commit, the directory with its files.
-        refs: by branch, the commit.
-        gated: whether its terms must be accepted.
-        private: whether only its token's holder sees it.
-    """
-
-    commits: dict[str, Path]
-    refs: dict[str, str]
-    gated: bool = False
-    private: bool = False
 
 
 def tag(content: bytes) -> str:
@@ -122,9 +115,33 @@ def serving(root: Path | None = None) -> Iterator[Web]:
             else:
                 self.content(web.root / path.lstrip("/"), span)
 
+        def do_POST(self) -> None:
+            self.receive(lambda content: web.hub.posted(self.path, content))
+
+        def do_PUT(self) -> None:
+            def keep(content: bytes) -> tuple[object, int]:
+                web.hub.blobs[hashlib.sha256(content).hexdigest()] = content
+                return {}, 200
+
+            self.receive(keep)
+
+        def receive(self, what: Callable[[bytes], tuple[object, int]]) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with web.lock:
+                web.asked.append((self.path, ""))
+            if web.status:
+                answer, status = {"error": "no"}, web.status
+            elif web.token and not self.known() and not self.path.startswith("/blob/"):
+                answer, status = {"error": "who are you?"}, 401
+            else:
+                answer, status = what(content)
+            self.say(json.dumps(answer).encode(), status, kind="application/json")
+
+        def known(self) -> bool:
+            return bool(web.token) and self.headers.get("Authorization") == f"Bearer {web.token}"
+
         def allowed(self, model: Model) -> bool:
-            known = self.headers.get("Authorization") == f"Bearer {web.token}" and web.token
-            if known or not (model.gated or model.private):
+            if self.known() or not (model.gated or model.private):
                 return True
             code = "GatedRepo" if model.gated else "RepoNotFound"
             self.say(b"{}", 403 if model.gated else 401, {"X-Error-Code": code})
@@ -132,15 +149,24 @@ def serving(root: Path | None = None) -> Iterator[Web]:
 
         def describe(self, rest: str) -> None:
             repository, _, revision = rest.partition("/revision/")
+            repository, tree, branch = repository.partition("/tree/")
             model = web.models.get(repository)
             if model is None:
                 self.say(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
                 return
             if not self.allowed(model):
                 return
-            commit = model.refs.get(revision or "main", revision)
+            commit = model.refs.get(revision or branch or "main", revision)
             if commit not in model.commits:
                 self.say(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
+                return
+            if tree:
+                there = model.files(commit)
+                listed = [
+                    {"type": "file", "path": name, "size": len(there[name]), "oid": "0" * 40}
+                    for name in there
+                ]
+                self.say(json.dumps(listed).encode(), kind="application/json")
                 return
             siblings = []
             for file in sorted(model.commits[commit].rglob("*")):
@@ -233,7 +259,8 @@ def serving(root: Path | None = None) -> Iterator[Web]:
 
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    web.address = f"http://127.0.0.1:{server.server_port}"
+    web.address = web.hub.address = f"http://127.0.0.1:{server.server_port}"
+    web.hub.root = web.root / "repositories"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

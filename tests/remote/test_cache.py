@@ -13,7 +13,7 @@ import torch
 from soup.checkpoints.arriving import fetch
 from soup.checkpoints.opening import open_checkpoint
 from soup.cli.caching import bytes_of
-from soup.errors import CheckpointError, UsageError
+from soup.errors import OutputError, UsageError
 from soup.remote import cache as caches
 from tests.conftest import make_checkpoint
 from tests.remote.servers import Web
@@ -114,12 +114,12 @@ def test_no_room_and_no_rights(
     """Said before anything large is sent."""
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(caches.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CheckpointError, match=r"0.00 GB are to be fetched, 0.00 GB are free"):
+    with pytest.raises(OutputError, match=r"0.00 GB are to be fetched, 0.00 GB are free"):
         fetch([f"{web.address}/big"])
     assert web.sent < 10_000
     monkeypatch.undo()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match="cannot be written: Not a directory; name another"):
+    with pytest.raises(OutputError, match="cannot be written: Not a directory; name another"):
         fetch([f"{web.address}/runs/a"], cache=tmp_path / "file")
 
 

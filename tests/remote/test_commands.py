@@ -8,7 +8,8 @@ import pytest
 
 from soup.checkpoints.opening import open_checkpoint
 from soup.cli.app import main
-from tests.remote.servers import Model, Web
+from tests.remote.repositories import Model
+from tests.remote.servers import Web
 from tests.remote.test_web import snapshots
 
 A = "a" * 40

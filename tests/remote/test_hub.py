@@ -13,7 +13,8 @@ from soup.errors import CheckpointError, SoupError, UsageError
 from soup.remote.address import parse
 from tests.checkpoints.test_hub import snapshot
 from tests.conftest import make_checkpoint, random_tensors
-from tests.remote.servers import Model, Web
+from tests.remote.repositories import Model
+from tests.remote.servers import Web
 from tests.remote.test_web import contents, snapshots, strays
 
 A, B = "a" * 40, "b" * 40

@@ -33,7 +33,7 @@ ROWS = 40  # of a benchmark
 IMAGES = 300  # to learn from
 SIDE = 448  # pixels along an edge of a tile, fixed in VLMEvalKit
 PATCH = 56  # a pixel of a scan
-BATCH = 32
+BATCH = 16
 WIDTH = 64
 
 
