@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints import hub
+from soup.checkpoints.bases import QUANTISED
 from soup.checkpoints.checkpoint import (
     Checkpoint,
     TensorInfo,
@@ -38,9 +39,6 @@ PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
 
 UNQUANTISED = "name the unquantised base, of the same model, with --base DIR"
-_QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)($|[-_./])")
-"""What the names of quantised models hold."""
-
 REFUSED = {
     "lora_bias": "a bias beside B",
     "layer_replication": "layers that the base stores once and the adapter uses twice",
@@ -207,7 +205,7 @@ def _open_base(
             base = hub.cached(str(named), str(revision) if revision else None) or base
         if not base.is_dir():
             fetch = f", or fetch it: --base hf://{named}" if hub.is_id(str(named)) else ""
-            packed = _QUANTISED_NAME.search(str(named)) is not None
+            packed = QUANTISED.search(str(named)) is not None
             raise CheckpointError(
                 f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
                 "nor in the hub's local cache; "

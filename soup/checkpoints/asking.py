@@ -76,7 +76,7 @@ class Piece(NamedTuple):
     """The first row there."""
     first: int
     """The first row in memory."""
-    count: int
+    many: int
     """How many."""
     step: int = 1
     """From one row there to the next one."""

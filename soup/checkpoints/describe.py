@@ -140,7 +140,7 @@ def rows(
         return {}
     sources, bounds = list(left.items()), torch.tensor(starts)
     found: dict[str, list[list[Any]]] = {}
-    lost = set()
+    lost: set[str] = set()
     for file_name, tensor in converted.items():
         if tensor.device.type == "meta" or tensor.dim() < 2:
             continue

@@ -75,6 +75,7 @@ def lora_updates(
     settings: Mapping[str, Any],
     modules: Mapping[str, Parts],
     replaced: Mapping[str, Replacement],
+    said_in: str = ADAPTER,
 ) -> Iterable[LoraUpdate]:
     """One update per module, its factors' shapes proven to fit the base's.
 
@@ -84,6 +85,7 @@ def lora_updates(
         settings: ``adapter_config.json``, or what says the like.
         modules: factors by the path of their module.
         replaced: by the base's name, tensors that the adapter has whole.
+        said_in: the file that has the settings, for errors.
 
     Raises:
         CheckpointError: names the factor that lacks, or does not fit.
@@ -115,7 +117,7 @@ def lora_updates(
         if down.shape[0] != rank:
             raise CheckpointError(
                 f"{down.file}: tensor {down.name} has rank {down.shape[0]}, expected {rank} as "
-                f"{ADAPTER} says; are the two from the same run?"
+                f"{said_in} says; are the two from the same run?"
             )
         stored = replaced[target.name].stored if target.name in replaced else target
         yield LoraUpdate(

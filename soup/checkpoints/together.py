@@ -86,7 +86,7 @@ class Together:
         if (
             down.shape[0] != rank * experts
             or up.shape[1] != rank * experts
-            or sum(piece.count for piece in pieces) != experts * out
+            or sum(piece.many for piece in pieces) != experts * out
             or not all(info and info.is_float and info.shape[-1] == into for info, _ in found)
             or not all(info and _has(info, piece) for info, piece in found)
         ):
@@ -113,14 +113,14 @@ class Together:
 
 def _has(info: TensorInfo, piece: Piece) -> bool:
     rows = info.numel // max(info.shape[-1], 1)
-    return piece.at >= 0 and piece.at + (piece.count - 1) * piece.step < rows
+    return piece.at >= 0 and piece.at + (piece.many - 1) * piece.step < rows
 
 
 def _by_experts(piece: Piece, out: int) -> Iterator[tuple[int, int, int, int]]:
     """A piece cut where another expert's rows begin: row there, expert, row of its own, count."""
     done = 0
-    while done < piece.count:
+    while done < piece.many:
         expert, first = divmod(piece.first + done, out)
-        count = min(piece.count - done, out - first)
+        count = min(piece.many - done, out - first)
         yield piece.at + done * piece.step, expert, first, count
         done += count
