@@ -96,9 +96,8 @@ class Fleet:
             self._observe = ignore  # what is still at work comes to nothing
             if made and not self._summed:
                 self._summed = True
-                who = counted(self.count, "worker")
-                guessed = f"of {made:,} answers that were made on a guess, {saved:,} were wanted"
-                observe(Note(f"{who}: {guessed}"))
+                text = f"of {made:,} answers that were made on a guess, {saved:,} were wanted"
+                observe(Note(f"{counted(self.count, 'worker')}: {text}"))
 
     @property
     def guessed(self) -> tuple[int, int]:
