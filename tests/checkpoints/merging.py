@@ -7,6 +7,7 @@ a line for each kind, and ends in 1 where one differs.
 """
 
 import logging
+import re
 import sys
 import tempfile
 import time
@@ -50,6 +51,14 @@ def modules(model: Any) -> list[str]:
     ]
 
 
+def target(model: Any, layers: list[str]) -> list[str] | str:
+    """What PEFT calls them: a list, which matches ends of names, or else a pattern."""
+    rest = {name for name, _ in model.named_modules()} - set(layers)
+    if any(name.endswith(f".{layer}") for name in rest for layer in layers):
+        return "|".join(map(re.escape, layers))
+    return layers
+
+
 def experts(model: Any) -> list[str]:
     """Parameters that hold all experts of a layer and are nobody else's."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
@@ -81,7 +90,7 @@ def compare(model: Any, here: Path) -> Compared:
         r=4,
         lora_alpha=6,
         init_lora_weights=False,
-        target_modules=layers,
+        target_modules=target(model, layers),
         target_parameters=parameters or None,
     )
     wrapped = get_peft_model(model, settings)
