@@ -77,7 +77,7 @@ $(OLD_READY): $(READY) tests/old-transformers.txt
 	touch $(OLD_READY)
 
 # vLLM for a CPU and the few packages of its own that it imports; the rest, torch and transformers
-# before all, is borrowed from $(VENV). A minute and 500 MB.
+# before all, is borrowed from $(VENV). A minute and 560 MB.
 $(VLLM_READY): $(READY) tests/vllm.txt
 	rm -rf $(VLLM)
 	$(VENV)/bin/python -m venv --without-pip $(VLLM)

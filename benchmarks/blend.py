@@ -362,10 +362,10 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true", help="also memory and time by members")
     parser.add_argument("--directory", type=Path, help="where to work [a temporary directory]")
     given = parser.parse_args()
+    of = "" if given.many else f"{given.members} checkpoints of {given.gigabytes} GB in bfloat16, "
     say(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
-        f"{given.members} checkpoints of {given.gigabytes} GB in bfloat16, "
-        f"{given.threads} threads, median of {given.repeats}")  # fmt: skip
+        f"{of}{given.threads} threads, median of {given.repeats}")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=given.directory) as place:
         scratch = Path(place)
         for only in (many, chunks, lora):

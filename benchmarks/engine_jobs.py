@@ -1,6 +1,8 @@
 """What engines.py measures under the interpreter that has vLLM: one job in a process of its own.
 
-python engine_jobs.py JOB ARGUMENTS    JSON in, a line of JSON out
+python engine_jobs.py JOB ARGUMENTS
+
+It says a line of JSON when it can be asked; then a line for each line that it reads: one pass.
 """
 
 import base64
@@ -8,12 +10,12 @@ import io
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ from soup.checkpoints.pool import Pool  # noqa: E402
 from soup.evaluators.engines.choice import open_engine  # noqa: E402
 from soup.evaluators.kit.vlmevalkit import Dataset  # noqa: E402
 from soup.evaluators.models.wrapper import Options  # noqa: E402
+
+Job = Iterator[dict[str, Any]]
+"""First ``{}``, or ``ready``: seconds that a candidate takes to be asked, where each takes the
+same. Then, pass by pass, ``seconds`` to answer, ``answers`` by index (of the first member), and
+``swap``: seconds until this pass's candidate could be asked."""
 
 
 def opened(given: dict[str, Any], name: str) -> tuple[Any, Any, Any]:
@@ -52,8 +59,8 @@ def named(data: Any, said: list[str]) -> dict[str, str]:
 # --- ours ----------------------------------------------------------------------------------
 
 
-def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
-    """The first pass with all that is done to questions once, later ones, and swaps."""
+def engine(given: dict[str, Any], name: str) -> Job:
+    """A swap and a pass in turn, of a member and of the average of all."""
     import torch
 
     made, blends, data = opened(given, name)
@@ -61,28 +68,23 @@ def engine(given: dict[str, Any], name: str) -> dict[str, Any]:
     messages = data.messages(made.wrapper)
     if name == "vllm":
         started(made, data, messages)
-    swaps: list[float] = []
-    seconds, answers = [], {}
-    for k in range(given["passes"]):
-        begun = time.perf_counter()
-        made.load(blends[k % 2], str(k % 2), "load", ignore)
-        if name == "vllm":
-            with torch.inference_mode():
-                made.swap()  # else it swaps with the first question
-        loaded = time.perf_counter()
-        said = made.answer(data.name, data.kit_name, messages)
-        seconds.append(time.perf_counter() - loaded)
-        swaps.append(loaded - begun)
-        if not k:
-            answers = named(data, said)
-    made.close()
-    return {
-        "first": seconds[0],
-        "later": statistics.median(seconds[1:]),
-        "swap": statistics.median(swaps[1:]),
-        "average": statistics.median(swaps[1::2]),
-        "answers": answers,
-    }
+    yield {}
+    k = 0
+    try:
+        while True:
+            begun = time.perf_counter()
+            made.load(blends[k % 2], str(k % 2), "load", ignore)
+            if name == "vllm":
+                with torch.inference_mode():
+                    made.swap()  # else it swaps with the first question
+            loaded = time.perf_counter()
+            said = made.answer(data.name, data.kit_name, messages)
+            took = time.perf_counter() - loaded
+            answers = {} if k % 2 else named(data, said)
+            yield {"seconds": took, "swap": loaded - begun, "answers": answers}
+            k += 1
+    finally:
+        made.close()
 
 
 def started(made: Any, data: Any, messages: Any) -> None:
@@ -102,16 +104,22 @@ def ignore(event: Any) -> None:
 # --- transformers' generate ----------------------------------------------------------------
 
 
-def generate(given: dict[str, Any]) -> dict[str, Any]:
+def generate(given: dict[str, Any]) -> Job:
     """The model alone: ``generate`` on batches that are ready, at the best of several sizes."""
+    import torch
     import transformers
-    from jobs import model_alone
 
     from soup.evaluators.engines.batches import Limit
 
     made, (first, _), data = opened(given, "transformers")
     made.load(first, "0", "load", ignore)
     messages = data.messages(made.wrapper)
+    begun = time.perf_counter()
+    kind = transformers.AutoModelForImageTextToText
+    kind.from_pretrained(given["members"][0], dtype=getattr(torch, given["dtype"])).to(
+        given["device"]
+    )
+    yield {"ready": time.perf_counter() - begun}
     generates = transformers.GenerationMixin.generate
     calls: list[dict[str, Any]] = []
 
@@ -119,9 +127,9 @@ def generate(given: dict[str, Any]) -> dict[str, Any]:
         calls.append(arguments)
         return generates(self, *args, **arguments)
 
-    best, said = float("inf"), []
+    best, at, said = float("inf"), 0, []
     for size in given["sizes"]:
-        if size > 2 * len(messages):
+        if at and size >= 2 * len(messages):
             break
         made.limit = Limit.of(size)
         calls.clear()
@@ -130,8 +138,16 @@ def generate(given: dict[str, Any]) -> dict[str, Any]:
             said = made.answer(data.name, data.kit_name, messages)
         finally:
             transformers.GenerationMixin.generate = generates
-        best = min(best, model_alone(made._model, calls, given["device"])["generate"])
-    return {"first": best, "later": best, "answers": named(data, said)}
+        for _ in range(2):
+            begun = time.perf_counter()
+            with torch.inference_mode():
+                for call in calls:
+                    made._model.generate(**call)
+            if given["device"] != "cpu":
+                torch.cuda.synchronize()
+            if (took := time.perf_counter() - begun) < best:
+                best, at = took, size
+    yield {"seconds": best, "answers": named(data, said), "batch": at}
 
 
 # --- vLLM as it comes ----------------------------------------------------------------------
@@ -155,7 +171,7 @@ def length(made: Any, data: Any, messages: Any) -> int:
     return max(256, 1 << (most - 1).bit_length())
 
 
-def llm(given: dict[str, Any]) -> dict[str, Any]:
+def llm(given: dict[str, Any]) -> Job:
     """``LLM.generate`` as its documentation has it, the engine in a process of its own."""
     import torch
 
@@ -164,16 +180,18 @@ def llm(given: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
     on_gpu = given["device"] == "cuda"
+    begun = time.perf_counter()
     model = LLM(
         model=given["members"][0], dtype=given["dtype"], max_model_len=longest,
         max_num_seqs=256 if on_gpu else 64, enforce_eager=not on_gpu, generation_config="vllm",
         limit_mm_per_prompt={"image": 1}, mm_processor_kwargs={},
     )  # fmt: skip
+    ready = time.perf_counter() - begun
     asked = [{"prompt": one.text, "multi_modal_data": {"image": list(one.images)}} for one in heard]
     sampled = [SamplingParams(**one) for one in settings]
     model.generate(asked[:1], sampled[:1], use_tqdm=False)  # what is done once
-    seconds, said = [], []
-    for _ in range(given["passes"]):
+    yield {"ready": ready}
+    while True:
         model.reset_prefix_cache()
         model.llm_engine.reset_encoder_cache()  # what other weights made of pictures
         begun = time.perf_counter()
@@ -182,15 +200,10 @@ def llm(given: dict[str, Any]) -> dict[str, Any]:
             made.wrapper.decode(torch.tensor(list(one.outputs[0].token_ids), dtype=torch.int64))
             for one in outputs
         ]
-        seconds.append(time.perf_counter() - begun)
-    return {
-        "first": seconds[0],
-        "later": statistics.median(seconds[1:]),
-        "answers": named(data, said),
-    }
+        yield {"seconds": time.perf_counter() - begun, "answers": named(data, said)}
 
 
-def serve(given: dict[str, Any]) -> dict[str, Any]:
+def serve(given: dict[str, Any]) -> Job:
     """A server beside, asked over HTTP by many threads; its chat template makes the words."""
     _, data, heard, settings, longest = prompts(given)
     with socket.socket() as free:
@@ -210,21 +223,15 @@ def serve(given: dict[str, Any]) -> dict[str, Any]:
         ready = time.perf_counter() - begun
         pairs = list(zip(heard, settings, strict=True))
         ask(port, *pairs[0])
-        seconds, said = [], []
-        for _ in range(max(2, given["passes"] - 2)):
+        yield {"ready": ready}
+        while True:
             begun = time.perf_counter()
             with ThreadPoolExecutor(IN_FLIGHT) as threads:
                 said = list(threads.map(lambda pair: ask(port, *pair), pairs))
-            seconds.append(time.perf_counter() - begun)
+            yield {"seconds": time.perf_counter() - begun, "answers": named(data, said)}
     finally:
         server.terminate()
         server.wait()
-    return {
-        "first": seconds[0],
-        "later": statistics.median(seconds[1:]),
-        "swap": ready,
-        "answers": named(data, said),
-    }
 
 
 def wait(server: Any, port: int) -> None:
@@ -272,5 +279,17 @@ JOBS = {
     "serve": serve,
 }
 
+
+def main() -> None:
+    """Say what the job says, once, and once more for each line that comes in."""
+    job = JOBS[sys.argv[1]](json.loads(sys.argv[2]))
+    try:
+        print(json.dumps(next(job)), file=printed, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(next(job)), file=printed, flush=True)
+    finally:
+        job.close()  # type: ignore[attr-defined]  # a server beside
+
+
 if __name__ == "__main__":
-    print(json.dumps(JOBS[sys.argv[1]](json.loads(sys.argv[2]))), file=printed, flush=True)
+    main()

@@ -6,9 +6,13 @@
 Rows, medians of --repeats runs, members in the page cache; speeds are members' bytes per second:
     copy       a pinned buffer copied to the device again and again, as often as the members fill it
     read       the members' bytes into pinned buffers by as many threads, and no further
-    device     read, copied, summed and rounded there, into tensors of a model's size
+    device     read, copied, summed and rounded there, into tensors of a model's size; and how long
+               each stage took, of its last run: what is near the whole time bounds it
     processor  summed and rounded by the processor, then copied: what models get that `device` does
                not serve
+    fastsafetensors, runai_model_streamer, instanttensor
+               where they are installed: the members' tensors loaded there by them, one member after
+               the other, and no sum
 """
 
 import argparse
@@ -21,10 +25,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from loaders import installed, loaded
 from pools import make_pool
 
 from soup.blending.blend import Blend
 from soup.blending.device import CHUNK, LANES
+from soup.blending.stages import Stages
 from soup.blending.streaming import CHUNK as ON_PROCESSOR
 from soup.blending.streaming import stream
 from soup.checkpoints.pool import Pool
@@ -89,6 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--chunks", type=int, nargs="*", default=[CHUNK.bit_length() - 1], help="log2 of elements"
     )
+    parser.add_argument("--no-loaders", action="store_true", help="no other loaders")
     parser.add_argument("--directory", type=Path, help="where to work [a temporary directory]")
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -110,6 +117,19 @@ def table(blend: Blend, device: torch.device, given: argparse.Namespace) -> None
         {info.name: torch.empty(info.shape, dtype=torch.bfloat16, device=device) for info in infos}
         for _ in range(2)
     )
+    stages: dict[str, Stages] = {}  # of each row's last run
+
+    def on_device(name: str, size: int, lanes: int) -> None:
+        stages[name] = Stages()
+        stream(
+            blend,
+            CopyIn(there),
+            chunk=size,
+            threads=lanes,
+            device=device,
+            stages=stages[name],
+        )
+
     rows: dict[str, Callable[[], None]] = {
         "processor": lambda: stream(blend, CopyIn(plain), chunk=ON_PROCESSOR)
     }
@@ -123,13 +143,29 @@ def table(blend: Blend, device: torch.device, given: argparse.Namespace) -> None
             rows[f"read, {label}"] = lambda size=size, lanes=lanes: run_read(
                 blend, device, size, lanes
             )
-            rows[f"device, {label}"] = lambda size=size, lanes=lanes: stream(
-                blend, CopyIn(there), chunk=size, threads=lanes, device=device
-            )
-    print("\n| | seconds | GB/s |\n|---|---|---|")
-    for name, job in rows.items():
-        took = seconds(job, device, given.repeats)
-        print(f"| {name} | {took:.3f} | {total / took / 1e9:.1f} |", flush=True)
+            name = f"device, {label}"
+            rows[name] = lambda size=size, lanes=lanes, name=name: on_device(name, size, lanes)
+    others = {} if given.no_loaders else installed()
+    for loader in others:
+        rows[loader] = lambda loader=loader: loaded(
+            others[loader], [member.shards for member in blend.members], device
+        )
+    print("\n| | seconds | GB/s | to the copy | where the time went |\n|---|---|---|---|---|")
+    best = 0.0
+    for name, job in sorted(rows.items(), key=lambda row: not row[0].startswith("copy")):
+        try:
+            took = seconds(job, device, given.repeats)
+        except Exception as error:
+            if name not in others:
+                raise
+            print(f"| {name} | | | | {type(error).__name__}: {str(error)[:100]} |", flush=True)
+            continue
+        speed = total / took / 1e9
+        best = max(best, speed) if name.startswith("copy") else best
+        where = str(stages[name]) if name in stages else ""
+        line = f"| {name} | {took:.3f} | {speed:.1f} | {speed / best:.0%} | {where} |"
+        print(line, flush=True)
+    print("\naimed at: the device at 80% of the copy's speed")
     if not all(torch.equal(there[name], plain[name]) for name in plain):
         raise SystemExit("the device's bits are not the processor's")
     print("\nboth ways gave the same bits")

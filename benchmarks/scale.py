@@ -14,7 +14,6 @@ import argparse
 import heapq
 import json
 import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -22,244 +21,42 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from common import demo, machine, ours, table
+from scale_simulation import (
+    JUDGED,
+    POINTS,
+    SMALL,
+    TINY,
+    Costs,
+    books,
+    bound,
+    limits,
+    mean_of,
+    simulate,
+)
 
-from soup.choosing.recipes import greedy
-from soup.evaluators.kit.suites import NEEDS_JUDGE, QUESTIONS
-from soup.evaluators.workers.jobs import Job, Slice
+from soup.evaluators.workers.jobs import Job
 from soup.evaluators.workers.queue import Queue
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of a made-up machine and its benchmarks.
-
-    Attributes:
-        build: seconds until a worker has a model, once.
-        swap: seconds to load other weights into it.
-        speed: questions per second of one worker, in full batches.
-        batch: questions of a full batch; a smaller one takes as long.
-        metric: seconds to evaluate a benchmark.
-        judge: seconds more, where a judge is asked.
-        jitter: share by which every time varies at random.
-        benchmarks: questions of each, and whether it asks a judge.
-    """
-
-    build: float = 60.0
-    swap: float = 6.0
-    speed: float = 40.0
-    batch: int = 32
-    metric: float = 3.0
-    judge: float = 30.0
-    jitter: float = 0.2
-    benchmarks: tuple[tuple[int, bool], ...] = tuple(
-        (many, name in NEEDS_JUDGE) for name, many in QUESTIONS.items()
-    )
-
-
-POINTS = Costs()
-SMALL = replace(POINTS, benchmarks=((1500, False),))
-TINY = replace(POINTS, benchmarks=((300, False),))
-JUDGED = replace(POINTS, judge=180.0)
-
-
-@dataclass(frozen=True)
-class Member:
-    """What stands for a checkpoint: a name, and how good it is."""
-
-    name: str
-    rises: bool
-
-    @property
-    def digest(self) -> str:
-        """Names it, too."""
-        return self.name
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What stands for a blend."""
-
-    members: tuple[Member, ...]
-
-    @property
-    def digest(self) -> str:
-        """Names it."""
-        return "+".join(member.name for member in self.members)
-
-    @property
-    def key(self) -> str:
-        """The same: there are no files beside it."""
-        return self.digest
-
-
-class World:
-    """Workers in virtual time around the real queue; a scorer that the real recipe asks."""
-
-    def __init__(self, workers: int, costs: Costs, guess: bool, seed: int) -> None:
-        self.queue = Queue(range(workers))
-        self.count, self.costs, self.guess = workers, costs, guess
-        self.random = random.Random(seed)
-        self.now = 0.0
-        self.idle = set(range(workers))
-        self.held: dict[int, str] = {}
-        self.events: list[tuple[float, int, float]] = []
-        self.spent = dict.fromkeys(("answers", "swaps", "metrics", "guesses"), 0.0)
-        self.slices = 0
-
-    def jobs(self, blend: str, likelihood: float) -> list[Job]:
-        """A blend asked everything."""
-        return [
-            Job(f"{blend} {k}", blend, str(k), range(many), likelihood, eager=not judged)
-            for k, (many, judged) in enumerate(self.costs.benchmarks)
-        ]
-
-    def expect(self, blends: Sequence[tuple[str, float]]) -> None:
-        """See ``ForesightedScorer``: what is there already goes on."""
-        wanted = [job for blend, share in blends for job in self.jobs(blend, share)]
-        self.queue.expect(wanted)
-        self.offer()
-
-    def score(self, blend: str) -> None:
-        """Wait until a blend has been asked everything."""
-        for job in self.jobs(blend, 1.0):
-            wanted = self.queue.want(job)
-            self.offer()
-            while not wanted.done:
-                self.step()
-            self.queue.drop(job.key)
-
-    def offer(self) -> None:
-        """Let whoever is idle look at what there is to do."""
-        for worker in sorted(self.idle):
-            if not self.queue.has_work():
-                return
-            self.begin(worker)
-
-    def begin(self, worker: int) -> None:
-        """One worker takes what the queue has for it."""
-        found = self.queue.take(worker, self.now)
-        if found is None:
-            self.idle.add(worker)
-            return
-        self.idle.discard(worker)
-        self.slices += 1
-        loading, rest, kind = self.times(worker, found)
-        factor = 1 + self.costs.jitter * (2 * self.random.random() - 1)
-        loading, rest = loading * factor, rest * factor
-        self.spent["swaps"] += loading
-        self.spent[kind] += rest
-        heapq.heappush(self.events, (self.now + loading + rest, worker, loading))
-
-    def times(self, worker: int, found: Slice) -> tuple[float, float, str]:
-        """Seconds of loading and of the rest, and what the rest is."""
-        costs, job = self.costs, found.job
-        if found.is_metric:
-            judged = costs.benchmarks[int(job.benchmark)][1]
-            return 0.0, costs.metric + (costs.judge if judged else 0.0), "metrics"
-        loading = 0.0
-        if self.held.get(worker) != job.blend:
-            loading = costs.swap if worker in self.held else costs.build
-            self.held[worker] = job.blend
-        batches = ceil(len(found.positions) / costs.batch)
-        kind = "answers" if job.certain else "guesses"
-        return loading, batches * costs.batch / costs.speed, kind
-
-    def step(self) -> None:
-        """Go on to the next worker that is done."""
-        self.now, worker, loading = heapq.heappop(self.events)
-        found = self.queue.done(worker, self.now, loading=loading)
-        self.begin(worker)
-        if found.job.answered and self.idle:
-            self.offer()  # its metric
-
-
-@dataclass(frozen=True)
-class Run:
-    """What came of one simulated greedy run: seconds, and worker-seconds by what they went into."""
-
-    members: float
-    trials: float
-    answers: float
-    shares: dict[str, float]
-    slices: int
-
-    @property
-    def whole(self) -> float:
-        """Seconds of all of it."""
-        return self.members + self.trials
-
-
-def simulate(workers: int, members: int, costs: Costs, guess: bool, seed: int) -> Run:
-    """A greedy run in which each trial is kept with a chance of one half."""
-    chance = random.Random(1000 + seed)
-    pool = [Member(f"m{k}", chance.random() < 0.5) for k in range(members)]
-    world = World(workers, costs, guess, seed)
-    scores: dict[str, float] = {}
-    between = 0.0
-
-    def mix(some: Sequence[Member]) -> Mixed:
-        return Mixed(tuple(some))
-
-    def acc(blend: Mixed) -> float:
-        if len(blend.members) > 1:
-            world.score(blend.digest)
-            rises = blend.members[-1].rises
-            before = scores[mix(blend.members[:-1]).digest]
-            scores[blend.digest] = before + (1e-6 if rises else -1e-6)
-        return scores[blend.digest]
-
-    singles = [mix([member]).digest for member in pool]
-    world.expect([(blend, 1.0) for blend in singles])
-    for k, blend in enumerate(singles):
-        world.score(blend)
-        scores[blend] = 50.0 - k * 1e-3
-    between = world.now
-
-    def expect(trials: Sequence[tuple[Mixed, float]]) -> None:
-        ahead = trials if guess else trials[:1]
-        world.expect([(blend.digest, share) for blend, share in ahead])
-
-    for _ in greedy(pool, mix, acc, expect=expect):  # type: ignore[arg-type]
-        pass
-    total = workers * world.now
-    used = sum(world.spent.values())
-    shares = {name: spent / total for name, spent in world.spent.items()}
-    shares["idle"] = max(0.0, 1 - used / total)
-    return Run(between, world.now - between, world.spent["answers"], shares, world.slices)
-
-
-def mean_of(workers: int, members: int, costs: Costs, guess: bool, repeats: int) -> Run:
-    """The median run by its whole time."""
-    runs = [simulate(workers, members, costs, guess, seed) for seed in range(repeats)]
-    return sorted(runs, key=lambda run: run.whole)[len(runs) // 2]
-
-
-def bound(run: Run) -> str:
-    """What takes most of the workers' time besides answers that count."""
-    name, share = max(
-        ((n, s) for n, s in run.shares.items() if n != "answers"), key=lambda pair: pair[1]
-    )
-    if run.shares["answers"] > 0.8:
-        return "answers"
-    where = " (chain)" if name == "idle" and run.trials > run.members else ""
-    return f"{name}{where} {share:.0%}"
 
 
 def show_simulation(given: argparse.Namespace) -> None:
     """The tables."""
     costs = replace(POINTS, speed=given.speed, swap=given.swap, build=given.build)
+    if given.build < costs.start:
+        costs = replace(costs, start=given.build)
     print(f"Costs: build {costs.build:.0f} s, swap {costs.swap:.0f} s, {costs.speed:.0f} questions "
           f"per second in batches of {costs.batch}, metric {costs.metric:.0f} s, judge "
-          f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; half of the trials are kept; medians "
-          f"of {given.repeats}")  # fmt: skip
+          f"{costs.judge:.0f} s more, ± {costs.jitter:.0%}; an evaluator is up in "
+          f"{costs.start:.0f} s; half of the trials are kept; medians of "
+          f"{given.repeats}")  # fmt: skip
     chain(given)
     suites = {"POINTS (8)": costs, "1 × 1,500": replace(SMALL, speed=costs.speed)}
+    losses(costs, 10, given)
     scale(suites["POINTS (8)"], 10, given, "the POINTS suite, 10 members")
     many = replace(costs, benchmarks=((1500, False),) * 20)
     rows = []
@@ -273,45 +70,59 @@ def show_simulation(given: argparse.Namespace) -> None:
             continue
         repeats = given.repeats if members * workers <= 100 else 1
         rows.append([name, str(members), *cells(workers, members, one, repeats)])
-    heads = ["benchmarks", "members", "workers", *HEADS]
+    heads = ["benchmarks × questions", "members", *HEADS]
     print("\nOther sizes:")
     table(heads, rows)
 
 
-HEADS = ["members", "trials", "with guesses", "gain", "whole", "to one worker", "what bounds it"]
+HEADS = ["workers", "members", "trials without guesses", "with", "gain", "whole", "efficiency",
+         "what takes most besides answers"]  # fmt: skip
 
 
 def cells(workers: int, members: int, costs: Costs, repeats: int) -> list[str]:
     """One row: minutes of both phases, with and without guesses."""
     plain = mean_of(workers, members, costs, False, repeats)
     guessed = mean_of(workers, members, costs, True, repeats)
-    one = mean_of(1, members, costs, False, 1)
+    one = simulate(1, members, costs, False, 0)
     minutes = [f"{seconds / 60:.1f}" for seconds in (guessed.members, plain.trials, guessed.trials)]
     efficiency = one.whole / workers / guessed.whole
     return [
-        str(workers), *minutes, f"{plain.trials / guessed.trials:.2f} ×",
+        f"{workers:,}", *minutes, f"{plain.trials / guessed.trials:.2f} ×",
         f"{guessed.whole / 60:.1f} min", f"{efficiency:.2f}", bound(guessed),
     ]  # fmt: skip
 
 
 def scale(costs: Costs, members: int, given: argparse.Namespace, title: str) -> None:
-    """One pool on more and more workers."""
-    one = simulate(1, members, costs, False, 0)
+    """One pool on more and more workers, each to two single ones: see ``simulate``."""
+    alone = simulate(1, members, costs, False, 0)
+    helped = simulate(1, members, costs, False, 0, evaluators=1)
     rows = []
     for workers in (1, 2, 4, 8, 16, 64, 256, 1024):
         repeats = given.repeats if workers <= 64 else 1
-        plain = mean_of(workers, members, costs, False, repeats)
-        guessed = mean_of(workers, members, costs, True, repeats)
-        scoring = one.members / workers / guessed.members
+        run = mean_of(workers, members, costs, True, repeats)
         rows.append([
-            str(workers), f"{guessed.members / 60:.1f}", f"{scoring:.2f}",
-            f"{plain.trials / 60:.1f}", f"{guessed.trials / 60:.1f}",
-            f"{plain.trials / guessed.trials:.2f} ×", f"{guessed.whole / 60:.1f}",
-            f"{one.whole / workers / guessed.whole:.2f}", bound(guessed),
+            f"{workers:,}", f"{run.members / 60:.1f}", f"{run.trials / 60:.1f}",
+            f"{run.whole / 60:.1f}",
+            *(f"{one.members / workers / run.members:.2f}, {one.whole / workers / run.whole:.2f}"
+              for one in (alone, helped)),
+            bound(run),
         ])  # fmt: skip
-    print(f"\nMinutes of a greedy run, {title}:")
-    table(["workers", "members", "efficiency", "trials", "with guesses", "gain", "whole",
-           "efficiency", "what bounds it"], rows)  # fmt: skip
+    print(f"\nMinutes of a greedy run, {title}; efficiency of the members' part and of the whole:")
+    table(["workers", "members", "trials", "whole", "efficiency",
+           "to one worker with an evaluator", "what takes most besides answers"], rows)  # fmt: skip
+    print(f"With an evaluator one worker takes {helped.whole / 60:.1f} min.")
+
+
+def losses(costs: Costs, members: int, given: argparse.Namespace) -> None:
+    """Where the time of the members' part goes: seconds, of each worker on average."""
+    rows = []
+    for workers, evaluators in ((1, 0), (8, 0), (1, 1), (8, 8)):
+        runs = [books(workers, members, costs, seed, evaluators) for seed in range(given.repeats)]
+        middle = sorted(runs, key=lambda one: sum(one.values()))[len(runs) // 2]
+        rows.append([str(workers), str(evaluators), f"{sum(middle.values()):.0f}",
+                     *(f"{seconds:.0f}" for seconds in middle.values())])  # fmt: skip
+    print("\nWhat the members' part consists of, seconds of each worker on average:")
+    table(["workers", "evaluators", "all", *middle], rows)
 
 
 def chain(given: argparse.Namespace) -> None:
@@ -325,14 +136,16 @@ def chain(given: argparse.Namespace) -> None:
     ):  # fmt: skip
         plain = mean_of(8, 20, costs, False, given.repeats)
         guessed = mean_of(8, 20, costs, True, given.repeats)
-        wrong = guessed.shares["guesses"]
+        without, least = limits(costs, 8)
         rows.append([
             name, f"{plain.trials / 19:.1f}", f"{guessed.trials / 19:.1f}",
             f"{plain.trials / guessed.trials:.2f} ×", f"{plain.shares['idle']:.0%}",
-            f"{wrong:.0%}",
+            f"{guessed.shares['guesses']:.0%}", f"{without:.1f}", f"{least:.1f}",
+            f"{without / least:.2f} ×",
         ])  # fmt: skip
     print("\nSeconds of a trial on 8 workers, 19 trials of which half are kept:")
-    table(["a trial", "without guesses", "with", "gain", "idle without", "in guesses"], rows)
+    table(["a trial", "without guesses", "with", "gain", "idle without", "in guesses",
+           "least without", "least with", "gain at most"], rows)  # fmt: skip
 
 
 def show_queue(given: argparse.Namespace) -> None:
@@ -479,8 +292,8 @@ def main() -> None:
     parser.add_argument("what", choices=("simulate", "queue", "real", "child"))
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3, help="of each [3]")
-    parser.add_argument("--largest", type=int, default=70_000,
-                        help="members × workers that are simulated, at most [70,000]")  # fmt: skip
+    parser.add_argument("--largest", type=int, default=10_000,
+                        help="members × workers that are simulated, at most [10,000]")  # fmt: skip
     parser.add_argument("--speed", type=float, default=POINTS.speed, help="questions per second")
     parser.add_argument("--swap", type=float, default=POINTS.swap, help="seconds")
     parser.add_argument("--build", type=float, default=POINTS.build, help="seconds")

@@ -105,6 +105,7 @@ def scorer_of(
         engine=scoring.engine,
         workers=scoring.workers,
         gpus_per_worker=scoring.gpus_per_worker,
+        evaluators=scoring.evaluators,
         ray=scoring.ray,
         ray_copy=scoring.ray_copy,
         vllm=config.vllm() | ({"batch_invariant": True} if scoring.batch_invariant else {}),

@@ -312,6 +312,16 @@ class ScoringOptions:
             "--gpus-per-worker", metavar="K", min=1, help="GPUs that share one model, with vLLM."
         ),
     ] = 1
+    evaluators: Annotated[
+        str,
+        typer.Option(
+            "--evaluators",
+            metavar="N",
+            help="Processes without a model that evaluate what workers have answered, at most; "
+            "auto is one for each of several workers that have GPUs, where cores are to spare.",
+        ),
+        COUNT,
+    ] = "auto"
     ray: Annotated[
         str | None,
         typer.Option(
@@ -346,7 +356,12 @@ class OutputOptions:
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Where to write (default: soup-<kind>)."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where to write (default: soup-<kind>); hf://, s3:// or gs:// is sent there.",
+        ),
     ] = None
     overwrite: Annotated[
         bool,

@@ -22,6 +22,7 @@ from soup.errors import PoolError, SoupError, UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.kit.suites import distinct_names, questions_in
 from soup.forecast import Forecast, forecast
+from soup.remote.address import elsewhere
 from soup.settings import Settings, whole
 from soup.watching.lines import duration
 from soup.words import counted, folded, plain
@@ -116,10 +117,9 @@ def _tell(
             f"losing trials end early; with a chance of {settings.confident:g} none would have won"
         )
     if kind != "score":
-        target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
+        target, said, content["out"] = _target(kind, settings)
         check_target(target, every)
-        lines.append(f"would write {target}")
-        content["out"] = str(target)
+        lines.append(said)
     _print(out, lines)
     sources = [*settings.benchmarks, *settings.holdouts]
     if sources:
@@ -135,6 +135,20 @@ def _tell(
             _print(out, [_unknown(settings) if expected is None else _known(kind, expected)])
         journal = Journal.open(settings.work, create=False)
         _print(out, [*_foreseen(journal, kind, count, settings, timed=found is None)])
+
+
+def _target(kind: str, settings: Settings) -> tuple[Path, str, str]:
+    """Where a soup would be made, what is said of it, and where it would be in the end."""
+    if not elsewhere(settings.out):
+        target = Path(os.path.abspath(settings.out or f"soup-{kind}"))
+        return target, f"would write {target}", str(target)
+    from soup.remote.sending import made_in, target_of
+
+    there = target_of(settings.out or "")
+    there.require_takeable(console.tell)
+    address = str(there.address)
+    made = made_in(settings.work, there.address)
+    return made, f"would make it on this machine and send it to {address}", address
 
 
 def _counts(found: Forecast) -> dict[str, Any]:

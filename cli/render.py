@@ -124,13 +124,13 @@ def families(table: Sequence[Family], transformers: str | None, console: Console
     _line(
         console, "last run: under which transformers, by tests or by hand; all with random weights"
     )
-    equal, by_hand, untried = (
+    equal, by_hand = (
         ", ".join(family.name for family in table if family.vllm == found)
-        for found in ("equal", "by hand", "untried")
+        for found in ("equal", "by hand")
     )
     _line(console, f"--engine vllm: answers equal transformers' own in tests: {equal}")
     _line(console, f"--engine vllm: and by hand, with any transformers that it has: {by_hand}")
-    _line(console, f"--engine vllm: untried: {untried}; the others are not asked by it")
+    _line(console, "--engine vllm: the others are not asked by it")
     _line(console, "a model of none of these is asked through its chat template")
 
 

@@ -3,8 +3,9 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from soup import holding
 from soup.blending.blend import Blend
 from soup.blending.draft import Draft
 from soup.blending.stack import stack
@@ -18,11 +19,15 @@ from soup.errors import UsageError
 from soup.events import Note, Observer
 from soup.holding import alone
 from soup.identifying import compare_weights, require_described
+from soup.remote.address import elsewhere
 from soup.settings import Settings as Settings  # known from here, too
 from soup.settings import whole
 from soup.walk import Draw, Gate, begin, decisions
 from soup.watching.state import stated
 from soup.watching.watch import around
+
+if TYPE_CHECKING:
+    from soup.remote.sending import Target
 
 KINDS = ("max", "average", "greedy", "blend")
 
@@ -63,7 +68,14 @@ def make(
             f"a {kind} soup needs a benchmark to choose by: add --bench NAME, "
             "e.g. --bench MMBench_DEV_EN or --bench path/to/questions.tsv"
         )
-    out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
+    target: Target | None = None
+    if elsewhere(settings.out):
+        from soup.remote.sending import made_in, target_of  # only where something is to be sent
+
+        target = target_of(settings.out or "")
+        out = made_in(settings.work, target.address)
+    else:
+        out = Path(os.path.abspath(settings.out or f"soup-{kind}"))
     every = whole(kind, pool, settings)
     check_target(out, every)
     if settings.as_adapter:
@@ -75,7 +87,9 @@ def make(
         failures_recorded(kind, asdict(settings)) as attempt,
         Draft(every, out, told) as draft,
     ):
-        return _make(kind, pool, scorer, settings, out, told, attempt, draft, gate, draw)
+        if target is not None:
+            target.require_takeable(told)
+        return _make(kind, pool, scorer, settings, out, told, attempt, draft, target, gate, draw)
 
 
 def _make(
@@ -87,6 +101,7 @@ def _make(
     observe: Observer,
     attempt: Attempt,
     draft: Draft,
+    there: "Target | None",
     gate: Gate | None = None,
     draw: Draw | None = None,
 ) -> Leaderboard:
@@ -114,7 +129,7 @@ def _make(
             target,
             kind=kind,
             facts=facts,
-            overwrite=settings.overwrite,
+            overwrite=settings.overwrite or there is not None,
             as_adapter=settings.as_adapter,
             known=walk.journal.digest_of,
             pictures=draw(walk.journal, soup.key, observe) if draw else (),
@@ -122,7 +137,12 @@ def _make(
             draft=draft,
         )
     walk.remember_soup(written, soup)
-    walk.record("soup", **_about(kind, soup), out=str(written.path), digest=written.digest)
+    place = str(written.path)
+    if there is not None:
+        place = there.send(written.path, settings.overwrite, observe)
+    walk.record("soup", **_about(kind, soup), out=place, digest=written.digest)
+    if there is not None:
+        holding.delete(written.path)  # until it had arrived, the same command would have gone on
     return walk.leaderboard()
 
 

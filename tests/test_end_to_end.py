@@ -169,12 +169,21 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def evaluates(pid: int) -> bool:
+    """Whether a process is one that no GPU is shown to."""
+    return b"CUDA_VISIBLE_DEVICES=\0" in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_two_workers_make_the_same_soup_even_when_one_is_killed(
     greedy: Path, workplace: Path
 ) -> None:
-    """Leaderboard, bytes, what was said: all as by one; one death is a warning; nobody is left."""
+    """Leaderboard, bytes, what was said: all as by one; one death is a warning; nobody is left.
+
+    The same with a third process that evaluates what these have answered.
+    """
     arguments = [sys.executable, "-m", "soup", "greedy", "ckpts/*", *TSV, "--workers", "2"]
+    arguments += ["--evaluators", "1"]
     with (workplace / "told").open("w") as told:
         process = subprocess.Popen(
             [*arguments, "--json", "board.json"], cwd=workplace, stdout=told, stderr=told
@@ -183,9 +192,9 @@ def test_two_workers_make_the_same_soup_even_when_one_is_killed(
     workers: set[int] = set()
     while process.poll() is None:
         found = children(process.pid)
-        if len(workers) < 3 and journal.exists() and '"kind":"result"' in journal.read_text():
-            if len(found) == 2 and not workers:
-                os.kill(found[-1], signal.SIGKILL)
+        if len(workers) < 4 and journal.exists() and '"kind":"result"' in journal.read_text():
+            if len(found) == 3 and not workers:
+                os.kill(next(pid for pid in found if not evaluates(pid)), signal.SIGKILL)
             workers.update(found)
         time.sleep(0.05)
     words = (workplace / "told").read_text()

@@ -5,7 +5,7 @@ Names in files and in memory may differ: transformers 5 renames and fuses on loa
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from soup.blending import device
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
+from soup.blending.stages import Stages
 from soup.blending.streaming import stream
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.errors import ScoringError
@@ -137,9 +138,17 @@ class _Compare:
 
 @dataclass
 class CopyIn:
-    """A sink that copies into the model's own tensors and keeps checksums of what it sent."""
+    """A sink that copies into the model's own tensors and keeps checksums of what it sent.
+
+    Attributes:
+        places: tensors in memory by names in files.
+        left: checksums of those that are to stay as they are.
+        written: bytes of the others, in memory.
+    """
 
     places: dict[str, torch.Tensor]
+    left: Mapping[str, int] = field(default_factory=dict)
+    written: int = 0
     sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -152,17 +161,44 @@ class CopyIn:
         with torch.no_grad():
             place.view(-1)[start : start + len(values)].copy_(sent)
         with self.lock:
+            self.written += sent.nbytes
             self.sums.setdefault(info.name, []).append(_checksum(sent))
 
-    def verify(self) -> None:
-        """Raises ScoringError where the model does not hold what was sent."""
-        for name, place in self.places.items():
-            sent = sum(int(part) for part in self.sums.get(name, ()))
-            if (int(_checksum(place.view(-1))) - sent) % (1 << 64):
+    def verify(self) -> dict[str, int]:
+        """Checksums of what the model holds now.
+
+        Raises:
+            ScoringError: it is not what was sent, or what was there and should have stayed.
+        """
+        found = checksums(self.places)
+        for name, there in found.items():
+            sent = self.left.get(name, sum(int(part) for part in self.sums.get(name, ())))
+            if (there - sent) % (1 << 64):
                 raise ScoringError(
                     f"tensor {name} did not arrive in the model as it was sent; where it is tied "
                     "to another tensor, the checkpoint holds two different values for them"
                 )
+        return found
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What a swap has come to.
+
+    Attributes:
+        written: bytes written into the model.
+        sums: checksums of all of its tensors, by names in files.
+        stages: where the time went, if it was a GPU that summed.
+    """
+
+    written: int
+    sums: dict[str, int]
+    stages: Stages | None = None
+
+
+def checksums(places: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Of each tensor in memory the sum of its elements' bit patterns."""
+    return {name: int(_checksum(place.view(-1))) for name, place in places.items()}
 
 
 def _checksum(flat: torch.Tensor) -> torch.Tensor:
@@ -180,8 +216,9 @@ def swap_in(
     task: str,
     observe: Observer = ignore,
     running: RunningSum | None = None,
-) -> None:
-    """Stream a blend into a model's own tensors and verify what arrived.
+    left: Mapping[str, int] | None = None,
+) -> Swapped:
+    """Stream a blend into a model's own tensors and verify what they hold then.
 
     Args:
         blend: what to stream; on a GPU it is summed there where ``soup.blending.device`` can.
@@ -189,13 +226,16 @@ def swap_in(
         task: the name of the work, for progress.
         observe: told of bytes streamed.
         running: sums to start from, where it is the processor that sums.
+        left: checksums of tensors that have the blend's values already: they are not read, and not
+            written to.
 
     Raises:
-        ScoringError: a tensor did not arrive as it was sent.
+        ScoringError: a tensor did not arrive as it was sent, or did not stay what it was.
     """
+    left = left or {}
     gpu = _gpu_of(places)
     if gpu is not None and device.serves(blend):
-        copy_in = CopyIn(places)
+        copy_in, stages = CopyIn(places, left), Stages()
         try:
             stream(
                 blend,
@@ -204,15 +244,17 @@ def swap_in(
                 observe=observe,
                 threads=min(device.LANES, os.cpu_count() or 1),
                 device=gpu,
+                skip=left.keys(),
+                stages=stages,
             )
-            return copy_in.verify()
+            return Swapped(copy_in.written, copy_in.verify(), stages)
         except torch.OutOfMemoryError:
             pass  # the processor sums, then, as where there is no GPU
         finally:
             torch.cuda.empty_cache()  # a thread's buffers are of no use to another stream
-    copy_in = CopyIn(places)
-    stream(blend, copy_in, task=task, observe=observe, running=running)
-    return copy_in.verify()
+    copy_in = CopyIn(places, left)
+    stream(blend, copy_in, task=task, observe=observe, running=running, skip=left.keys())
+    return Swapped(copy_in.written, copy_in.verify())
 
 
 def _gpu_of(places: dict[str, torch.Tensor]) -> torch.device | None:

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from soup.blending.blend import Blend
+from soup.blending.common import held
 from soup.blending.running import RunningSum
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.companions import Companions
@@ -29,7 +30,7 @@ from soup.evaluators.engines.batches import (
 )
 from soup.evaluators.engines.dressing import dressed
 from soup.evaluators.engines.kept import Kept
-from soup.evaluators.engines.places import Unplaced, find_places, some, swap_in
+from soup.evaluators.engines.places import Unplaced, checksums, find_places, some, swap_in
 from soup.evaluators.models.chat import ChatTemplate
 from soup.evaluators.models.families import GENERIC, family_of, has_tokenizer, named, read_config
 from soup.evaluators.models.loading import collect
@@ -120,6 +121,9 @@ class Resident:
         self._model: Any = None
         self._places: dict[str, torch.Tensor] | None = None
         self._unplaced = ""
+        self._held: dict[str, frozenset[str]] = {}
+        self._sums: dict[str, int] = {}
+        self.written = 0
         self._store = Store(cache)
         self._built = ""
         self._wear(companions)
@@ -139,12 +143,15 @@ class Resident:
         """See ``Engine``; where no copy in place is proven, the model is built anew.
 
         There is one model, and a wrapper for each set of companion files; the model is built anew
-        where another config or code asks for it.
+        where another config or code asks for it. Tensors that are known to have the blend's values
+        already (``soup.blending.common.held``: a frozen tower, the base of adapters) are neither
+        read nor written; ``written`` is how many bytes the others were.
         """
         self._wear(blend.companions)
         if self._loaded == digest and self._model is not None:
             return
         self._loaded = None
+        before, self._held = self._held, {}  # nothing is known after an error
         noted = self.running.note if self.running else ""
         with clear_errors(self.reference.path):
             if self._model is None:
@@ -156,11 +163,18 @@ class Resident:
                     self._unplaced = str(reason)
                 else:
                     self._tell_ignored(self._places, observe)
+                    before = held(Blend((self.reference,), self.reference))  # that is proven now
+                    self._sums = checksums(self._places)
             if self._places is None:
                 self._model = None  # make room first
                 self._model = self._replaced(collect(blend, task, observe))
             else:
-                swap_in(blend, self._places, task, observe, self.running)
+                now = held(blend)
+                same = [name for name in self._places if _meets(before.get(name), now.get(name))]
+                left = {name: self._sums[name] for name in same}
+                swapped = swap_in(blend, self._places, task, observe, self.running, left)
+                self.written, self._sums = swapped.written, swapped.sums
+                self._held = now | {name: now[name] | before[name] for name in left}
         self._loaded = digest
         if self.running and self.running.note != noted:
             observe(Note(self.running.note))
@@ -168,6 +182,7 @@ class Resident:
     def close(self) -> None:
         """See ``Engine``."""
         self._loaded = self._model = self._places = None
+        self._held = {}
 
     def _wear(self, companions: Companions) -> None:
         """Have the wrapper of these companion files ask the model; free one that it cannot ask."""
@@ -186,6 +201,7 @@ class Resident:
             shared = companions.architecture == self._built
             if not (shared and wrapper.adopt(self._model, self.device, self.dtype)):
                 self._model = self._places = self._loaded = None
+                self._held = {}
                 for each in self._wrappers.values():
                     each.let_go()
 
@@ -304,6 +320,11 @@ class Resident:
             total = torch.cuda.get_device_properties(self.device).total_memory
             self.limit.grow(rows, width, used, total - held)
         return [self.wrapper.decode(row) for row in tokens]
+
+
+def _meets(one: frozenset[str] | None, other: frozenset[str] | None) -> bool:
+    """Whether two tensors are known to be the same, by any name of their values."""
+    return one is not None and other is not None and not one.isdisjoint(other)
 
 
 def device_of(name: str) -> torch.device:

@@ -14,7 +14,15 @@ import torch
 
 from soup.errors import ScoringError
 from soup.evaluators.engines.batches import MEMORY
-from soup.evaluators.engines.vllm_questions import Ear, Heard, Request, require_equal, sampling
+from soup.evaluators.engines.vllm_questions import (
+    Ear,
+    Heard,
+    Request,
+    require_equal,
+    rounded,
+    sampling,
+    show_own,
+)
 from soup.evaluators.engines.vllm_serving import Serving
 from soup.evaluators.engines.vllm_tiles import inputs_of
 from soup.evaluators.engines.vllm_words import PLACE, Words, name_of, read, write
@@ -62,6 +70,7 @@ class Asking:
         self._proven: set[str] = set()
         self._requests: dict[tuple[str, int], Request] = {}
         self._room = MEMORY
+        self._rounds = False
 
     def ready(
         self, key: str, dataset: str, messages: Sequence[Message], first: int, observe: Observer
@@ -145,16 +154,18 @@ class Asking:
         found = self._requests.get((key, index))
         if found is not None:
             return found
+        words_alone = key in self._proven and not self._rounds
         with about(index):
-            heard = self._heard.get((key, index)) or self.hear(
-                message, dataset, key in self._proven
-            )
+            heard = self._heard.get((key, index)) or self.hear(message, dataset, words_alone)
         where = f"{self._serving.reference.path}: {dataset}, question {index}"
         inputs = self._render(heard, where)
         if heard.prepared is None:
             made = Request(inputs, self._measured[key].settings(index))
         else:
             require_equal(inputs, heard, where, self._serving.words)
+            if any(rounded(one, self._dtype) for one in heard.whole.inputs.values()):
+                self._rounds = True  # its tensors are needed again
+                show_own(inputs, heard)
             made = Request(inputs, sampling(heard.prepared, self.default, where))
         if made.nbytes <= self._room:
             self._room -= made.nbytes

@@ -13,6 +13,24 @@ ENGINES = ("auto", "transformers", "vllm")
 """Who may answer; ``auto`` is vLLM where it serves and there is a GPU, else transformers."""
 
 
+HINTS = {
+    "VLLM_CPU_KVCACHE_SPACE": "memory-gb",
+    "gpu_memory_utilization": "memory-share",
+    "tensor parallel": "tensor-parallel",
+    "tensor_parallel": "tensor-parallel",
+    "max_model_len": "max-length",
+    "max_num_seqs": "max-questions",
+}
+"""Words of vLLM's errors, and our options that they are about."""
+
+
+def hint(text: str) -> str:
+    """What to do about an error of vLLM's: the option of ours that it is about, if it is."""
+    named = list(dict.fromkeys(ours for word, ours in HINTS.items() if word in text))
+    change = f"change [engine.vllm] {' or '.join(named)}, or " if named else ""
+    return f"{change}use --engine transformers"
+
+
 def require_engine(name: object, where: str) -> str:
     """The name of an engine.
 
@@ -73,6 +91,11 @@ def _expected(kind: str, name: str) -> tuple[str, Callable[[Any], bool]]:
         return "true or false", lambda value: isinstance(value, bool)
     if kind.startswith("int"):
         return "a whole number from 1 on", lambda value: type(value) is int and value >= 1
-    most = 1.0 if name == "memory_share" else float("inf")
-    text = "a share, more than 0 and at most 1" if most == 1 else "a number of GB, more than 0"
-    return text, lambda value: type(value) in (int, float) and 0 < value <= most
+    share = name == "memory_share"
+    text = "a share, more than 0 and at most 1" if share else "a number of GB, more than 0"
+    return (
+        text,
+        lambda value: (
+            type(value) in (int, float) and 0 < value < float("inf") and (value <= 1 or not share)
+        ),
+    )

@@ -20,8 +20,9 @@ from soup.blending.blend import Blend
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.errors import BY_NAME, ScoringError, SoupError
 from soup.evaluators.engines.vllm_config import as_transformers
+from soup.evaluators.engines.vllm_gaps import known_as, register
 from soup.evaluators.engines.vllm_import import import_vllm, show_ourselves
-from soup.evaluators.engines.vllm_options import VllmOptions
+from soup.evaluators.engines.vllm_options import VllmOptions, hint
 from soup.evaluators.engines.vllm_questions import Request
 from soup.evaluators.engines.vllm_swap import WATCHING, unused
 from soup.events import Observer, ignore
@@ -115,16 +116,19 @@ class Serving:
         }
         if on_gpu:
             arguments["gpu_memory_utilization"] = self.options.memory_share
-        if not self.reference.by_itself:
-            arguments["load_format"] = "dummy"
+        kinds = [str(one) for one in self.reference.config.get("architectures") or ()]
+        foreign = any(known_as(kinds, name) != name for name in self.reference.tensors)
+        if foreign or not self.reference.by_itself:
+            arguments["load_format"] = "dummy"  # what is swapped in is read by us
         if parallel > 1:
             show_ourselves()
         try:
+            register(kinds)
             self._llm = self._vllm.LLM(**arguments)
         except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise ScoringError(
-                f"{self.name} cannot serve this model ({text}); use --engine transformers"
+                f"{self.name} cannot serve this model ({text}); {hint(text)}"
             ) from error
         self._limits = most, images
 

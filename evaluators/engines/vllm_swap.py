@@ -22,6 +22,7 @@ from soup.checkpoints.ties import EMBEDDINGS, HEADS, partner
 from soup.errors import SoupError
 from soup.evaluators.engines.ledger import Ledger
 from soup.evaluators.engines.pulling import tensors_of
+from soup.evaluators.engines.vllm_gaps import fill, known_as
 from soup.events import Observer, ignore
 
 WATCHING: dict[str, Observer] = {}
@@ -30,8 +31,18 @@ WATCHING: dict[str, Observer] = {}
 IGNORED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|num_batches_tracked)$")
 """File tensors that transformers makes no use of, either: constants, or counters of training."""
 
+UNREAD = {
+    "LlavaOnevisionForConditionalGeneration": re.compile(
+        r"(^|\.)vision_tower\.(vision_model\.)?post_layernorm\.(weight|bias)$"
+    ),
+}
+"""File tensors, by architecture, that transformers loads, and that change no answer: LLaVA takes
+what a layer of the tower says, and the tower normalises that for others alone."""
+
 CLOSE = 2e-2
 """How far a product by weights that an engine keeps in a form of its own may be from ours."""
+
+fill()  # this is imported by every process of vLLM's before it makes a model
 
 
 class Swap:
@@ -59,8 +70,10 @@ class Swap:
             self._soup_running = RunningSum(memory_budget(), Path(cache))
         observe = WATCHING.get(watching, ignore)
         try:
-            pairs = tensors_of(pickle.loads(blend), task, observe, self._soup_running)
-            return load(self.model_runner, pairs)
+            made: Blend = pickle.loads(blend)
+            kinds = made.reference.config.get("architectures") or ()
+            pairs = tensors_of(made, task, observe, self._soup_running)
+            return load(self.model_runner, pairs, lambda name: known_as(kinds, name))
         except SoupError as error:
             return {"error": [type(error).__name__, str(error)]}
 
@@ -69,13 +82,22 @@ class Swap:
         return {"image embeddings (worker)": len(getattr(self.model_runner, "encoder_cache", ()))}
 
 
-def load(runner: Any, pairs: Iterator[tuple[str, torch.Tensor]]) -> dict[str, Any]:
-    """Have a model runner reload its weights from pairs, and compare what it holds then."""
+def load(
+    runner: Any, pairs: Iterator[tuple[str, torch.Tensor]], known: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """Have a model runner reload its weights from pairs, and compare what it holds then.
+
+    Args:
+        runner: vLLM's.
+        pairs: a name in the files, and a whole tensor.
+        known: from such a name to that by which vLLM knows the tensor.
+    """
     ledger = Ledger()
     model = runner.get_model()
     packed: dict[tuple[int, str], bool] = {}
     with _processing(model, lambda layer: _look(layer, ledger, packed)), ledger:
-        runner.reload_weights(weights_iterator=ledger.sent(pairs))
+        sent = ((known(name), tensor) for name, tensor in ledger.sent(pairs))
+        runner.reload_weights(weights_iterator=sent)
     missing, unequal = [], []
     # Buffers that no file tensor fills are the engine's own: tables of angles, scales of caches.
     buffers = {name: b for name, b in model.named_buffers() if b.numel() and ledger.entry(b)}
@@ -177,8 +199,10 @@ def unused(report: Mapping[str, Any], blend: Blend) -> list[str]:
     """
     found = []
     tensors, sums = blend.reference.tensors, report["sums"]
+    kinds = blend.reference.config.get("architectures") or ()
+    ignored = [IGNORED, *(UNREAD[kind] for kind in kinds if kind in UNREAD)]
     for name, size in report["sizes"].items():
-        if report["used"][name] >= size or IGNORED.search(name):
+        if report["used"][name] >= size or any(one.search(name) for one in ignored):
             continue
         if not report["used"][name] and name.endswith(HEADS + EMBEDDINGS):
             other = partner(name, tensors, tensors[name])

@@ -46,7 +46,7 @@ class Family:
             ``soup.evaluators.models.workarounds``, besides those that all have.
         verified: the transformers it was last run under, and whether tests or a person ran it.
         vllm: whether vLLM asks it: ``equal`` where tests found all answers to be transformers' own,
-            ``by hand`` where a person did, ``untried``, or ``no`` where it cannot.
+            ``by hand`` where a person did, or ``no`` where it cannot.
         served: how vLLM asks it without that code, by name in ``soup.evaluators.models.served``.
     """
 
@@ -203,7 +203,7 @@ FAMILIES: tuple[Family, ...] = (
         decode="plain",
         workarounds=("empty-images",),
         verified=IN_TESTS,
-        vllm="untried",
+        vllm="equal",
     ),
     Family(
         name="smolvlm",

@@ -85,6 +85,31 @@ def _without(workers: int | str, each: int) -> list[Mapping[str, str]]:
     return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}] * count
 
 
+def spare(evaluators: int | str, workers: int, device: str) -> int:
+    """How many processes without a model may evaluate, beside so many workers.
+
+    Args:
+        evaluators: how many, or ``auto``: one for each of several workers that have GPUs, as far as
+            there are two cores for each worker and one for it; none where workers compute on the
+            cores themselves, or one worker does everything in turn.
+        workers: how many.
+        device: as ``--device`` has it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if evaluators == AUTO:
+        alone = workers == 1 or device == "cpu" or gpus() == 0
+        return 0 if alone else max(0, min(workers, cores() - 2 * workers))
+    try:
+        count = int(evaluators)
+    except ValueError:
+        count = -1
+    if count < 0 or isinstance(evaluators, (bool, float)):
+        raise UsageError(f"--evaluators {evaluators}: expected 0 or a number, or auto")
+    return count
+
+
 def cores() -> int:
     """Of the processor, for this process."""
     if hasattr(os, "sched_getaffinity"):

@@ -3,7 +3,8 @@
 One thread for each worker takes slices from ``queue``, asks its process and hands in what came of
 it. The caller's thread says what is wanted, waits, and looks after workers that hang. Answers are
 gathered by question and kept by this process alone; a worker is asked for the metric when all are
-there. So a result does not depend on how many workers there are, or on when they were done.
+there, or an evaluator, which has no model (``evaluating``). So a result does not depend on how many
+there are, or on when they were done.
 """
 
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.errors import ScoringError, SoupError
+from soup.evaluators.workers.evaluating import EVALUATORS, wants_more
 from soup.evaluators.workers.gathering import Asked, Gathering, Work
 from soup.evaluators.workers.jobs import Job, Rules, Slice
 from soup.evaluators.workers.process import Died
@@ -36,26 +38,31 @@ class Fleet:
 
     Attributes:
         count: of workers.
-        spawn: starts the process of a worker, by its number from 0; returns at once.
-        teach: tells a process what every worker must know.
-        log: where a worker's process, by its number, prints to.
+        spawn: starts the process of a worker, by its number from 0, or of an evaluator, by its
+            number from ``EVALUATORS``; returns at once.
+        teach: tells a process what every worker must know; where it is to have no model, and is
+            told so by True, what is needed to evaluate.
+        log: where a process, by its number, prints to.
         rules: see ``soup.evaluators.workers.jobs``.
         room: how many workers there could be by now; None is as many as there were.
+        evaluators: how many there may be.
         gathered: what has come of all that is asked.
     """
 
     count: int
     spawn: Callable[[int], Hand]
-    teach: Callable[[Hand], None]
+    teach: Callable[[Hand, bool], None]
     log: Callable[[int], Path]
     rules: Rules = field(default_factory=Rules)
     room: Callable[[], int] | None = None
+    evaluators: int = 0
     gathered: Gathering = field(default_factory=Gathering, init=False)
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self._queue = Queue(range(self.count), self.rules)
         self._seats = [Seat(k) for k in range(self.count)]
+        self._evaluators: list[Seat] = []
         self._errands: deque[Errand] = deque()
         self._failure: BaseException | None = None
         self._closed = False
@@ -89,8 +96,8 @@ class Fleet:
             self._observe = ignore  # what is still at work comes to nothing
             if made and not self._summed:
                 self._summed = True
-                text = f"{self.count} workers: of {made:,} answers that were made on a guess, "
-                observe(Note(f"{text}{saved:,} were wanted"))
+                text = f"of {made:,} answers that were made on a guess, {saved:,} were wanted"
+                observe(Note(f"{counted(self.count, 'worker')}: {text}"))
 
     @property
     def guessed(self) -> tuple[int, int]:
@@ -141,12 +148,13 @@ class Fleet:
         """End all workers, at once; nothing that was answered is lost."""
         with self._changed:
             self._closed = True
-            hands = [seat.hand for seat in self._seats if seat.hand is not None]
+            seats = [*self._seats, *self._evaluators]
+            hands = [seat.hand for seat in seats if seat.hand is not None]
             self._changed.notify_all()
         for hand in hands:
             hand.kill()
         end = time.monotonic() + PATIENCE
-        for seat in self._seats:
+        for seat in seats:
             if seat.thread is not None:
                 seat.thread.join(max(0.0, end - time.monotonic()))
         for hand in hands:
@@ -190,6 +198,8 @@ class Fleet:
                 self._changed.wait(LOOK)
                 self._end_hung()
                 self._grow()
+                if self._wants_evaluator():
+                    self._start()
 
     def _grow(self) -> None:
         """Have a seat more for each worker more that there is room for."""
@@ -204,10 +214,17 @@ class Fleet:
             self._observe(Note(f"{self._seats[-1].name} joins"))
         self._start()
 
+    def _wants_evaluator(self) -> bool:
+        """Whether metrics need one more."""
+        backlog = self._queue.backlog(time.monotonic())
+        there = len(self._evaluators)
+        return self._queue.has_work() and wants_more(there, self.evaluators, backlog)
+
     def _end_hung(self) -> None:
         now = time.monotonic()
+        seats = {seat.number: seat for seat in (*self._seats, *self._evaluators)}
         for number in self._queue.overdue(now):
-            seat = self._seats[number]
+            seat = seats[number]
             if seat.hand is not None and not seat.hung:
                 seat.hung = True
                 seat.hand.kill()
@@ -229,7 +246,9 @@ class Fleet:
 
     def _start(self) -> None:
         """Have a thread at each seat, and let them look at what there is to do."""
-        for seat in self._seats:
+        while self._wants_evaluator():
+            self._evaluators.append(Seat(EVALUATORS + len(self._evaluators)))
+        for seat in (*self._seats, *self._evaluators):
             if seat.thread is None and not self._closed:
                 run = threading.Thread(target=self._run, args=(seat,), name=seat.name, daemon=True)
                 seat.thread = run
@@ -247,9 +266,9 @@ class Fleet:
             self._fail(error)
 
     def _is_needed(self, seat: Seat) -> bool:
-        """Wait until there is work; False where all is over."""
+        """Wait until there is work, or somebody who is to be ready; False where all is over."""
         with self._changed:
-            while not self._closed and not (self._errands or self._queue.has_work()):
+            while not (self._closed or self._errands or self._queue.has_work() or seat.evaluates):
                 self._changed.wait()
             return not self._closed
 
@@ -316,7 +335,7 @@ class Fleet:
                     return False
                 seat.hand = self.spawn(seat.number)
             try:
-                self.teach(seat.hand)
+                self.teach(seat.hand, seat.evaluates)
             except (Died, SoupError) as error:
                 seat.hand.close()
                 seat.hand = None
@@ -325,6 +344,9 @@ class Fleet:
                     return False
             else:
                 seat.learned = True
+                if seat.evaluates:
+                    with self._changed:
+                        self._queue.add(seat.number, evaluates=True)
                 return True
 
     def _begins_again(self, seat: Seat, error: Died | SoupError, deaths: int) -> bool:
@@ -340,9 +362,12 @@ class Fleet:
             error = self._ended(text, seat, error)
         with self._changed:
             came_later = seat.number >= self._first
-            if not others or not (seat.learned or came_later):
+            if not seat.evaluates and not (others and (seat.learned or came_later)):
                 raise error from None
-            self._queue.retire(seat.number)
+            if seat.evaluates:
+                self.evaluators = len(self._evaluators)  # another one would fare no better
+            else:
+                self._queue.retire(seat.number)
         self._observe(Note(f"{seat.name} does not come back, the others go on: {error}", True))
         return False
 
@@ -355,6 +380,8 @@ class Fleet:
             seat.hand.close()
             seat.hand = None
             self._queue.lost(seat.number)
+            if seat.evaluates:  # until another one is there
+                self._queue.retire(seat.number)
             how = end.how
             if seat.hung:
                 how = "gave no answer for far longer than it should take, and was ended"

@@ -1,4 +1,4 @@
-"""Which guess pays: work on what is only likely to be wanted.
+"""When work is done that others can join, and which guess pays: work that is only likely wanted.
 
 A guess that comes true with a chance of p saves at most the time until it is decided, D. One that
 does not keeps its worker from what is wanted then, for L = max(S + slice - D, slice / 2) seconds,
@@ -13,6 +13,20 @@ from soup.evaluators.workers.jobs import Group
 
 CAUTION = 2.0
 """How much a wrong guess counts: all these times are estimates, and waiting costs nothing new."""
+
+
+def end_of(left: float, count: int, swap: float, workers: int) -> float:
+    """Seconds until work is done that all join who end it sooner by that.
+
+    Args:
+        left: seconds of it, what those who are at it are busy with included.
+        count: how many these are.
+        swap: seconds until another one could begin.
+        workers: how many there are.
+    """
+    if count and left <= count * swap:
+        return left / count
+    return (left + (workers - count) * swap) / workers
 
 
 def best_guess(

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Protocol
 
 from soup.errors import UsageError
-from soup.evaluators.workers.devices import AUTO, places
+from soup.evaluators.workers.devices import AUTO, VISIBLE, places, spare
+from soup.evaluators.workers.evaluating import EVALUATORS
 from soup.evaluators.workers.process import Process
 from soup.evaluators.workers.seats import Hand
 from soup.events import Observer, ignore
@@ -15,10 +16,12 @@ class Home(Protocol):
 
     Attributes:
         away: whether it is on other machines, where workers come and go.
+        evaluators: how many processes without a model there may be.
         told: hears what users should know of it.
     """
 
     away: bool
+    evaluators: int
     told: Observer
 
     @property
@@ -27,7 +30,13 @@ class Home(Protocol):
         ...
 
     def spawn(self, number: int, python: str, log: Path) -> Hand:
-        """Start a worker, by its number from 0, under an interpreter; it prints into ``log``."""
+        """Start a worker, or an evaluator, under an interpreter; it prints into ``log``.
+
+        Args:
+            number: see ``soup.evaluators.workers.fleet.Fleet``.
+            python: the interpreter.
+            log: where what it prints is added.
+        """
         ...
 
     def room(self) -> int:
@@ -46,6 +55,7 @@ def home(
     engine: str,
     ray: str | None,
     copies: bool,
+    evaluators: int | str = AUTO,
 ) -> Home:
     """The place that the options of ``VLMEvalKitScorer`` speak of.
 
@@ -55,10 +65,14 @@ def home(
     if ray is not None:
         from soup.evaluators.workers.ray_cluster import Cluster
 
+        if evaluators not in (AUTO, 0, "0"):
+            raise UsageError(
+                f"--evaluators {evaluators}: on a Ray cluster workers evaluate; leave it out"
+            )
         return Cluster(ray, AUTO if workers is None else workers, each, device, engine, copies)
     if copies:
         raise UsageError("--ray-copy sends members to nodes of a Ray cluster; add --ray auto")
-    return Here(1 if workers is None else workers, each, device, engine)
+    return Here(1 if workers is None else workers, each, device, engine, evaluators)
 
 
 class Here:
@@ -66,14 +80,17 @@ class Here:
 
     away = False
 
-    def __init__(self, workers: int | str, each: int, device: str, engine: str) -> None:
-        """Share this machine's devices out, see ``places``.
+    def __init__(
+        self, workers: int | str, each: int, device: str, engine: str, evaluators: int | str
+    ) -> None:
+        """Share this machine's devices out, see ``places``, and its cores, see ``spare``.
 
         Raises:
             UsageError: see there.
         """
         self.told: Observer = ignore
         self._places = places(workers, each, device, engine)
+        self.evaluators = spare(evaluators, len(self._places), device)
 
     @property
     def count(self) -> int:
@@ -81,8 +98,9 @@ class Here:
         return len(self._places)
 
     def spawn(self, number: int, python: str, log: Path) -> Process:
-        """Start a worker, by its number from 0, under an interpreter; it prints into ``log``."""
-        return Process(python, log, self._places[number])
+        """See ``Home``."""
+        without = {VISIBLE: "", "OMP_NUM_THREADS": "1"}
+        return Process(python, log, without if number >= EVALUATORS else self._places[number])
 
     def room(self) -> int:
         """How many workers there is room for by now."""

@@ -204,6 +204,20 @@ def _states(files: Sequence[str], before: int | None = None) -> str | None:
     return total.hexdigest()
 
 
+def require_same(known: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """See that a worker answers as another one did before it.
+
+    Raises:
+        ScoringError: it does not; files may be elsewhere on another machine.
+    """
+    different = sorted(k for k in known if known[k] != found.get(k))
+    if different and different != ["files"]:
+        raise ScoringError(
+            "the worker was started again and is not what it was: "
+            + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
+        )
+
+
 def _each(files: Iterable[str]) -> Iterable[list[Any]]:
     """Path, size, mtime and ctime (ns), inode and device; the path alone where there is no file."""
     for file in files:

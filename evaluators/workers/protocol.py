@@ -5,8 +5,9 @@ it gets one request at a time on stdin, and writes, on what was stdout, any numb
 ``{"progress": [task, done, total, unit]}`` and ``{"note": text, "warning": bool}``, and at last one
 ``{"result": {...}}`` or ``{"error": {"type", "message"}}``: the name of a SoupError, or none for
 whatever else went wrong. Everything that libraries print goes to stderr, which the parent keeps in
-a log. A blend comes as paths and coefficients; the worker opens the checkpoints itself. When stdin
-closes, the parent is gone and so are we.
+a log. A blend comes as paths and coefficients, and with what is known of values that its members
+share (``soup.blending.common.packed``); the worker opens the checkpoints itself. When stdin closes,
+the parent is gone and so are we.
 
 Requests, by ``do``; what ``open`` and ``benchmark`` said is said again to a worker that follows one
 that died, so the same must come of it:
@@ -33,6 +34,7 @@ A change of any of these is a new number in ``PROTOCOL``.
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.common import packed
 from soup.checkpoints.checkpoint import Checkpoint
 
 PROTOCOL = 8
@@ -54,7 +56,7 @@ def _known(checkpoint: Checkpoint) -> list[Any]:
 
 
 def encode_blend(blend: Blend) -> dict[str, Any]:
-    """A blend as JSON: paths and coefficients, the latter exact."""
+    """A blend as JSON: paths and coefficients, the latter exact; and what is known of values."""
     return {
         "members": [_known(member) for member in blend.members],
         "coefficients": blend.coefficients and [c.hex() for c in blend.coefficients],
@@ -65,4 +67,5 @@ def encode_blend(blend: Blend) -> dict[str, Any]:
         "files_of": blend.files_of and encode_checkpoint(blend.files_of),
         "companions": blend.companions.digest,
         "digest": blend.digest,
+        "values": packed(blend),
     }

@@ -8,9 +8,14 @@ its metric. Whoever is free takes the next slice:
    holds, so that members spread first; else of one that others hold, where that helps;
 3. the same of what is only likely to be wanted, the likeliest first, where that pays.
 
+Where there are evaluators, who have no model, metrics are theirs: who has a model does one only
+when it has nothing else that is certain, and all evaluators are busy.
+
 Joining k workers that hold a blend costs a swap of S seconds and brings the end of R seconds of
 work from R/k down to (R + S)/(k + 1), which is sooner where R > k·S. To work on something likely
-instead would be better only if it were likelier than N/(k + 1), N being all workers: never.
+instead would be better only if it were likelier than N/(k + 1), N being all workers: never. Who
+would be idle otherwise, guesses that pay included, joins wherever its swap is over before the end:
+others may be swapping themselves.
 
 Which guess pays is said in ``guesses``. Of a blend's benchmarks the one whose metric takes longest
 comes first, so that it is not waited for in the end. Slices shrink as the work ends, so that none
@@ -20,14 +25,16 @@ calls at the same times give the same slices.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
-from soup.evaluators.workers.guesses import best_guess
+from soup.evaluators.workers.guesses import best_guess, end_of
 from soup.evaluators.workers.jobs import Group, Job, Rules, Slice
 from soup.evaluators.workers.speeds import Speeds
 
 
 @dataclass(eq=False)
 class _Worker:
+    evaluates: bool = False
     holds: str | None = None
     at: Slice | None = None
     swaps: bool = False
@@ -41,7 +48,11 @@ class Queue:
 
     def __init__(self, workers: Iterable[int], rules: Rules = Rules()) -> None:
         self._rules = rules
-        self._workers = {worker: _Worker() for worker in workers}
+        self._workers: dict[int, _Worker] = {}
+        self._models = 0
+        self._evaluators: list[_Worker] = []
+        for worker in workers:
+            self.add(worker)
         self._jobs: dict[str, Job] = {}
         self._groups: dict[str, Group] = {}
         self._open: dict[str, Group] = {}
@@ -50,6 +61,7 @@ class Queue:
         self._metrics: list[Job] = []
         self.speeds = Speeds()
         self._decided = (float("nan"), 0.0)
+        self._ends: dict[str, tuple[int, float]] = {}  # by blend, see ``_busy``
 
     def __contains__(self, worker: int) -> bool:
         return worker in self._workers
@@ -131,7 +143,7 @@ class Queue:
     # --- who does it -------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        """Whether a worker more would have something to do."""
+        """Whether a worker more that has a model would have something to do."""
         return bool(self._open) or any(job.certain or job.eager for job in self._metrics)
 
     def take(self, worker: int, now: float) -> Slice | None:
@@ -141,11 +153,10 @@ class Queue:
         """
         me = self._workers[worker]
         assert me.at is None, "one thing at a time"
-        found = self._metric(certain=True) or self._questions(me, certain=True, now=now)
-        found = found or self._metric(certain=False)
-        found = found or self._questions(me, certain=False, now=now)
+        found = self._best(me, now)
         if found is None:
             return None
+        self._ends.clear()
         me.at, me.since = found, now
         me.deadline = now + self._allowed(worker, me, found)
         me.expected = now + self._expected(me, found)
@@ -157,6 +168,22 @@ class Queue:
             found.job.running += 1
         return found
 
+    def _best(self, me: _Worker, now: float) -> Slice | None:
+        """What a worker should do next."""
+        if me.evaluates:
+            return self._metric(certain=True) or self._metric(certain=False)
+        mine = not self._evaluators  # otherwise metrics are for others, unless these are all busy
+        found = self._metric(certain=True) if mine else None
+        group = None if found else self._choose(me, now)
+        if group is None or group.likelihood < 1:
+            if mine:
+                found = found or self._metric(certain=False)
+            elif all(other.at is not None for other in self._evaluators):
+                found = self._metric(certain=True)
+        if found is None and group is not None:
+            found = self._questions(me, group)
+        return found
+
     def _metric(self, certain: bool) -> Slice | None:
         for k, job in enumerate(self._metrics):
             if job.certain == certain and (certain or job.eager):
@@ -164,10 +191,7 @@ class Queue:
                 return Slice(job)
         return None
 
-    def _questions(self, me: _Worker, certain: bool, now: float) -> Slice | None:
-        group = self._choose(me, certain, now)
-        if group is None:
-            return None
+    def _questions(self, me: _Worker, group: Group) -> Slice:
         # What takes longest to evaluate comes first: a judge reads while the rest is answered.
         pending = [job for job in group.jobs if job.pending]
         job = max(pending, key=self.speeds.metric)
@@ -177,17 +201,9 @@ class Queue:
             self._reopen()
         return found
 
-    def _choose(self, me: _Worker, certain: bool, now: float) -> Group | None:
+    def _choose(self, me: _Worker, now: float) -> Group | None:
+        """The blend of which it should answer questions; one that is only likely has less of it."""
         swap, held = self.speeds.load, self._open.get(me.holds or "")
-        if not certain:
-            return best_guess(
-                self._open.values(),
-                held,
-                swap=swap,
-                slice_=self._rules.shortest,
-                decided=self._until_decided(now),
-                workers=len(self._workers),
-            )
         if held is not None and held.likelihood >= 1:
             return held
         best, most = None, 0.0
@@ -200,7 +216,40 @@ class Queue:
             worth = gain / (group.holders * (group.holders + 1))
             if worth > most:
                 best, most = group, worth
+        if best is not None:
+            return best
+        if self._certain < len(self._open):
+            best = best_guess(
+                self._open.values(),
+                held,
+                swap=swap,
+                slice_=self._rules.shortest,
+                decided=self._until_decided(now),
+                workers=self._models,
+            )
+        return best or self._late(now)
+
+    def _late(self, now: float) -> Group | None:
+        """What is certain and ends later than whoever has nothing else to do could help with it."""
+        best, least = None, self.speeds.load
+        for group in self._open.values():
+            if group.likelihood < 1:
+                break
+            end = (group.seconds + self._busy(group.blend, now)) / group.holders
+            end -= min(group.seconds, self._rules.shortest)
+            if end > least:
+                best, least = group, end
         return best
+
+    def _busy(self, blend: str, now: float) -> float:
+        """Seconds until each of those who hold a blend, and are at something, is free, added up."""
+        if not self._ends:  # many who are idle ask, one after another
+            for me in self._workers.values():
+                if me.at is not None and me.holds is not None:
+                    count, sum_ = self._ends.get(me.holds, (0, 0.0))
+                    self._ends[me.holds] = count + 1, sum_ + me.expected
+        count, sum_ = self._ends.get(blend, (0, 0.0))
+        return max(sum_ - count * now, 0.0)
 
     def _until_decided(self, now: float) -> float:
         """Seconds until all that is certainly wanted is done, as far as anybody knows."""
@@ -211,13 +260,16 @@ class Queue:
                     after = 0.0 if me.at.is_metric else self.speeds.metric(me.at.job)
                     times.append(max(me.expected - now, 0.0) + after)
             times += [self.speeds.metric(job) for job in self._metrics if job.certain]
-            for group in self._open.values():
-                if group.likelihood < 1:
-                    break
-                after = max(map(self.speeds.metric, group.jobs))
-                times.append(group.seconds / max(group.holders, 1) + after)
             self._decided = (now, max(times))
-        return self._decided[1]
+        times = [self._decided[1]]
+        for group in self._open.values():
+            if group.likelihood < 1:
+                break
+            left = group.seconds + self._busy(group.blend, now)
+            end = end_of(left, group.holders, self.speeds.load, self._models)
+            metrics = [self.speeds.metric(job) for job in group.jobs if job.pending]
+            times.append(max(end + min(metrics), max(metrics)))
+        return max(times)
 
     def _expected(self, me: _Worker, found: Slice) -> float:
         """Seconds that a slice should take."""
@@ -230,7 +282,7 @@ class Queue:
         """A new slice of a job, for a worker that will hold its blend."""
         left = len(job.positions) - job.taken
         # Those who hold it, and those who will have nothing else to do; for a guess, all of them.
-        others = len(self._workers) // max(self._certain if job.certain else 1, 1)
+        others = self._models // max(self._certain if job.certain else 1, 1)
         sharing = max(group.holders + (me.holds != group.blend), others, 1)
         pace = self.speeds.pace(job.benchmark)
         if pace is None:
@@ -239,6 +291,9 @@ class Queue:
             seconds = group.seconds / (2 * sharing)
             seconds = min(max(seconds, self._rules.shortest), self._rules.longest)
             count = round(seconds / pace) if pace > 0 else left
+            # All of them answer what is waited for long, a judge's above all: so it begins soon.
+            if pace > 0 and 2 * self.speeds.metric(job) > group.seconds / sharing:
+                count = min(count, max(round(self._rules.shortest / pace), ceil(left / sharing)))
         count = max(count, self._rules.fewest)
         if left - count < self._rules.fewest // 2:
             count = left
@@ -260,6 +315,12 @@ class Queue:
 
     # --- what came of it ---------------------------------------------------------------------
 
+    def _freed(self, me: _Worker) -> Slice | None:
+        """A worker is at nothing any more; what it was at."""
+        found, me.at = me.at, None
+        self._ends.clear()
+        return found
+
     def done(
         self, worker: int, now: float, *, loading: float = 0.0, answering: float | None = None
     ) -> Slice:
@@ -272,7 +333,7 @@ class Queue:
             answering: seconds of it in which it answered; None is the rest.
         """
         me = self._workers[worker]
-        found, me.at = me.at, None
+        found = self._freed(me)
         assert found is not None, "it was at something"
         if found.is_metric:
             found.job.evaluation = "done"
@@ -293,7 +354,7 @@ class Queue:
             allows, it is for the caller to ``drop`` the job.
         """
         me = self._workers[worker]
-        found, me.at = me.at, None
+        found = self._freed(me)
         self._hold(me, None)
         self.speeds.lost(worker)
         if found is None:
@@ -316,18 +377,27 @@ class Queue:
     def fail(self, worker: int) -> Slice | None:
         """A worker's slice cannot be done by anybody: its job is dropped."""
         me = self._workers[worker]
-        found, me.at = me.at, None
+        found = self._freed(me)
         if found is not None:
             self.drop(found.job.key)
         return found
 
-    def add(self, worker: int) -> None:
-        """There is a worker more."""
-        self._workers[worker] = _Worker()
+    def add(self, worker: int, evaluates: bool = False) -> None:
+        """There is a worker more; one that evaluates has no model, and does nothing but metrics."""
+        new = self._workers[worker] = _Worker(evaluates)
+        if evaluates:
+            self._evaluators.append(new)
+        else:
+            self._models += 1
 
     def retire(self, worker: int) -> None:
         """A worker is no more; it was at nothing."""
-        self._hold(self._workers.pop(worker), None)
+        gone = self._workers.pop(worker)
+        self._hold(gone, None)
+        if gone.evaluates:
+            self._evaluators.remove(gone)
+        else:
+            self._models -= 1
 
     def _ended(self, job: Job) -> None:
         job.running -= 1
@@ -355,8 +425,14 @@ class Queue:
 
     @property
     def busy(self) -> int:
-        """Workers that are at something."""
-        return sum(me.at is not None for me in self._workers.values())
+        """Workers that have a model and are at something."""
+        return sum(me.at is not None and not me.evaluates for me in self._workers.values())
+
+    def backlog(self, now: float) -> float:
+        """Seconds of metrics that wait, or that evaluators are at, as far as anybody knows."""
+        waiting = sum(self.speeds.metric(job) for job in self._metrics if job.certain or job.eager)
+        running = sum(max(me.expected - now, 0.0) for me in self._evaluators if me.at is not None)
+        return waiting + running
 
     def _weigh(self, group: Group) -> None:
         group.seconds = self.speeds.rest(group.jobs)

@@ -47,6 +47,7 @@ class Cluster:
     """Where workers run: as actors of a Ray cluster. It is connected to when first needed."""
 
     away = True
+    evaluators = 0
 
     def __init__(
         self,

@@ -27,11 +27,12 @@ from soup.evaluators.kit.suites import ADD_A_JUDGE, distinct_names, judged_only
 from soup.evaluators.models.families import Family, family_of, named, require_named
 from soup.evaluators.workers.early import require_beside, require_compute_dtype, require_device
 from soup.evaluators.workers.environment import ANY, Environment, find_python, look, require
+from soup.evaluators.workers.evaluating import log_of
 from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
 from soup.evaluators.workers.homes import home
 from soup.evaluators.workers.jobs import Rules
-from soup.evaluators.workers.known import Known, now
+from soup.evaluators.workers.known import Known, now, require_same
 from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
@@ -72,6 +73,7 @@ class VLMEvalKitScorer:
         vllm: Mapping[str, Any] | None = None,
         workers: int | str | None = None,
         gpus_per_worker: int = 1,
+        evaluators: int | str = "auto",
         ray: str | None = None,
         ray_copy: bool = False,
     ) -> None:
@@ -97,6 +99,9 @@ class VLMEvalKitScorer:
             workers: processes that share the work, each with a model of its own; ``auto`` is one
                 for each GPU, and one where there is none. None is 1, and ``auto`` on a cluster.
             gpus_per_worker: GPUs that share one model, with vLLM.
+            evaluators: processes without a model that evaluate what workers have answered, at most;
+                ``auto`` is up to one for each of several workers that have GPUs, as far as the
+                processor has cores to spare.
             ray: ``auto`` or HOST:PORT of a Ray cluster whose nodes do the work; then ``auto``
                 workers are as many as there is room for, at any time.
             ray_copy: whether members that a node lacks are sent to its own disk.
@@ -137,7 +142,7 @@ class VLMEvalKitScorer:
         }
         self._engine = require_engine(engine, "--engine")
         VllmOptions.of(vllm or {})
-        self._home = home(workers, gpus_per_worker, device, engine, ray, ray_copy)
+        self._home = home(workers, gpus_per_worker, device, engine, ray, ray_copy, evaluators)
         parallel = {"tensor_parallel": gpus_per_worker} if gpus_per_worker > 1 else {}
         self._vllm = parallel | dict(vllm or {})
         self._fleet: Fleet | None = None
@@ -292,13 +297,14 @@ class VLMEvalKitScorer:
 
     @property
     def at_once(self) -> int:
-        """How many workers there are."""
-        return self._home.count if self._fleet is None else self._fleet.count
+        """How many things are done at once: by each worker one, and by evaluators metrics."""
+        workers = self._home.count if self._fleet is None else self._fleet.count
+        return workers + (workers == 1 and self._home.evaluators > 0)
 
     @property
     def _is_shared(self) -> bool:
-        """Whether a fleet does the work, of several, or of nodes that come and go."""
-        return self._home.away or self._home.count > 1
+        """Whether a fleet does the work: of several, or of nodes that come and go."""
+        return self._home.away or self._home.count + self._home.evaluators > 1
 
     @property
     def guessed(self) -> tuple[int, int]:
@@ -329,8 +335,9 @@ class VLMEvalKitScorer:
                     return taken
                 return self._spawn(number)
 
+            there = self._home
             self._fleet = Fleet(
-                self._home.count, spawn, self._teach, self._log_of, rules, self._home.room
+                there.count, spawn, self._teach, self._log_of, rules, there.room, there.evaluators
             )
         return self._fleet
 
@@ -455,11 +462,11 @@ class VLMEvalKitScorer:
         return self._process
 
     def _log_of(self, number: int) -> Path:
-        """What a worker, by its number from 0, prints."""
-        return self.log.with_stem(f"{self.log.stem}-{number + 1}") if number else self.log
+        """What a worker prints, or an evaluator, by its number (see ``Fleet``)."""
+        return log_of(self.log, number)
 
     def _spawn(self, number: int) -> Hand:
-        """A worker that knows nothing yet, by its number from 0."""
+        """A worker or evaluator that knows nothing yet, by its number (see ``Fleet``)."""
         assert self._checked is not None, "benchmarks come first"
         log = self._log_of(number)
         if number not in self._logs:  # of an earlier command
@@ -467,9 +474,17 @@ class VLMEvalKitScorer:
             self._logs.add(number)
         return self._home.spawn(number, self._checked[0], log)
 
-    def _teach(self, process: Hand) -> None:
-        """Tell a worker everything that another one was told; it must say the same."""
+    def _teach(self, process: Hand, evaluates: bool = False) -> None:
+        """Tell a worker everything that another one was told; it must say the same.
+
+        Args:
+            process: who is told.
+            evaluates: whether nothing is to be said of the model, which it will not have.
+        """
         for request, known in list(self._told.values()):
+            if evaluates and request["do"] == "open":
+                process.ask({"do": "kit", "cache": request["cache"], "judge": request["judge"]})
+                continue
             found = process.ask(request)
             if found != known and self._recalled is not None:
                 self._recalled.forget()
@@ -477,12 +492,7 @@ class VLMEvalKitScorer:
                     f"{_label(request)}: it is not what it was in an earlier run, though no "
                     "file has changed; that is forgotten now: run the same command again"
                 )
-            different = sorted(k for k in known if known[k] != found.get(k))
-            if different and different != ["files"]:  # which are elsewhere on another machine
-                raise ScoringError(
-                    "the worker was started again and is not what it was: "
-                    + ", ".join(f"{k} {known[k]}, now {found.get(k)}" for k in different)
-                )
+            require_same(known, found)
 
 
 def _label(request: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from soup.errors import SoupError
+from soup.evaluators.workers.evaluating import EVALUATORS
 from soup.evaluators.workers.gathering import Asked
 from soup.evaluators.workers.jobs import Slice
 from soup.events import Observer
@@ -49,8 +50,15 @@ class Seat:
     errand: Errand | None = None
 
     @property
+    def evaluates(self) -> bool:
+        """Whether a process sits there that has no model."""
+        return self.number >= EVALUATORS
+
+    @property
     def name(self) -> str:
         """For people, who count from 1."""
+        if self.evaluates:
+            return f"evaluator {self.number - EVALUATORS + 1}"
         return f"worker {self.number + 1}"
 
 

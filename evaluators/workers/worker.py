@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soup.blending.blend import Blend
+from soup.blending.common import unpacked
 from soup.checkpoints.buffers import without
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.fitting import fit
@@ -284,6 +285,7 @@ class Worker:
             blend["base"] and self._checkpoint(*blend["base"]),
             tuple((name, float.fromhex(value)) for name, value in blend["parameters"]),
             blend["files_of"] and self._checkpoint(*blend["files_of"]),
+            unpacked(blend.get("values", ""), self._reference.tensors),
         )
         if made.companions.digest != blend["companions"]:
             files_of = made.files_of or made.reference

@@ -6,7 +6,8 @@ scores and writes them.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from soup.blending.methods import METHODS, find
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.companions import Companions
-from soup.checkpoints.tensors import ITEMSIZES
+from soup.checkpoints.tensors import ITEMSIZES, is_bound
 from soup.checkpoints.ties import is_tied, pairs
 from soup.errors import BlendError, UsageError
 
@@ -34,6 +35,8 @@ class Blend:
         parameters: the method's own, as (name, value); those not named have their defaults.
         files_of: the checkpoint whose companion files it is asked and written with; None is the
             reference.
+        values: by name what somebody else knows of tensors that are equal in all members: names of
+            their values, see ``soup.blending.common.values``. For members that were opened anew.
     """
 
     members: tuple[Checkpoint, ...]
@@ -44,6 +47,7 @@ class Blend:
     base: Checkpoint | None = None
     parameters: tuple[tuple[str, float], ...] = ()
     files_of: Checkpoint | None = None
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -152,5 +156,7 @@ def role(info: TensorInfo) -> str:
     if info.name.endswith(".num_batches_tracked"):
         return "take"
     if not info.is_float or info.name.endswith(("inv_freq", "position_ids")):
+        return "copy"
+    if is_bound(info):
         return "copy"
     return "blend"

@@ -10,14 +10,24 @@ other than equal ones are left out: the float64 nearest to 1/3 times x is not a 
 """
 
 from collections.abc import Iterable
+from pathlib import Path
+
+from blake3 import blake3
 
 from soup.blending.blend import Blend, role
+from soup.checkpoints.checkpoint import file_states
 
 NARROW = frozenset({"F32", "BF16", "F16"})
 """Dtypes of at most 24 significant bits."""
 
 MOST = 1 << 29
 """Members, fewer than which there must be."""
+
+NAMED = 32
+"""Hexadecimal digits of a root that name a value: as many that nobody finds two of one name."""
+
+NOBODY = "-" * NAMED
+"""Instead of a name where there is none."""
 
 
 def equal(blend: Blend) -> frozenset[str]:
@@ -28,14 +38,25 @@ def equal(blend: Blend) -> frozenset[str]:
     """
     if blend.method != "linear" or blend.coefficients is not None or len(blend.members) >= MOST:
         return frozenset()
-    return frozenset(
-        info.name
-        for info in blend.reference.tensors.values()
-        if info.dtype in NARROW
-        and role(info) == "blend"
-        and blend.dtype_of(info) == info.dtype
-        and _equal(blend, info.name)
-    )
+    computed = {name for member in blend.members for name in member.updates}
+    first, *others = blend.members
+    found = []
+    for name, info in blend.reference.tensors.items():
+        if info.dtype not in NARROW or name in computed or role(info) != "blend":
+            continue
+        one = first.tensors[name]
+        rest = [(member, member.tensors[name]) for member in others]
+        if blend.dtype_of(info) != info.dtype or any([o.dtype != one.dtype for _, o in rest]):
+            continue
+        if name in blend.values or all(
+            [o.offset == one.offset and o.file == one.file for _, o in rest]
+        ):
+            found.append(name)
+            continue
+        root = first.root_of(one)
+        if root is not None and all([member.root_of(o) == root for member, o in rest]):
+            found.append(name)
+    return frozenset(found)
 
 
 def roots(blend: Blend, names: Iterable[str]) -> dict[str, bytes]:
@@ -49,15 +70,66 @@ def roots(blend: Blend, names: Iterable[str]) -> dict[str, bytes]:
     return {name: bytes.fromhex(root) for name, root in known.items() if root is not None}
 
 
-def _equal(blend: Blend, name: str) -> bool:
-    if any(name in member.updates for member in blend.members):
-        return False
-    first, *others = (member.tensors[name] for member in blend.members)
-    if any(other.dtype != first.dtype for other in others):
-        return False
-    if all((other.file, other.offset) == (first.file, first.offset) for other in others):
-        return True
-    root = blend.members[0].root_of(first)
-    return root is not None and all(
-        member.root_of(member.tensors[name]) == root for member in blend.members[1:]
-    )
+def values(blend: Blend) -> dict[str, str]:
+    """By tensor of a blend that is ``equal``, and whose root is known, a name of its value.
+
+    Two tensors of one dtype, shape and name of a value hold the same bytes.
+    """
+    known: dict[str, str] | None = vars(blend).get("_values")
+    if known is None:
+        first = blend.members[0]
+        known = dict(blend.values)
+        if first.roots:
+            for name in equal(blend):
+                root = first.root_of(first.tensors[name])
+                dtype = blend.reference.tensors[name].dtype
+                if root is not None and first.tensors[name].dtype == dtype:
+                    known[name] = root[:NAMED]
+        vars(blend)["_values"] = known
+    return known
+
+
+def held(blend: Blend) -> dict[str, frozenset[str]]:
+    """What is known of the values of a blend's tensors: all that names them, of those ``equal``.
+
+    Besides by ``values`` they are named by the place in a file that all members have them from, and
+    by what the file is now: so are those of the base that adapters change.
+    """
+    named, found = values(blend), {}
+    states: dict[Path, str] = {}
+    members = blend.members
+    for name in equal(blend):
+        first = members[0].tensors[name]
+        if first.dtype != blend.reference.tensors[name].dtype:
+            continue
+        names = {named[name]} if name in named else set()
+        if all([m.tensors[name].offset == first.offset for m in members]) and all(
+            [m.tensors[name].file == first.file for m in members]
+        ):
+            if first.file not in states:
+                states[first.file] = str(file_states([first.file]))
+            names.add(f"{first.offset} {states[first.file]}")
+        found[name] = frozenset(names)
+    return found
+
+
+def packed(blend: Blend) -> str:
+    """``values``, to be sent: so many characters for each tensor of the reference, in order."""
+    named = values(blend)
+    order = blend.reference.tensors
+    return _mark(order) + "".join([named.get(name, NOBODY) for name in order]) if named else ""
+
+
+def unpacked(text: str, names: Iterable[str]) -> dict[str, str]:
+    """What was ``packed``, given the names of the reference's tensors; empty if it is of others."""
+    order = list(names)
+    mark = _mark(order) if text else ""
+    if not text or not text.startswith(mark) or len(text) != len(mark) + NAMED * len(order):
+        return {}
+    cut = (text[at : at + NAMED] for at in range(len(mark), len(text), NAMED))
+    return {name: value for name, value in zip(order, cut, strict=True) if value != NOBODY}
+
+
+def _mark(names: Iterable[str]) -> str:
+    """Whose values they are, and in which order."""
+    return blake3("\n".join(names).encode()).hexdigest()[:NAMED]

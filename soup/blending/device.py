@@ -13,6 +13,7 @@ import torch
 
 from soup.blending.blend import Blend, role
 from soup.blending.rounding import not_finite, round_once
+from soup.blending.stages import Clock, Stages
 from soup.checkpoints.checkpoint import TensorInfo
 from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.reading import Seen, read_into
@@ -75,6 +76,7 @@ class Lane:
         # A tensor: dividing by a number, torch's kernel for GPUs multiplies by its reciprocal.
         self._count = torch.tensor(float(len(blend.members)), dtype=torch.float64, device=device)
         self._bad: list[tuple[TensorInfo, int, int, torch.Tensor]] = []
+        self._clock = Clock(device.type == "cuda")
 
     def merge(self, info: TensorInfo, start: int, count: int) -> tuple[int, torch.Tensor] | None:
         """Bytes read and elements of the output, on the device; None where that is not its work.
@@ -87,18 +89,27 @@ class Lane:
         done = 0
         for k, member in enumerate(blend.members):
             part = self._send(member.tensors[info.name], start, count)
+            begun = self._clock.begin()
             target = wide if k else total  # the first is not added to zero: that would lose -0.0
             target.copy_(part)
             if blend.coefficients is not None:
                 target.mul_(blend.coefficients[k])
             if k:
                 total.add_(wide)
+            self._clock.end("sum", begun)
             done += part.nbytes
+        begun = self._clock.begin()
         if blend.coefficients is None and len(blend.members) > 1:
             total.div_(self._count)
         rounded = round_once(total, DTYPES[blend.dtype_of(info)], everywhere=True)
         self._bad.append((info, start, count, not_finite(rounded)))
+        self._clock.end("sum", begun)
+        self._clock.stages.nbytes += done
         return done, rounded
+
+    def stages(self) -> Stages:
+        """Where the time went; once ``suspects`` has been asked."""
+        return self._clock.finish()
 
     def suspects(self) -> Iterator[tuple[TensorInfo, int, int]]:
         """Waits until all is done; chunks with an element that is not finite in the output."""
@@ -114,10 +125,17 @@ class Lane:
         size = count * dtype.itemsize
         slot = self._slots[0]
         self._slots.reverse()
+        clock = self._clock
         if slot.left is not None:
+            begun = clock.begin(here=True)
             slot.left.synchronize()
+            clock.end("wait", begun)
+        begun = clock.begin(here=True)
         read_into(self._files, info, start, slot.host.numpy()[:size].data)
+        clock.end("read", begun)
+        begun = clock.begin()
         slot.there[:size].copy_(slot.host[:size], non_blocking=True)
+        clock.end("copy", begun)
         if slot.left is not None:
             slot.left.record()
         if self._seen is not None:

@@ -176,7 +176,7 @@ class _Pass:
     wanted: frozenset[int]
     proof: Proof
     written: Written
-    faults: int = field(default_factory=compiled.faults)
+    faults: int = field(default_factory=lambda: compiled.faults())
 
     @cached_property
     def proven(self) -> frozenset[int]:

@@ -9,7 +9,7 @@ the next start if the trial is kept.
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class _Buffer:
 
     sums: Any
     members: tuple[Checkpoint, ...] = ()
+    skipped: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,25 @@ class Pass:
     Attributes:
         members: what is summed, in order.
         known: how many members, from the first on, the sums to start from hold; 0 is none.
+        lacking: tensors that they do not hold, as those were skipped then.
+        skipped: tensors that are skipped now.
     """
 
     members: tuple[Checkpoint, ...]
     known: int
+    lacking: Set[str]
+    skipped: Set[str]
     _before: Any
     _after: Any
     _offsets: dict[str, int]
 
+    def known_of(self, name: str) -> int:
+        """How many members' sum is known of one tensor."""
+        return 0 if name in self.lacking else self.known
+
     def before(self, info: TensorInfo, start: int, count: int) -> Any:
         """Float64 sums of the known members; None where none are known."""
-        if not self.known:
+        if not self.known_of(info.name):
             return None
         offset = self._offsets[info.name] + start
         return self._before[offset : offset + count]
@@ -73,13 +82,17 @@ class RunningSum:
     _impossible: bool = False
 
     def begin(
-        self, members: Sequence[Checkpoint], summed: Sequence[TensorInfo]
+        self,
+        members: Sequence[Checkpoint],
+        summed: Sequence[TensorInfo],
+        skip: Set[str] = frozenset(),
     ) -> list[Pass] | None:
         """Prepare for streaming an equal average.
 
         Args:
             members: of the average, in order.
             summed: the tensors that are averaged.
+            skip: those of them that will not be.
 
         Returns:
             The passes to make, in order: over the known members first where their sum is not at
@@ -93,23 +106,28 @@ class RunningSum:
         first = []
         if start is None:
             start = self._buffers[0]
-            first = [self._pass(known, None, start)]
+            first = [self._pass(known, None, start, skip)]
+            start.skipped = skip
         target = next(b for b in self._buffers if b is not start)
-        return [*first, self._pass(tuple(members), start, target)]
+        return [*first, self._pass(tuple(members), start, target, skip)]
 
     def _pass(
-        self, members: tuple[Checkpoint, ...], start: _Buffer | None, target: _Buffer
+        self,
+        members: tuple[Checkpoint, ...],
+        start: _Buffer | None,
+        target: _Buffer,
+        skip: Set[str],
     ) -> Pass:
         target.members = ()  # until the pass has come to its end
         known = 0 if start is None else len(members) - 1
-        before = None if start is None else start.sums
-        return Pass(members, known, before, target.sums, self._offsets)
+        before, lacking = (None, frozenset()) if start is None else (start.sums, start.skipped)
+        return Pass(members, known, lacking, skip, before, target.sums, self._offsets)
 
     def end(self, done: Pass) -> None:
         """Every element of the pass has been streamed: its sums may be started from."""
         for buffer in self._buffers:
             if buffer.sums is done._after:
-                buffer.members = done.members
+                buffer.members, buffer.skipped = done.members, done.skipped
 
     def _allocate(self, summed: Sequence[TensorInfo]) -> bool:
         offsets, total = {}, 0

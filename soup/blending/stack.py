@@ -15,7 +15,7 @@ from typing import Any
 from soup.blending.blend import Blend
 from soup.checkpoints.adapter import PREFIX, read_settings
 from soup.checkpoints.checkpoint import Checkpoint, same_bytes
-from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, RowsUpdate
 from soup.errors import PoolError, UsageError
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -119,6 +119,8 @@ def _plain_updates(reference: Checkpoint, member: Checkpoint) -> dict[str, LoraU
                 f"tensor {name} holds experts that LoRA changes one by one (target_parameters), "
                 "which is not stacked"
             )
+        if isinstance(update, RowsUpdate):
+            raise refuse(f"tensor {name} holds several modules' weights, which are not stacked")
         if not isinstance(update, LoraUpdate):
             raise refuse(f"tensor {name} is stored whole (modules_to_save or a bias)")
         if len(update.down.shape) != 2:

@@ -23,11 +23,13 @@ from soup.blending.device import Lane
 from soup.blending.methods import METHODS
 from soup.blending.rounding import all_finite, round_once
 from soup.blending.running import Pass, RunningSum
+from soup.blending.stages import Stages
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.computing import values as values_of
 from soup.checkpoints.dtypes import DTYPES
 from soup.checkpoints.proving import Proof
 from soup.checkpoints.reading import Reader, Seen, open_shards
+from soup.checkpoints.tensors import is_bound
 from soup.checkpoints.updates import Read
 from soup.errors import BlendError
 from soup.events import Observer, Progress, ignore
@@ -63,6 +65,8 @@ def stream(
     chunk: int | None = None,
     running: RunningSum | None = None,
     device: torch.device | None = None,
+    skip: Set[str] = frozenset(),
+    stages: Stages | None = None,
 ) -> None:
     """Stream a blend into a sink: read a chunk of every member, sum, round, put.
 
@@ -79,6 +83,8 @@ def stream(
         device: where to sum and round, if not on the processor: the sink gets values there, and
             all members are read (a float64 sum is more bytes to move than a few of them). For
             blends that ``soup.blending.device.serves``.
+        skip: names of tensors that are not wanted; nothing of them is read.
+        stages: takes in where the time of a device's lanes went.
 
     Raises:
         BlendError: NaN or Inf in a member, unequal integers or buffers, or overflow of the
@@ -88,10 +94,10 @@ def stream(
             a member's digest is of.
     """
     proof = Proof(blend.sources)
-    for sums in _passes(blend, running if device is None else None):
+    for sums in _passes(blend, running if device is None else None, skip):
         part = blend if sums is None else replace(blend, members=sums.members)
         target = sink if len(part.members) == len(blend.members) else _Nowhere()
-        _stream(part, target, sums, task, observe, threads, chunk, device, proof)
+        _stream(part, target, sums, task, observe, threads, chunk, device, skip, stages, proof)
         if running is not None and sums is not None:
             running.end(sums)
     proof.settle()
@@ -113,15 +119,18 @@ def _stream(
     threads: int | None,
     chunk: int | None,
     device: torch.device | None,
+    skip: Set[str],
+    stages: Stages | None,
     proof: Proof,
 ) -> None:
     """One pass over a blend's chunks, by threads."""
     kernel: Any = _kernel(blend) if device is None else None
     chunk = chunk or _best_chunk(blend, kernel, device)
     same = equal(blend) if device is None and sums is None else frozenset()
-    total = sum(_bytes_read(blend, info, sums, same) for info in blend.reference.tensors.values())
+    infos = [info for name, info in blend.reference.tensors.items() if name not in skip]
+    total = sum(_bytes_read(blend, info, sums, same) for info in infos)
     threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
-    work = _chunks(blend, chunk)
+    work = _chunks(blend, infos, chunk)
     lock = threading.Lock()
     failed = threading.Event()
     done = released = 0
@@ -160,6 +169,10 @@ def _stream(
             for info, start, size in lane.suspects():
                 reader.recycle()
                 _blend_chunk(blend, reader.read, info, start, size, sums, same, kernel)
+            if stages is not None and isinstance(lane, Lane):
+                measured = lane.stages()
+                with lock:
+                    stages.add(measured)
         except BaseException:
             failed.set()
             raise
@@ -194,10 +207,12 @@ def _best_chunk(blend: Blend, kernel: Any, device: torch.device | None) -> int:
     return CHUNK
 
 
-def _chunks(blend: Blend, size: int) -> Iterator[tuple[TensorInfo, int, int]]:
+def _chunks(
+    blend: Blend, infos: Sequence[TensorInfo], size: int
+) -> Iterator[tuple[TensorInfo, int, int]]:
     whole = METHODS[blend.method].whole_tensor
     computed = any(source.updates for source in blend.sources)
-    for info in blend.reference.tensors.values():
+    for info in infos:
         step = max(info.numel, 1) if whole and role(info) == "blend" else size
         if computed and info.shape and 0 < info.shape[-1] <= step:
             step -= step % info.shape[-1]  # whole rows, which LoRA's are computed by
@@ -237,12 +252,14 @@ def _torch_threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _passes(blend: Blend, running: RunningSum | None) -> Sequence[Pass | None]:
+def _passes(
+    blend: Blend, running: RunningSum | None, skip: Set[str] = frozenset()
+) -> Sequence[Pass | None]:
     """Earlier sums serve equal averages alone: there a trial is one more addition."""
     if running is None or blend.method != "linear" or blend.coefficients is not None:
         return [None]
     averaged = [info for info in blend.reference.tensors.values() if role(info) == "blend"]
-    return running.begin(blend.members, averaged) or [None]
+    return running.begin(blend.members, averaged, skip) or [None]
 
 
 def _unread(
@@ -251,7 +268,7 @@ def _unread(
     """The sources that must be read: those whose sum is not known yet; of equal ones the first."""
     if info.name in same:
         return blend.sources[:1]
-    known = sums.known if sums is not None and role(info) == "blend" else 0
+    known = sums.known_of(info.name) if sums is not None and role(info) == "blend" else 0
     return blend.sources[known:]
 
 
@@ -335,7 +352,8 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     """
     narrow, wide = (pick(parts, key=lambda part: part.itemsize) for pick in (min, max))
     for member, part in zip(blend.members, parts, strict=True):
-        if info.is_float and not torch.isfinite(part).all():
+        fine = torch.isfinite(part) | (is_bound(info) & torch.isinf(part))
+        if info.is_float and not fine.all():
             raise BlendError(_not_finite_in(member, info, part))
         if not torch.equal(part.to(narrow.dtype), parts[0].to(narrow.dtype)):
             raise BlendError(

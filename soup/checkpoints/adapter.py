@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints import hub
+from soup.checkpoints.bases import QUANTISED
 from soup.checkpoints.checkpoint import (
     Checkpoint,
     TensorInfo,
@@ -25,10 +26,11 @@ from soup.checkpoints.files import require_plain, weights_beside
 from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.inside import is_wrapped
 from soup.checkpoints.json_text import read_object
-from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement, RowsUpdate
 from soup.checkpoints.names import unwrapped
 from soup.checkpoints.origins import called
 from soup.checkpoints.safe import require_safe
+from soup.checkpoints.together import Together
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER, is_adapter, read_weights, unread_note
 from soup.errors import CheckpointError, QuantisedError
@@ -37,9 +39,6 @@ PREFIX = "base_model.model."
 WEIGHTS = "adapter_model"
 
 UNQUANTISED = "name the unquantised base, of the same model, with --base DIR"
-_QUANTISED_NAME = re.compile(r"(?i)(^|[-_./])(bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)($|[-_./])")
-"""What the names of quantised models hold."""
-
 REFUSED = {
     "lora_bias": "a bias beside B",
     "layer_replication": "layers that the base stores once and the adapter uses twice",
@@ -90,18 +89,22 @@ def open_adapter(
         _sort_in(info, modules, whole)
     if not stored:
         raise CheckpointError(f"{files[0]}: holds no tensor; is the checkpoint complete?")
-    experts = take_experts(directory, Finder(parent), settings, modules)
+    together = Together(Finder(parent))
+    experts = take_experts(directory, Finder(parent), settings, modules, together)
     changed = (*whole, *(f"{module}.weight" for module in modules))
     headed, pairs = with_head(parent, changed)
     finder = Finder(headed)
+    together.take(directory, settings, modules, finder)
     replaced = _replacements(finder, whole)
     updates: dict[str, Update] = dict(replaced)
-    factored: list[LoraUpdate | ExpertsUpdate] = [
+    factored: list[LoraUpdate | ExpertsUpdate | RowsUpdate] = [
         *lora_updates(directory, finder, settings, modules, replaced),
         *experts,
+        *together.updates(),
     ]
     for update in factored:
-        if isinstance(updates.get(update.target.name), LoraUpdate | ExpertsUpdate):
+        other = updates.get(update.target.name)
+        if other and not (isinstance(other, Replacement) and isinstance(update, LoraUpdate)):
             raise CheckpointError(
                 f"{update.down.file}: {update.down.name} and another tensor both belong to "
                 f"{update.target.name} of {parent.name}; one expected"
@@ -202,7 +205,7 @@ def _open_base(
             base = hub.cached(str(named), str(revision) if revision else None) or base
         if not base.is_dir():
             fetch = f", or fetch it: --base hf://{named}" if hub.is_id(str(named)) else ""
-            packed = _QUANTISED_NAME.search(str(named)) is not None
+            packed = QUANTISED.search(str(named)) is not None
             raise CheckpointError(
                 f"{directory}: a LoRA adapter whose base {str(named)!r} is no directory here, "
                 "nor in the hub's local cache; "
@@ -299,7 +302,7 @@ def _replacements(finder: Finder, whole: Mapping[str, TensorInfo]) -> dict[str, 
 
 def _kind(updates: Iterable[Update], parent: Checkpoint) -> str:
     """What an adapter is, for people: ``LoRA r=8 on llava-7b``."""
-    factors = [update for update in updates if isinstance(update, LoraUpdate | ExpertsUpdate)]
+    factors = [u for u in updates if isinstance(u, LoraUpdate | ExpertsUpdate | RowsUpdate)]
     if not factors:
         return f"tensors on {parent.name}"
     ranks = sorted({update.rank for update in factors})

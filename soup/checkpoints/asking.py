@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.installed import version_of
@@ -26,10 +27,20 @@ def unknown(checkpoint: Checkpoint) -> str:
     if found is None or importlib.util.find_spec("torch") is None or not found.origin:
         return "transformers is not installed here"
     kind = checkpoint.config.get("model_type")
-    folder = Path(found.origin).parent / "models" / str(kind).replace("-", "_").replace("/", "_")
-    if not kind or not os.path.isdir(folder):
+    models = Path(found.origin).parent / "models"
+    folder = models / str(kind).replace("-", "_").replace("/", "_")
+    if not kind or not (os.path.isdir(folder) or f'"{kind}"' in _registered(models / "auto")):
         return f"transformers {version_of('transformers')} has no model_type {kind!r}"
     return ""
+
+
+@lru_cache(maxsize=1)
+def _registered(folder: Path) -> str:
+    """The text of the modules in which transformers lists its kinds, some of which have no folder
+    of their name.
+    """
+    files = sorted(folder.glob("*auto*.py"))
+    return "".join(file.read_text(errors="replace") for file in files)
 
 
 def ask(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,15 +65,49 @@ def ask(asked: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def file_names(model: Checkpoint) -> Mapping[str, str]:
-    """What files call the tensors of a model that has other names in memory, as transformers says.
-
-    Empty where transformers does not know. Takes seconds, once for each directory.
+class Piece(NamedTuple):
+    """Rows of a tensor in memory, and where files have them; all dimensions but the last one
+    make the rows.
     """
-    return {} if unknown(model) else _file_names(str(model.home))
+
+    name: str
+    """The tensor in files."""
+    at: int
+    """The first row there."""
+    first: int
+    """The first row in memory."""
+    many: int
+    """How many."""
+    step: int = 1
+    """From one row there to the next one."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What files call the tensors of a model that has other names in memory.
+
+    Attributes:
+        names: of tensors that are stored as they are, by their names in memory.
+        rows: of tensors that files hold together with others, or in parts.
+        tied: by the names of tensors that are not stored, those that they are.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Piece]] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+
+def stored_as(model: Checkpoint) -> Stored:
+    """How files hold a model's tensors, as transformers says; it takes seconds, once for each
+    directory. Empty where transformers does not know.
+    """
+    return Stored() if unknown(model) else _stored_as(str(model.home))
 
 
 @lru_cache(maxsize=8)
-def _file_names(home: str) -> Mapping[str, str]:
-    found = ask({"path": home, "rewritten": {}, "tensors": [], "names": True}).get("names", {})
-    return found if isinstance(found, dict) else {}
+def _stored_as(home: str) -> Stored:
+    said = ask({"path": home, "rewritten": {}, "tensors": [], "names": True})
+    if not isinstance(names := said.get("names"), dict):
+        return Stored()
+    rows = {name: [Piece(*piece) for piece in pieces] for name, pieces in said["rows"].items()}
+    return Stored(names, rows, said["tied"])

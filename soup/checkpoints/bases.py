@@ -1,6 +1,7 @@
 """Which base LoRA adapters say that they were trained on."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,18 @@ from soup.checkpoints.json_text import read_object
 from soup.checkpoints.origins import origin_of
 from soup.checkpoints.weights import ADAPTER
 
+QUANTISED = re.compile(
+    r"(?i)(^|[-_./])(unsloth-bnb|bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)(?=$|[-_./])"
+)
+"""What the names of quantised models hold."""
+
 
 def other_bases(members: Sequence[Checkpoint], base: Checkpoint | None) -> list[str]:
     """A line for adapters that name another base than the one that is used, or than each other.
 
     A name on a hub and a directory here are one where their last parts are: nothing more is known
-    of a directory's origin than what it is called, and what its config.json calls itself.
+    of a directory's origin than what it is called, and what its config.json calls itself. A
+    quantised model (QLoRA's) and the one that it was made of are one, too.
 
     Args:
         members: of a pool; those that are full models are passed over.
@@ -61,7 +68,7 @@ def _is_base(found: str, member: Checkpoint, base: Checkpoint) -> bool:
     called = [str(base.path), os.path.realpath(base.path), str(base.config.get("_name_or_path"))]
     if (origin := origin_of(base.path)) is not None:
         called.append(origin.where)
-    return _last(found) in map(_last, called)
+    return {_last(found), QUANTISED.sub("", _last(found))} & set(map(_last, called)) != set()
 
 
 def _last(name: str) -> str:

@@ -331,6 +331,8 @@ class Checkpoint:
         """The root of a stored tensor's values, by whatever name, where it is known."""
         if not self.roots:
             return None
+        if self._stored.get(info.name) is info:  # nearly always
+            return self.roots.get(info.name)
         known: dict[digests.Place, str] = vars(self).setdefault("_by_place", {})
         if not known:
             for name, infos in self._inputs.items():

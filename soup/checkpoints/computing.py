@@ -6,12 +6,13 @@ on the disk nor in memory. Everything here needs torch; what is known from heade
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement
+from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement, RowsUpdate
 from soup.checkpoints.reading import Reader, open_shards
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Read, Update
@@ -57,6 +58,8 @@ def computed(update: Update, read: Read, start: int, count: int) -> torch.Tensor
         return _changed(update, read, start, count)
     if isinstance(update, ExpertsUpdate):
         return _changed_experts(update, read, start, count)
+    if isinstance(update, RowsUpdate):
+        return _changed_rows(update, read, start, count)
     assert isinstance(update, Replacement), update
     return read(update.stored, start, count).to(torch.float64)
 
@@ -162,3 +165,27 @@ def _expert(
     if update.transposed:
         left, right = right.t(), left.t()
     return left[update.first + row : update.first + row + height] @ right
+
+
+def _changed_rows(update: RowsUpdate, read: Read, start: int, count: int) -> torch.Tensor:
+    columns = update.target.shape[-1]
+    low, high = start // columns, -(-(start + count) // columns)
+    stored = read(update.stored, low * columns, (high - low) * columns)
+    changed = stored.to(torch.float64, copy=True).view(high - low, columns)
+    height = max(1, BLOCK // columns)
+    for patch in update.patches:
+        begin = max(0, -((patch.at - low) // patch.step))
+        end = min(patch.count, -((patch.at - high) // patch.step))
+        if begin >= end:
+            continue
+        down = update.recent.get(patch.down.name, partial(_whole, patch.down, read))
+        up = update.recent.get(patch.up.name, partial(_whole, patch.up, read))
+        left = up[patch.first : patch.first + patch.count, patch.expert :: patch.experts]
+        right = down[patch.expert * patch.rank : (patch.expert + 1) * patch.rank]
+        for row in range(begin // height * height, end, height):  # blocks on a grid
+            block = left[row : row + height] @ right
+            one, other = max(row, begin), min(row + height, end)
+            at = patch.at + one * patch.step - low
+            rows = changed[at : at + (other - one - 1) * patch.step + 1 : patch.step]
+            rows.add_(block[one - row : other - row], alpha=patch.scale)
+    return changed.view(-1)[start - low * columns :][:count]

@@ -2,7 +2,7 @@
 
 Reads one JSON object, ``{"path", "rewritten", "tensors": [[name, shape], …]}``, and writes one:
 ``{"kind", "missing", "unexpected", "mismatched"}``, or ``{"unknown": why}``; where it is asked for
-``"names": true``, ``{"names": {name in memory: name in files}}``. The model and the tensors are on
+``"names": true``, how tensors are stored, see ``stored``. The model and the tensors are on
 torch's meta device: nothing is read and nothing takes memory. Transformers renames and fuses on
 loading; as it is transformers that loads here, its own rules say which tensor is which. No code
 that lies beside a checkpoint is run.
@@ -48,7 +48,7 @@ def describe(asked: dict[str, Any]) -> dict[str, Any]:
     if kind is None or not hasattr(kind, "from_pretrained"):
         return {"unknown": f"transformers {transformers.__version__} has no {names[0]}"}
     if asked.get("names"):
-        return {"names": file_names(kind, config)}
+        return stored(kind, config)
     state = {
         name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
         for name, shape in asked["tensors"]
@@ -84,20 +84,112 @@ def unquantised(config: Any) -> None:
             unquantised(part)
 
 
-def file_names(kind: Any, config: Any) -> dict[str, str]:
-    """Names in memory and in files, of tensors that are saved as they are but for their names."""
+MOST = 4096  # pieces of one stored tensor; more are an order of rows that we do not follow
+MARKS = 2  # columns of what is converted in a tensor's place; one would be squeezed away
+
+
+def stored(kind: Any, config: Any) -> dict[str, Any]:
+    """How files hold a model's tensors.
+
+    Returns:
+        ``names``: names in memory and in files, of tensors that are saved as they are;
+        ``rows``: by names in memory, of those that files hold together or apart, which rows go
+        where: ``[name in files, first row there, first row here, how many, step there]``, all
+        dimensions but the last one making the rows; ``tied``: names of tensors that are not
+        saved, and of those that they are.
+    """
     import torch
     from transformers.core_model_loading import revert_weight_conversion  # since transformers 5
 
     with torch.device("meta"):
         model = kind(config)
-    found = {}
-    for name, tensor in model.state_dict().items():
-        stored = revert_weight_conversion(model, {name: tensor})
-        if len(stored) == 1:
-            file_name, saved = next(iter(stored.items()))
-            if saved.shape == tensor.shape:
-                found[name] = file_name
+    state = model.state_dict()
+    saved = revert_weight_conversion(model, dict(state))
+    files = {id(tensor): name for name, tensor in saved.items()}
+    names = {name: files[id(tensor)] for name, tensor in state.items() if id(tensor) in files}
+    left = {name: t for name, t in state.items() if name not in names and t.dim() in (2, 3)}
+    tied = getattr(model, "all_tied_weights_keys", None)
+    return {
+        "names": names,
+        "rows": rows(model, state, left, saved) if left else {},
+        "tied": tied if isinstance(tied, dict) else {},
+    }
+
+
+def rows(
+    model: Any, state: dict[str, Any], left: dict[str, Any], saved: dict[str, Any]
+) -> dict[str, list[list[Any]]]:
+    """Where the rows of tensors are stored that are not saved as they are.
+
+    Tensors of few columns, whose elements are numbers of rows, are converted in their place.
+    """
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+
+    starts, total = [], 0
+    marked = dict(state)
+    for name, tensor in left.items():
+        count = tensor[..., 0].numel()
+        marks = torch.arange(total, total + count).view(*tensor.shape[:-1], 1)
+        marked[name] = marks.repeat(*(1 for _ in tensor.shape[:-1]), MARKS)
+        starts.append(total)
+        total += count
+    try:
+        converted = revert_weight_conversion(model, marked)
+    except Exception:  # an operation that needs all columns
+        return {}
+    sources, bounds = list(left.items()), torch.tensor(starts)
+    found: dict[str, list[list[Any]]] = {}
+    lost: set[str] = set()
+    for file_name, tensor in converted.items():
+        if tensor.device.type == "meta" or tensor.dim() < 2:
+            continue
+        marks = tensor.reshape(-1, tensor.shape[-1])
+        inside = torch.unique(torch.searchsorted(bounds, marks, right=True) - 1).tolist()
+        file_shape = saved[file_name].shape
+        pieces = None
+        if (*tensor.shape[:-1], MARKS) == (*file_shape[:-1], tensor.shape[-1]):
+            pieces = runs(marks, bounds)
+        if pieces is None or any(sources[k][1].shape[-1] != file_shape[-1] for k in inside):
+            lost.update(sources[k][0] for k in inside)
+            continue
+        for source, at, first, count, step in pieces:
+            found.setdefault(sources[source][0], []).append([file_name, at, first, count, step])
+    for name, tensor in sources:
+        if sum(piece[3] for piece in found.get(name, [])) != tensor[..., 0].numel():
+            lost.add(name)  # some of it is stored otherwise
+    return {name: pieces for name, pieces in found.items() if name not in lost}
+
+
+def runs(marks: Any, bounds: Any) -> list[tuple[int, int, int, int, int]] | None:
+    """Which rows of which tensors stand where: tensor, row, its row there, how many, step.
+
+    Args:
+        marks: numbers of rows, ``[rows, MARKS]``, those of a row being equal.
+        bounds: the numbers at which tensors begin.
+    """
+    import torch
+
+    if not torch.equal(marks, marks[:, :1].expand_as(marks)):
+        return None
+    marks, places = marks[:, 0].sort()
+    source = torch.searchsorted(bounds, marks, right=True) - 1
+    steps = places.diff()
+    apart = (marks.diff() != 1) | (source.diff() != 0)
+    turns = apart.clone()
+    turns[1:] |= steps[1:] != steps[:-1]
+    candidates = (turns.nonzero().flatten() + 1).tolist()
+    if len(candidates) > 2 * MOST:
+        return None
+    begins = [0]
+    for place in candidates:  # the first step of a run is no turn
+        if place - 1 > begins[-1] or bool(apart[place - 1]):
+            begins.append(place)
+    found = []
+    for begin, end in zip(begins, [*begins[1:], len(marks)], strict=True):
+        at, step = int(places[begin]), int(steps[begin]) if end - begin > 1 else 1
+        owner = int(source[begin])
+        found.append((owner, at, int(marks[begin]) - int(bounds[owner]), end - begin, step))
     return found
 
 

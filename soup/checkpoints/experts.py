@@ -4,7 +4,7 @@ In memory a layer's experts are one parameter; in files they may be one tensor, 
 its last dimensions, or a matrix for each expert. The shapes tell.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from soup.checkpoints.checkpoint import TensorInfo
 from soup.checkpoints.factors import MERGE, Finder, Parts
 from soup.checkpoints.lora import ExpertsUpdate, Recent
 from soup.checkpoints.ranks import Ranks
+from soup.checkpoints.together import Together
 from soup.checkpoints.weights import ADAPTER
 from soup.errors import CheckpointError
 
@@ -21,11 +22,19 @@ SPLIT: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """A parameter of all experts, and the matrices of each, one above the other, in files."""
 
+Find = Callable[[str], TensorInfo | None]
+
 
 def take_experts(
-    directory: Path, finder: Finder, settings: Mapping[str, Any], modules: dict[str, Parts]
+    directory: Path,
+    finder: Finder,
+    settings: Mapping[str, Any],
+    modules: dict[str, Parts],
+    together: Together,
 ) -> list[ExpertsUpdate]:
     """Updates for factors of parameters, which are taken out of ``modules``.
+
+    What the names of files do not tell goes to ``together``.
 
     Raises:
         CheckpointError: names a factor that fits no parameter, or more than one.
@@ -35,8 +44,11 @@ def take_experts(
         return []
     recent, ranks = Recent(), Ranks(directory / ADAPTER, settings)
     # Those whose shapes tell how weights are stored come first; the others are stored alike.
-    found: list[tuple[Parts, str, list[_Fit]]] = []
-    for module in [name for name in modules if finder.find(f"{name}.weight") is None]:
+    found: list[tuple[Parts, str, list[str], list[_Fit]]] = []
+    for module in list(modules):
+        weight = finder.find(f"{module}.weight")
+        if weight is not None and len(weight.shape) != 3:
+            continue  # a module's, or as if it were
         path = module
         while path.endswith(".base_layer"):
             path = path.removesuffix(".base_layer")
@@ -45,11 +57,21 @@ def take_experts(
             for name in named
             if f".{path}".endswith(f".{str(name).rpartition('.')[0]}".rstrip("."))
         ]
+        if not parameters:
+            continue  # a module, which is called otherwise in files
         parts = modules.pop(module)
-        found.append((parts, path, list(_fits(finder, ranks, path, parameters, parts))))
-    proven = {fits[0].transposed for _, _, fits in found if len(fits) == 1}
+        fits = list(_fits(finder.find, ranks, path, parameters, parts))
+        fits = fits or list(_fits(finder.asked, ranks, path, parameters, parts))
+        found.append((parts, path, parameters, fits))
+    proven = {fits[0].transposed for *_, fits in found if len(fits) == 1}
+    for parts, path, parameters, fits in sorted(found, key=lambda one: _is_square(one[0])):
+        if fits or (_is_square(parts) and proven != {False}):
+            continue  # of a square one, nothing else tells [out, in] from [in, out]
+        if _elsewhere(together, ranks, path, parameters, parts):
+            proven.add(False)
+            found.remove((parts, path, parameters, fits))
     updates: list[ExpertsUpdate] = []
-    for parts, path, fits in found:
+    for parts, path, _, fits in found:
         likely = [fit for fit in fits if len(fits) == 1 or fit.transposed in proven]
         some = next(iter(parts.tensors.values()))
         if len(likely) != 1:
@@ -93,8 +115,13 @@ class _Fit:
             )
 
 
+def _is_square(parts: Parts) -> bool:
+    down, up = parts.tensors.get("A"), parts.tensors.get("B")
+    return down is not None and up is not None and down.shape[-1:] == up.shape[:1]
+
+
 def _fits(
-    finder: Finder, ranks: Ranks, path: str, parameters: list[str], parts: Parts
+    find: Find, ranks: Ranks, path: str, parameters: list[str], parts: Parts
 ) -> Iterator[_Fit]:
     down, up = parts.tensors.get("A"), parts.tensors.get("B")
     if down is None or up is None or len(down.shape) != 2 or len(up.shape) != 2:
@@ -105,27 +132,42 @@ def _fits(
         if rest or experts < 1 or up.shape[1] != down.shape[0]:
             continue
         into, out = down.shape[1], up.shape[0]
-        whole = finder.find(f"{path}.{parameter}")
+        whole = find(f"{path}.{parameter}")
         if whole is not None:
             for transposed, shape in ((False, (out, into)), (True, (into, out))):
                 if whole.shape == (experts, *shape) and whole.is_float:
                     yield _Fit([(whole, None, 0)], scale, experts, transposed)
             continue
         for names in SPLIT.get(parameter, ()):
-            targets = _split(finder, path, names, experts, (out, into))
+            targets = _split(find, path, names, experts, (out, into))
             if targets:
                 yield _Fit(targets, scale, experts, transposed=False)
 
 
+def _elsewhere(
+    together: Together, ranks: Ranks, path: str, parameters: list[str], parts: Parts
+) -> bool:
+    """Whether factors fit a parameter that only transformers can find in files."""
+    down, up = parts.tensors.get("A"), parts.tensors.get("B")
+    if down is None or up is None or len(down.shape) != 2:
+        return False
+    for parameter in dict.fromkeys(parameters):
+        rank, scale = ranks.of(f"{path}.{parameter}")
+        experts = down.shape[0] // rank if rank > 0 else 0
+        if together.add(f"{path}.{parameter}", path, parts, rank, scale, experts):
+            return True
+    return False
+
+
 def _split(
-    finder: Finder, path: str, names: tuple[str, ...], experts: int, shape: tuple[int, int]
+    find: Find, path: str, names: tuple[str, ...], experts: int, shape: tuple[int, int]
 ) -> list[tuple[TensorInfo, int | None, int]]:
     """A matrix for each expert and name, with the row of B·A at which it begins."""
     found: list[tuple[TensorInfo, int | None, int]] = []
     for expert in range(experts):
         first = 0
         for name in names:
-            info = finder.find(f"{path}.{expert}.{name}.weight")
+            info = find(f"{path}.{expert}.{name}.weight")
             if info is None or len(info.shape) != 2 or info.shape[1] != shape[1]:
                 return []
             found.append((info, expert, first))

@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.asking import file_names
-from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
+from soup.checkpoints.asking import stored_as
+from soup.checkpoints.checkpoint import UNTIE, Checkpoint, TensorInfo
 from soup.checkpoints.lora import LoraUpdate, Recent, Replacement
 from soup.checkpoints.names import Cores
 from soup.checkpoints.ranks import Ranks
@@ -37,6 +37,11 @@ class Finder:
         found = name if name in self.parent.tensors else self._cores.find(name)
         return None if found is None else self.parent.tensors[found]
 
+    def asked(self, name: str) -> TensorInfo | None:
+        """The base's tensor that transformers says is called so in memory; takes seconds, once."""
+        called = stored_as(self.parent).names.get(name)
+        return None if called is None else self.find(called)
+
     def require(self, name: str, info: TensorInfo) -> TensorInfo:
         """The same; ``info``, which is for it, is named where there is none.
 
@@ -44,8 +49,13 @@ class Finder:
             CheckpointError: the base has no such tensor.
         """
         found = self.find(name)
-        if found is None and name in (said := file_names(self.parent)):
-            found = self.find(said[name])  # transformers renames more than what stands before
+        if found is None:  # transformers renames more than what stands before
+            found = self.asked(name)
+        if found is None and (one := stored_as(self.parent).tied.get(name)):
+            raise CheckpointError(
+                f"{info.file}: tensor {info.name}: {name} and {one} are one tensor in its base "
+                f"{self.parent.home}, which cannot have two changes; {UNTIE}"
+            )
         if found is None and (several := self._cores.candidates(name)):
             raise CheckpointError(
                 f"{info.file}: tensor {info.name} could belong to {several[0]} or to {several[1]} "
@@ -65,6 +75,7 @@ def lora_updates(
     settings: Mapping[str, Any],
     modules: Mapping[str, Parts],
     replaced: Mapping[str, Replacement],
+    said_in: str = ADAPTER,
 ) -> Iterable[LoraUpdate]:
     """One update per module, its factors' shapes proven to fit the base's.
 
@@ -74,6 +85,7 @@ def lora_updates(
         settings: ``adapter_config.json``, or what says the like.
         modules: factors by the path of their module.
         replaced: by the base's name, tensors that the adapter has whole.
+        said_in: the file that has the settings, for errors.
 
     Raises:
         CheckpointError: names the factor that lacks, or does not fit.
@@ -105,7 +117,7 @@ def lora_updates(
         if down.shape[0] != rank:
             raise CheckpointError(
                 f"{down.file}: tensor {down.name} has rank {down.shape[0]}, expected {rank} as "
-                f"{ADAPTER} says; are the two from the same run?"
+                f"{said_in} says; are the two from the same run?"
             )
         stored = replaced[target.name].stored if target.name in replaced else target
         yield LoraUpdate(

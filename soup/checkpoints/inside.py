@@ -70,8 +70,9 @@ def merged(model: Checkpoint) -> Checkpoint:
     renamed = {bare: replace(info, name=bare) for bare, info in plain.items()}
     parent = replace(model, tensors=renamed)
     updates: dict[str, Update] = {}
+    said_in = f"{ADAPTER} or config.json" if (model.path / ADAPTER).is_file() else "config.json"
     for settings, part in _by_settings(model, modules):
-        for update in lora_updates(model.path, Finder(parent), settings, part, {}):
+        for update in lora_updates(model.path, Finder(parent), settings, part, {}, said_in):
             updates[update.target.name] = update
     changes: dict[str, Any] = {key: 0 for key in SWITCHES if model.config.get(key)}
     changes |= {key: None for key in NESTED if model.config.get(key)}

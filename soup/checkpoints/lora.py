@@ -147,6 +147,84 @@ class ExpertsUpdate:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """Rows of a stored tensor that are rows of one module's, or of one of its experts.
+
+    Attributes:
+        at: the first row of the stored tensor, whose dimensions but the last one make rows.
+        count: how many.
+        step: from one row there to the next one.
+        expert: of the module's experts, whose rows they are; 0 where it has none.
+        first: the row of that expert's B·A that is added to the first one.
+        down: A, ``[E·r, in]``.
+        up: B, ``[out, r·E]``.
+        scale: alpha/r or, rank-stabilised, alpha/√r.
+        experts: E; 1 for a module without experts.
+        module: the module's path in the adapter's names.
+    """
+
+    at: int
+    count: int
+    step: int
+    expert: int
+    first: int
+    down: TensorInfo
+    up: TensorInfo
+    scale: float
+    experts: int
+    module: str
+
+    @property
+    def rank(self) -> int:
+        """Of each expert."""
+        return self.down.shape[0] // self.experts
+
+
+@dataclass(frozen=True)
+class RowsUpdate:
+    """LoRA on modules that files hold together, or in parts: q, k and v in one tensor, say.
+
+    Attributes:
+        target: the tensor that is made.
+        stored: what is changed.
+        patches: which rows of it change, in order, without overlap.
+    """
+
+    target: TensorInfo
+    stored: TensorInfo
+    patches: tuple[Patch, ...]
+    recent: Recent = field(repr=False, compare=False)
+
+    @property
+    def rank(self) -> int:
+        """The largest of all that change it."""
+        return max(patch.rank for patch in self.patches)
+
+    @property
+    def down(self) -> TensorInfo:
+        """An A, for errors."""
+        return self.patches[0].down
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """See ``soup.checkpoints.updates.Update``."""
+        factors = [info for patch in self.patches for info in (patch.down, patch.up)]
+        return (self.stored, *dict.fromkeys(factors))
+
+    @cached_property
+    def recipe(self) -> str:
+        """See ``soup.checkpoints.updates.Update``."""
+        order = {info: k for k, info in enumerate(self.inputs)}
+        patches = [
+            [*(p.at, p.count, p.step, p.expert, p.first, p.experts, p.scale.hex()), *factors]
+            for p in self.patches
+            for factors in [(order[p.down], order[p.up])]
+        ]
+        target = [self.target.name, self.target.dtype, list(self.target.shape)]
+        return json.dumps(["rows-1", *target, patches])
+
+
+@dataclass(frozen=True)
 class Replacement:
     """A tensor that the adapter holds whole: from ``modules_to_save``, or a trained bias.
 

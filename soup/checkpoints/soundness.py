@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from soup import compiled
 from soup.checkpoints.problems import TENSOR, Problem, patterns
-from soup.checkpoints.tensors import FLOATS, ITEMSIZES, TensorInfo
+from soup.checkpoints.tensors import FLOATS, ITEMSIZES, TensorInfo, is_bound
 from soup.words import counted, listed
 
 INFINITE = {
@@ -173,6 +173,8 @@ def soundness(scanned: Iterable[Scanned]) -> Soundness:
         dimensions = _dimensions(info)
         plain += dimensions < 2
         kind = kind_of(info.dtype, largest)
+        if kind == "inf" and is_bound(info):
+            continue
         if kind is not None and len(found[kind]) < KEPT:
             found[kind].append((info.name, dimensions))
     return Soundness(

@@ -79,3 +79,13 @@ class TensorInfo:
     def is_float(self) -> bool:
         """Whether its values can be averaged."""
         return self.dtype in FLOATS
+
+
+BOUNDS = (".input_min", ".input_max", ".output_min", ".output_max")
+"""How the names of numbers end that an activation is clipped to (Gemma 4): no weights, and often
+infinite."""
+
+
+def is_bound(info: TensorInfo) -> bool:
+    """Whether a tensor is a number that may well be infinite, the same in all members."""
+    return info.numel == 1 and info.name.endswith(BOUNDS)

@@ -12,6 +12,7 @@ from soup._version import __version__
 from soup.choosing.journal import Journal
 from soup.choosing.scoring import Benchmark
 from soup.errors import SoupError, UsageError
+from soup.remote.address import elsewhere, parse
 
 LIBRARIES = ("torch", "transformers", "vlmeval")
 """Whose versions a benchmark's settings name."""
@@ -39,6 +40,9 @@ def circumstances(
             name: benchmark.settings[name] for name in LIBRARIES if name in benchmark.settings
         }
     measured = {b.name: dict(b.settings) for b in benchmarks if b.settings}
+    out = settings.get("out")
+    if out is not None and elsewhere(out):
+        settings = {**settings, "out": str(parse(out))}  # without what is secret in it
     return {
         "work": os.path.abspath(settings["work"]),
         "versions": versions,

@@ -190,7 +190,7 @@ def _corrected(
     """The model of all members and trials; trials that were stopped early are not in it."""
     if start["command"] != "greedy" or soup is None or paired.unknown:
         return None
-    from soup.choosing.corrected import Trial, corrected_gain
+    from soup.choosing.corrected import IMAGINED, Trial, corrected_gain
 
     blend_of = {m["name"]: m["blend"] for m in start["members"]}
     order = [place[b] for b in dict.fromkeys(blend_of.values()) if b in place]
@@ -209,5 +209,5 @@ def _corrected(
             before, size = number[at], size + 1
     if soup not in number or best not in number:
         return None
-    covariance = paired.covariance()[order][:, order]
+    covariance = paired.covariance(IMAGINED)[order][:, order]
     return corrected_gain(paired.means[order], covariance, trials, number[soup], number[best])

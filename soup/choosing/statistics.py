@@ -103,11 +103,16 @@ class Paired:
             self._imagined += 2 * (100 * block.weight) ** 2 * float((whole[whole > 0] ** 2).mean())
             block.add(at, count, self._x, self._influence, self._curved)
 
-    def covariance(self) -> Array:
-        """Of the blends' means, in square points: (blends, blends); see the module for V."""
+    def covariance(self, imagined: float = 1.0) -> Array:
+        """Of the blends' means, in square points: (blends, blends); see the module for V.
+
+        Args:
+            imagined: how much of the imagined clusters' variance is added, so that the matrix is
+                positive definite; 1 as in the intervals of ``differences``.
+        """
         scale = self.clusters / max(self.clusters - 1, 1)
         found: Array = scale * self._influence.T @ self._influence
-        return found + self._imagined / 2 * np.eye(len(found))
+        return found + imagined * self._imagined / 2 * np.eye(len(found))
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
         """The first of each pair minus the second, by their places among the blends."""

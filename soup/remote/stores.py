@@ -54,12 +54,12 @@ class Store:
     def read(self, entry: Entry, start: int, end: int | None) -> Iterator[bytes]:
         """Bytes of a file."""
         path = f"{self._root}/{entry.name}"
-        yield self._do(entry.name, lambda: self._fs.cat_file(path, start=start, end=end))
+        yield self.do(entry.name, lambda: self._fs.cat_file(path, start=start, end=end))
 
     def require_same(self, entry: Entry) -> None:
         """A store does not say with a range which version it is of: it is asked again."""
         try:
-            now = self._do(entry.name, lambda: self._fs.info(f"{self._root}/{entry.name}"))
+            now = self.do(entry.name, lambda: self._fs.info(f"{self._root}/{entry.name}"))
         except (CheckpointError, Cut):
             raise changed(self.address, entry.name) from None
         if _entry(entry.name, now) != entry:
@@ -73,10 +73,10 @@ class Store:
     def _listed(self) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
         folders = [""]
-        root = self._opened()
+        _, root = self.opened()
         for folder in folders:
             at = f"{root}/{folder}".rstrip("/")
-            for info in self._do("its listing", partial(self._fs.ls, at, detail=True)):
+            for info in self.do("its listing", partial(self._fs.ls, at, detail=True)):
                 name = str(info["name"]).rstrip("/")[len(root) :].lstrip("/")
                 if not name or not is_plain(name):
                     continue  # the folder itself
@@ -90,9 +90,10 @@ class Store:
                 raise CheckpointError(f"{self.address}: more than {MOST:,} files; is it a model?")
         return found
 
-    def _opened(self) -> str:
+    def opened(self) -> tuple[Any, str]:
+        """The file system, and the place's path in it."""
         if self._fs is not None:
-            return self._root
+            return self._fs, self._root
         try:
             import fsspec
         except ImportError:
@@ -108,9 +109,9 @@ class Store:
                 f"{self.address.scrubbed(error)}"
             ) from None
         self._root = str(root).rstrip("/")
-        return self._root
+        return self._fs, self._root
 
-    def _do(self, name: str, work: Callable[[], Any]) -> Any:
+    def do(self, name: str, work: Callable[[], Any]) -> Any:
         """One question to the store.
 
         Raises:

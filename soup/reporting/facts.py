@@ -16,6 +16,7 @@ from soup.choosing.naming import Named
 from soup.choosing.retelling import last_leaderboard, leaderboard_of
 from soup.choosing.side_by_side import SideBySide, side_by_side
 from soup.errors import JournalError, OutputError, SoupError
+from soup.publishing.gate import Rail, Verdict
 from soup.publishing.shelf import Shelf
 from soup.reporting.cost import Cost, cost_of
 from soup.reporting.flips import Flip, flips
@@ -104,9 +105,12 @@ def gather(work: str | os.PathLike[str]) -> Facts:
     more = [line for line in board.footer() if not line.startswith(f"{board.command} soup to the")]
     repeated = board
     if night is not None:  # where a night writes is the gate's to say
-        more.insert(0, f"the night's verdict on it, by its gate: {night['word']}: {night['why']}")
-        if board.soup is not None and board.soup.out and soup is not None:
-            more[1:1] = _taken_back(Path(board.soup.out), soup)
+        out = Path(board.soup.out) if board.soup is not None and board.soup.out else None
+        gate = [*_taken_back(out, soup)] if out is not None and soup is not None else []
+        if board.error is None:  # what people ask in the morning comes first
+            gate += [*_rests_on(night), verdict]
+            word, verdict = str(night["word"]), _night_verdict(night, out)
+        more = [*gate, *more]
         settings = {**board.about.settings, "out": None}
         repeated = replace(board, about=replace(board.about, settings=settings))
     return Facts(
@@ -126,6 +130,31 @@ def gather(work: str | os.PathLike[str]) -> Facts:
     )
 
 
+def _night_verdict(night: Mapping[str, Any], out: Path | None) -> str:
+    """The gate's verdict in a sentence; ``out`` is where the soup was published, if it was."""
+    said = night.get("gain") is None or "the published soup" in night["why"]
+    against = "" if said else ", against the published one"
+    text = f"The night's soup{against}: {night['why']}"
+    if night.get("low") is not None and night.get("high") is not None:
+        text += f" (95% interval {night['low']:+.2f} … {night['high']:+.2f})"
+    return text + (f"; it was published as {out.name}." if out is not None else ".")
+
+
+def _rests_on(night: Mapping[str, Any]) -> list[str]:
+    """What a gate required, a line each; the gain itself stands in the sentence."""
+    rails = [{k: v for k, v in rail.items() if k != "broken"} for rail in night.get("rails", ())]
+    verdict = Verdict(
+        str(night["word"]),
+        str(night["why"]),
+        tellable=night.get("tellable"),
+        step=night.get("step"),
+        level=night.get("level"),
+        nights=int(night.get("nights", 0)),
+        rails=tuple(Rail(**rail) for rail in rails),
+    )
+    return verdict.facts
+
+
 def _taken_back(soup: Path, key: str) -> list[str]:
     """A line, where a published soup is not in use any more, because somebody said so."""
     shelf = Shelf.at(soup.parent)
@@ -135,9 +164,10 @@ def _taken_back(soup: Path, key: str) -> list[str]:
         return []
     if when is None:
         return []
-    now = shelf.current
-    instead = f"; {now.name} is in use" if now is not None and now.name != soup.name else ""
-    return [f"it was taken back on {when[:10]}, by soup rollback{instead}"]
+    line, now = f"it was taken back on {when[:10]}, by soup rollback", shelf.current
+    if now is not None and now.name != soup.name:
+        line += f"; the soup {now.name} is in use"
+    return [line]
 
 
 def _relative(journal: Journal) -> str:

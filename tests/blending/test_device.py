@@ -3,6 +3,7 @@
 Where there is no GPU the same code runs on torch's CPU device, without streams and pinned memory.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soup.blending import device
-from soup.blending.blend import Blend
+from soup.blending.blend import Blend, role
 from soup.blending.rounding import round_once
+from soup.blending.stages import Stages
 from soup.blending.streaming import stream
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.opening import open_checkpoint
@@ -200,6 +202,33 @@ def test_a_model_gets_what_was_summed_there(
     shared = torch.zeros(5_003)  # two tensors that are not the same in one place
     with pytest.raises(ScoringError, match="tensor . did not arrive"):
         places.swap_in(blend, {"x": shared, "y": shared[:13]}, "load")
+
+
+def test_every_stage_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all lanes together: the bytes of what is summed, and the seconds that each stage takes."""
+    members = pool_of(tmp_path, 0, ["BF16", "BF16"], plain=True)
+    blend = Blend(members, members[0])
+    read_into = device.read_into
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.002)
+        read_into(*given)
+
+    monkeypatch.setattr(device, "read_into", slowly)
+    stages = Stages()
+
+    class Nowhere:
+        def put(self, info: TensorInfo, start: int, values: torch.Tensor) -> None:
+            """See ``soup.blending.streaming.Sink``."""
+
+    stream(blend, Nowhere(), device=CPU, chunk=1000, threads=2, stages=stages)
+    summed = [info for info in members[0].tensors.values() if role(info) == "blend"]
+    reads = sum(2 * len(range(0, info.numel, 1000)) for info in summed)
+    assert stages.nbytes == 2 * sum(info.nbytes for info in summed)
+    assert stages.lanes == 2 and stages.wait == 0  # without a stream nothing is waited for
+    assert stages.read >= 0.002 * reads
+    assert stages.copy > 0 and stages.sum > 0
+    assert str(stages).startswith("read ") and str(stages).endswith(" s a lane")
 
 
 @pytest.mark.gpu

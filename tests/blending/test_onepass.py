@@ -1,6 +1,7 @@
 """soup/blending/onepass.py, draft.py, common.py: one pass, and the bits of two."""
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,13 +172,14 @@ def test_of_several_members_the_one_that_cannot_be_read_is_named(
     ]
     pool = Pool.open(*paths)
     file = pool.members[1].shards[0]
-    met = []
+    met: list[bool] = []
+    begun = threading.Lock()
 
     def observe(event: Event) -> None:
-        if isinstance(event, Progress) and not met:
-            met.append(True)
+        if isinstance(event, Progress) and begun.acquire(blocking=False):
             if not broken:
                 os.truncate(file, file.stat().st_size - 8192)
+            met.append(True)  # other threads look from here on
 
     def failing(handle: int, size: int, at: int) -> bytes:
         if os.fstat(handle).st_ino == file.stat().st_ino:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soup.blending import streaming
-from soup.blending.blend import Blend
+from soup.blending.blend import Blend, role
 from soup.blending.running import RunningSum
 from soup.blending.streaming import stream
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
@@ -175,3 +175,18 @@ def test_a_blend_with_methods_of_its_own_is_left_alone(tmp_path: Path) -> None:
     running = RunningSum(1 << 20, tmp_path)
     blend = Blend((a, b), a, method="task-arithmetic", base=a)
     assert streaming._passes(blend, running) == [None]
+
+
+def test_what_an_earlier_trial_skipped_is_summed_anew(tmp_path: Path) -> None:
+    """Sums that lack a tensor, as nobody wanted it then, are not started from for that tensor."""
+    members = members_of(tmp_path, 4, torch.bfloat16)
+    running = RunningSum(1 << 20, tmp_path)
+    names = [name for name, info in members[0].tensors.items() if role(info) == "blend"]
+    skipped: list[set[str]] = [set(names[:2]), set(names[1:2]), set()]
+    for k, skip in enumerate(skipped, 2):
+        blend = Blend(members[:k], members[0])
+        sink = Fill()
+        stream(blend, sink, running=running, chunk=7, skip=skip)
+        expected, _ = streamed(blend, None)
+        assert set(sink.found) == set(expected) - skip
+        assert all(torch.equal(found, expected[name]) for name, found in sink.found.items())

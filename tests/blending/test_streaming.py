@@ -229,6 +229,22 @@ def test_integers_and_buffers_are_copied_when_equal(tmp_path: Path, tensor: torc
         collect(Blend((a, c), a))
 
 
+def test_bounds_of_activations_may_be_infinite_where_all_members_have_them(tmp_path: Path) -> None:
+    """Gemma 4's ``input_max``, of layers that clip nothing: nothing diverged; with NaN it has."""
+    a, b, other, nan = (
+        make_checkpoint(tmp_path / str(k), {"x.input_max": torch.tensor(value), "w": torch.ones(2)})
+        for k, value in enumerate((torch.inf, torch.inf, 3.0, torch.nan))
+    )
+    one, *others = map(open_checkpoint, (a, b, other, nan))
+    assert one.digest
+    assert one.soundness is not None
+    assert not one.soundness.inf
+    assert collect(Blend((one, others[0]), one))["x.input_max"].item() == torch.inf
+    for odd, message in ((others[1], "1 differs|differs from"), (others[2], "holds NaN")):
+        with pytest.raises(BlendError, match=message):
+            collect(Blend((one, odd), one))
+
+
 def test_dare_streams_in_chunks_of_any_size(tmp_path: Path) -> None:
     """Its random mask belongs to elements, not to chunks or threads."""
     rows = [torch.randn(1000, generator=torch.Generator().manual_seed(k)) for k in range(3)]

@@ -66,7 +66,7 @@ def test_factors_inside_a_full_checkpoint_are_merged(tmp_path: Path) -> None:
     ("tensors", "config", "message"),
     [
         (inside(0), {}, "q_proj.lora_A.default.weight is a LoRA factor inside a full model"),
-        (inside(0), {"use_llm_lora": 3}, "has rank 2, expected 3"),
+        (inside(0), {"use_llm_lora": 3}, "has rank 2, expected 3 as config.json says"),
         (inside(0, "vision"), {"vision_lora": {"r": 2, "lora_alpha": 4}}, "switches on by its inp"),
         (inside(0, "a", "b"), {"use_llm_lora": 2}, "switches on by its input .a, b."),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from soup.blending.blend import Blend
 from soup.blending.writer import write
@@ -21,7 +22,8 @@ from soup.evaluators.workers.worker import Worker
 from soup.identifying import identify
 from soup.run import Settings, make
 from tests.blending.test_writer import loaded
-from tests.conftest import CONFIG, make_adapter, make_checkpoint, make_torch_checkpoint
+from tests.checkpoints import tiny
+from tests.conftest import CONFIG, collect, make_adapter, make_checkpoint, make_torch_checkpoint
 
 HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
@@ -305,3 +307,29 @@ def test_a_tie_that_is_neither_true_nor_false_is_an_error(
     config = CONFIG | ({"text_config": part} if where else part)
     with pytest.raises(CheckpointError, match="config.json: tie_word_embeddings is .*, expected"):
         open_checkpoint(make_checkpoint(tmp_path / "m", tensors(0, EMBEDDING), config=config))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_change_of_both_halves_is_made_once(tmp_path: Path) -> None:
+    """As the adapter acts unmerged; PEFT's own merge adds it twice to the tied weight."""
+    peft = pytest.importorskip("peft", minversion="0.19")
+    base = tiny.saved(tmp_path / "base", "qwen2_5", tie=True)
+    stored = load_file(base / "model.safetensors")
+    (name,) = (name for name in stored if name.endswith("embed_tokens.weight"))
+    save_file(stored | {"lm_head.weight": stored[name].clone()}, base / "model.safetensors")
+    torch.manual_seed(100)
+    modules = ["embed_tokens", "lm_head"]
+    settings = peft.LoraConfig(
+        r=4, init_lora_weights=False, target_modules=modules, ensure_weight_tying=True
+    )
+    wrapped = peft.get_peft_model(tiny.model("qwen2_5", tie=True), settings)
+    wrapped.save_pretrained(tmp_path / "lora")
+    member = Pool.open(tmp_path / "lora", base=base).members[0]
+    assert member.digest
+    found = {name: values.float() for name, values in collect(member).items()}
+    assert torch.equal(found[name], found["lm_head.weight"])
+    with torch.no_grad():
+        words = wrapped.get_input_embeddings()(torch.arange(64))
+        ones = wrapped.base_model.model.lm_head(torch.eye(32))
+    torch.testing.assert_close(words, found[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ones.t(), found[name], rtol=1e-5, atol=1e-5)

@@ -100,7 +100,8 @@ def test_every_difference_of_a_run_is_an_exact_test(pool: Pool, tmp_path: Path) 
     assert found["soup"]["holdout_difference"]["gain"] == pytest.approx(100 * d.mean())
     corrected = found["soup"]["corrected"]
     assert corrected["low"] < corrected["gain"] < corrected["high"]
-    assert corrected["gain"] < found["soup"]["difference"]["gain"]
+    # A gain of many standard errors stays; it may be the best single that was the luckier.
+    assert corrected["gain"] == pytest.approx(found["soup"]["difference"]["gain"], abs=1)
 
 
 def test_clusters_are_recorded_once_and_widen_intervals(pool: Pool, tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """soup/choosing/corrected.py: the correction against brute force, and where it must end."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.linalg import null_space
+from scipy.optimize import brentq
+from scipy.stats import multivariate_normal, norm
 
 from soup.choosing import corrected
 from soup.choosing.corrected import NONE, STEPS, Trial, corrected_gain
@@ -60,3 +65,125 @@ def test_the_best_single_gains_nothing_over_itself() -> None:
     """Exactly, whatever the others did."""
     found = corrected.corrected_gain(np.array([3.0, 2.0]), np.eye(2), [], soup=0, best=0)
     assert found.to_dict() == {"gain": 0.0, "low": 0.0, "high": 0.0}
+
+
+PATH = [Trial(0, 1, 1), Trial(4, 2, 2), Trial(4, 3, 2)]
+"""Of four members: the second was kept, the third not, the fourth too."""
+
+
+def four() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Numbers of four members and ``PATH``, and the covariance of their errors."""
+    generator = np.random.default_rng(4)
+    shared = generator.standard_normal((7, 9))
+    covariance = shared @ shared.T / 9 + 0.5 * np.eye(7) + 1
+    return np.array([62.0, 60.8, 60.5, 60.1, 63.0, 62.2, 63.7]), covariance
+
+
+def by_hand(means: np.ndarray, covariance: np.ndarray) -> list[tuple[float, float, float]]:  # type: ignore[type-arg]
+    """Weight, mean and standard deviation per choice of spreads; the soup is the last trial."""
+    mixing = np.array([[0.5, 0.5, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 3, 1 / 3, 0, 1 / 3]])
+    of_members = np.vstack([np.eye(4), mixing])
+    own = np.zeros((7, 3))  # of each trial's own bonus: the first is in both later soups
+    own[4:] = [[1, 0, 0], [2 / 3, 2 / 3, 0], [2 / 3, 0, 2 / 3]]
+    x = np.column_stack([np.ones(7), own.sum(1)])
+    contrast = np.array([-1.0, 0, 0, 0, 0, 0, 1])
+    m = covariance[:4, :4]
+    between = float(np.diag(m).mean() * 4 / 3 - m.mean() * 4 / 3)
+    back = np.linalg.inv(own[4:]) @ np.hstack([-of_members[4:], np.eye(3)])
+    median = float(np.median(np.diag(back @ covariance @ back.T)))
+    contrasts = null_space(x.T)
+    found = []
+    for a, d in product([0.0, *STEPS], [0.0, *STEPS]):
+        prior = a * between * of_members @ of_members.T + d * median * own @ own.T
+        both = prior + covariance
+        likely = multivariate_normal(cov=contrasts.T @ both @ contrasts).pdf(contrasts.T @ means)
+        chance = (NONE[0] if a == 0 else (1 - NONE[0]) / 4) * (
+            NONE[1] if d == 0 else (1 - NONE[1]) / 4
+        )
+        # All is linear in y: the recorded numbers, and one by one what each is multiplied with.
+        ys = np.vstack([means, np.eye(7)])
+        rows, seen = [], []  # innovations one by one: what each adds to those before it
+        for t in range(7):
+            know = np.linalg.solve(both[:t, :t], both[:t, t])
+            sd = np.sqrt(both[t, t] - both[t, :t] @ know)
+            rows.append((x[t] - know @ x[:t]) / sd)
+            seen.append((ys[:, t] - ys[:, :t] @ know) / sd)
+        rows_, seen_ = np.array(rows), np.array(seen)
+
+        def beta(
+            without: int | None,
+            rows: np.ndarray = rows_,  # type: ignore[type-arg]
+            seen: np.ndarray = seen_,  # type: ignore[type-arg]
+        ) -> np.ndarray:  # type: ignore[type-arg]
+            others = [t for t in range(7) if t != without]
+            return np.asarray(np.linalg.lstsq(rows[others], seen[others], rcond=None)[0])
+
+        best = beta(None)
+        left = ys - (x @ best).T
+        gain = contrast @ x @ best + left @ np.linalg.solve(both, prior @ contrast)
+        gain += (beta(4)[1] - best[1]) + (beta(6)[1] - best[1]) / 3
+        times, off = gain[1:], gain[1:] - contrast
+        spread = np.sqrt(times @ covariance @ times + off @ prior @ off)  # of gain − θ·contrast
+        found.append((chance * likely, float(gain[0]), float(spread)))
+    return found
+
+
+def test_what_bonuses_have_in_common_is_told_by_the_other_trials() -> None:
+    """Each step by least squares on the innovations of all but its own, and by scipy's normals."""
+    means, covariance = four()
+    found = corrected_gain(means, covariance, PATH, soup=6, best=0)
+    weights, middle, spread = np.array(by_hand(means, covariance)).T
+    weights /= weights.sum()
+    assert found.gain == pytest.approx(weights @ middle)
+
+    def beyond(value: float, q: float) -> float:
+        return float(weights @ norm.cdf((value - middle) / spread) - q)
+
+    assert found.low == pytest.approx(brentq(beyond, -50, 50, args=(0.025,)))
+    assert found.high == pytest.approx(brentq(beyond, -50, 50, args=(0.975,)))
+
+
+def test_a_trials_own_luck_is_not_believed() -> None:
+    """Where all is in common, what the only kept trial has beyond its past changes nothing."""
+    means, covariance = four()
+    path = [Trial(0, 1, 1), Trial(0, 2, 1), Trial(0, 3, 1)]  # only the last was kept
+    luck = np.zeros(7)
+    luck[6] = 0.5  # the last innovation alone
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(corrected, "NONE", (1 - 1e-9, 1 - 1e-9, 0.5))
+        first = corrected_gain(means, covariance, path, soup=6, best=0)
+        more = corrected_gain(means + luck, covariance, path, soup=6, best=0)
+    assert more.gain == pytest.approx(first.gain, abs=1e-6)
+    assert more.low < more.gain < more.high
+
+
+@pytest.mark.parametrize("bonus", [0.0, 1.5])
+def test_on_average_it_is_right_whether_members_help_or_not(bonus: float) -> None:
+    """Greedy runs of eight members on Gaussian numbers: at most a third of the flattery is left."""
+    members, runs = 8, 250
+    naive, error = [], []
+    for k in range(runs):
+        generator = np.random.default_rng([8, k])
+        own = 1.5 * generator.standard_normal(members)
+        y, blends = list(np.sort(own)[::-1]), [[j] for j in range(members)]
+        own = np.array(y)
+        soup, trials = 0, []
+        for j in range(1, members):
+            blend = [*blends[soup], j]
+            # a soup's errors are as large as a member's: no gain but the bonus
+            noise = own[blend].mean() + 1.5 * np.sqrt(1 - 1 / len(blend)) * (
+                generator.standard_normal()
+            )
+            trials.append(Trial(soup, j, len(blends[soup])))
+            blends.append(blend)
+            y.append(noise + bonus * (1 - 1 / len(blend)))
+            soup = len(blends) - 1 if y[-1] > y[soup] else soup
+        overlap = np.array(
+            [[len(set(a) & set(b)) / len(a) / len(b) for b in blends] for a in blends]
+        )
+        covariance = 1.5**2 * (overlap + np.diag([1 - 1 / len(blend) for blend in blends]))
+        true = bonus * (1 - 1 / len(blends[soup]))
+        naive.append(y[soup] - y[0] - true)
+        error.append(corrected_gain(np.array(y), covariance, trials, soup, 0).gain - true)
+    assert np.mean(naive) > 0.5
+    assert abs(float(np.mean(error))) < float(np.mean(naive)) / 3

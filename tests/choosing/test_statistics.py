@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from soup.choosing.corrected import IMAGINED, Trial, corrected_gain
 from soup.choosing.questions import Questions, Term
 from soup.choosing.statistics import Paired, Told, sign_flip, values_of
 
@@ -199,4 +200,7 @@ def test_a_large_suite_takes_no_two_seconds() -> None:
     started = time.process_time()
     paired = Paired(suite)
     paired.differences([(k, 0) for k in range(1, 39)])
+    trials = [Trial(19 + k if k else 0, k + 1, k + 1) for k in range(19)]
+    found = corrected_gain(paired.means, paired.covariance(IMAGINED), trials, 38, 0)
+    assert found.low < found.gain < found.high
     assert time.process_time() - started < 2

@@ -12,7 +12,7 @@ from soup.checkpoints.opening import open_checkpoint
 from soup.errors import ScoringError, UsageError
 from soup.evaluators.engines.choice import open_engine
 from soup.evaluators.engines.vllm_import import import_vllm, shared_out
-from soup.evaluators.engines.vllm_options import VllmOptions
+from soup.evaluators.engines.vllm_options import VllmOptions, hint
 from soup.evaluators.models.wrapper import Options
 from tests.models import tiny_families
 
@@ -48,6 +48,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_questions", True, "a whole number from 1 on, found True"),
         ("memory_share", 1.5, "a share, more than 0 and at most 1, found 1.5"),
         ("memory_gb", -1, "a number of GB, more than 0, found -1"),
+        ("memory_gb", float("inf"), "a number of GB, more than 0, found inf"),
         ("eager", "yes", "true or false, found 'yes'"),
         ("memory_shares", 1, "no such option; did you mean memory-share"),
     ],
@@ -58,6 +59,13 @@ def test_options_that_cannot_be_are_named(name: str, value: object, expected: st
         VllmOptions.of({name: value})
     assert f"[engine.vllm] {name.replace('_', '-')}: " in str(caught.value)
     assert expected in str(caught.value)
+
+
+def test_an_error_of_vllm_names_our_option() -> None:
+    """Its own options are not the user's; where it is about none, there is another engine."""
+    told = "Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory"
+    assert hint(told) == "change [engine.vllm] memory-gb, or use --engine transformers"
+    assert hint("KeyError: 'w'") == "use --engine transformers"
 
 
 def test_options_that_can_be_are_taken() -> None:

@@ -135,7 +135,7 @@ def test_after_a_failure_the_engine_goes_on(inside: Any) -> None:
     assert inside["tied"]["after"] == inside["tied"]["vllm"][0]
 
 
-FAMILIES = ("qwen2.5-vl", "qwen3-vl", "internvl-hf", "smolvlm", "smolvlm2")
+FAMILIES = ("qwen2.5-vl", "qwen3-vl", "internvl-hf", "llava-onevision", "smolvlm", "smolvlm2")
 """Those whose answers are equal; Qwen2-VL is above. See docs/engines.md for the others."""
 
 

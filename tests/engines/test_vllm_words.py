@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from soup.errors import ScoringError
 from soup.evaluators.engines import vllm_words
+from soup.evaluators.engines.vllm_questions import Heard, require_equal, show_own
 from soup.evaluators.engines.vllm_tiles import runs_of
 from soup.evaluators.engines.vllm_words import Words, name_of, read
 from soup.evaluators.models.wrapper import Prepared
@@ -87,3 +89,31 @@ def test_another_kind_of_wrapper_is_not_taken_for_one_that_tiles() -> None:
     assert runs_of(prepared([9, 9], 1), SimpleNamespace()) is None
     more = Prepared({**prepared([9, 9], 1).inputs, "image_grid_thw": torch.ones(1)})
     assert runs_of(more, PROCESSOR) is None
+
+
+def rendered(pixels: torch.Tensor) -> dict[str, Any]:
+    """What vLLM's processing makes of a question with two pictures; one tensor of each."""
+    items = [{"pixel_values": SimpleNamespace(data=part)} for part in pixels.split(1)]
+    return {"prompt_token_ids": [9, 9], "mm_kwargs": {"image": items}}
+
+
+def shown(inputs: dict[str, Any]) -> torch.Tensor:
+    """The pixels in it."""
+    return torch.cat([item["pixel_values"].data for item in inputs["mm_kwargs"]["image"]])
+
+
+def test_pixels_that_the_wrapper_rounds_are_shown_as_it_rounds_them() -> None:
+    """LLaVA-OneVision's makes them half as exact; no other difference passes."""
+    exact = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[9, 9]])
+    for own in (exact.half(), exact):
+        heard = Heard("", (), None, Prepared({"input_ids": tokens, "pixel_values": own}, {}))
+        inputs = rendered(exact)
+        require_equal(inputs, heard, "here", str)
+        show_own(inputs, heard)
+        assert torch.equal(shown(inputs), own.float())
+        with pytest.raises(ScoringError, match="pixel_values differs"):
+            require_equal(rendered(exact * 1.01), heard, "here", str)
+    heard = Heard("", (), None, Prepared({"input_ids": tokens, "pixel_values": exact}, {}))
+    with pytest.raises(ScoringError, match="24 of 24 values"):  # nothing here says that it rounds
+        require_equal(rendered(exact + 1e-4), heard, "here", str)

@@ -66,13 +66,13 @@ def asked(engine: Any, pool: Pool, members: list[int], messages: list[Message]) 
     return list(engine.answer("questions", DATASET, messages))
 
 
-def rename(file: Path) -> None:
-    """Names as published checkpoints have them; a newer transformers writes shorter ones."""
-    old, new = "vision_tower.", "vision_tower.vision_model."
+def told(file: Path) -> None:
+    """Make what normalises the end of a tower matter to whoever reads it: nobody should."""
     named = load_file(file)
-    if not any(name.startswith(new) for name in named):
-        named = {name.replace(old, new): tensor for name, tensor in named.items()}
-        save_file(named, file, metadata={"format": "pt"})
+    for name in named:
+        if "post_layernorm" in name:
+            named[name] = 3 * named[name] + 1
+    save_file(named, file, metadata={"format": "pt"})
 
 
 def unsaid(file: Path) -> None:
@@ -88,7 +88,7 @@ def tried(family: str, place: Path, messages: list[Message]) -> dict[str, Any]:
     members = [tiny_families.write(family, place / f"m{s}", s, HEAD) for s in (1, 2)]
     if family == "llava-onevision":
         for member in members:
-            rename(member / "model.safetensors")
+            told(member / "model.safetensors")
     if family == "qwen3-vl":
         for member in members:
             unsaid(member / "config.json")

@@ -234,7 +234,7 @@ def test_no_rollback_leads_to_what_was_taken_back(place: Place) -> None:
     third = place.latest
     assert run(place.path, *back).stdout == f"{first} is in use, {third} is not any more\n"
     (line,) = [line for line in gather(place.path / ".soup").more if "taken back" in line]
-    assert line.endswith(f", by soup rollback; {first} is in use")
+    assert line.endswith(f", by soup rollback; the soup {first} is in use")
     run(place.path, *back, "--to", third)
     assert run(place.path, *back).returncode == 0 and place.latest == first, "it never was"
     run(place.path, *back, "--to", third)

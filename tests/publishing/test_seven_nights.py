@@ -220,5 +220,5 @@ def test_seven_nights_in_a_row(place: Place) -> None:
     assert (place.path / "summary.md").read_text().count("## Nightly soup") == 7
     assert run(place.path, "report").returncode == 0
     page = (place.path / "report.html").read_text()
-    assert "The night&#39;s verdict on it, by its gate: better" in page
+    assert f"; it was published as {place.latest}." in page
     assert len(Journal.open(place.path / ".soup").runs) == 8, "the killed one, too"

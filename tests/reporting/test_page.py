@@ -218,13 +218,24 @@ def test_nights_say_their_verdict(made: Made, tmp_path: Path) -> None:
 
 
 def test_a_night_says_what_its_gate_said(made: Made, tmp_path: Path) -> None:
-    """Besides what it gained over the best single; to repeat it writes into no shelf."""
+    """Before what it gained over the best single; to repeat it writes into no shelf."""
     shutil.copy(made.work / "journal.jsonl", tmp_path)
     journal = Journal.open(tmp_path)
     run = next(reversed(list(journal.runs)))
     assert "-o out" in gather(made.work).command
-    journal.append("verdict", run=run, word="not better", why="<b> fell")
+    rail = {"benchmark": "<b>", "allowed": 0.5, "new": 1.0, "published": 2.0, "broken": True}
+    asked = {"gain": 1.0, "low": -0.5, "high": 2.5, "step": 0.75, "level": 0.05, "nights": 1}
+    journal.append(
+        "verdict", run=run, word="not better", why="<b> fell", rails=[rail], **asked, tellable=1.5
+    )
     facts = gather(tmp_path)
     assert "-o" not in facts.command.split()
-    assert facts.more[0] == "the night's verdict on it, by its gate: not better: <b> fell"
-    assert "by its gate: not better: &lt;b&gt; fell." in page(facts)
+    assert facts.word == "not better"
+    against = "The night's soup, against the published one: <b> fell"
+    assert facts.verdict.startswith(f"{against} (95% interval -0.50 … +2.50); it was published as")
+    required, tellable, broken, single = facts.more[:4]
+    assert required.startswith("required: more than 0.75 points, one standard error")
+    assert "could have been told: 1.50 points" in tellable
+    assert broken == "guard rail broken: <b> fell from 2.00 to 1.00, a fall of 0.5 is allowed"
+    assert single == gather(made.work).verdict
+    assert "against the published one: &lt;b&gt; fell" in page(facts)

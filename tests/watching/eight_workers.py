@@ -71,7 +71,7 @@ class Eight(FakeScorer):
     def __init__(self, place: Path) -> None:
         super().__init__(samples=SAMPLES)
         self.place = place
-        self.fleet = Fleet(8, self.spawn, lambda hand: None, lambda k: place, Rules())
+        self.fleet = Fleet(8, self.spawn, lambda hand, evaluates: None, lambda k: place, Rules())
 
     @staticmethod
     def spawn(number: int) -> Hand:

@@ -14,7 +14,8 @@ import pytest
 from soup.errors import ScoringError, UsageError
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.workers import devices
-from soup.evaluators.workers.devices import places
+from soup.evaluators.workers.devices import places, spare
+from soup.evaluators.workers.evaluating import EVALUATORS, wants_more
 from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
 from soup.evaluators.workers.jobs import Rules
@@ -81,9 +82,16 @@ class World:
         self.asked.append((hand.number, str(what), tuple(request.get("positions", ()))))
         self.happens(hand, request)
 
-    def fleet(self, count: int, rules: Rules = SMALL) -> Fleet:
+    def fleet(self, count: int, rules: Rules = SMALL, evaluators: int = 0) -> Fleet:
         """Of so many."""
-        return Fleet(count, self.spawn, lambda hand: None, lambda k: Path(f"log-{k}"), rules)
+        return Fleet(
+            count,
+            self.spawn,
+            lambda hand, evaluates: None,
+            lambda k: Path(f"log-{k}"),
+            rules,
+            evaluators=evaluators,
+        )
 
 
 def work(place: Path, blend: str, likelihood: float = 1.0, samples: int = 100) -> Work:
@@ -220,6 +228,77 @@ def test_what_was_made_ahead_is_used_or_goes(tmp_path: Path) -> None:
     assert {path.name[0] for path in tmp_path.iterdir()} == set("xyzab")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluators_change_nothing_whoever_dies(tmp_path: Path, seed: int) -> None:
+    """Workers and evaluators of random speed, of whom some die: the same tables, no question twice.
+
+    An evaluator is asked nothing but metrics.
+    """
+    world, chance = World(), random.Random(seed)
+
+    def happens(hand: FakeHand, request: dict[str, Any]) -> None:
+        time.sleep(0.004 * chance.random())
+        if chance.random() < 0.1:
+            hand.kill()
+
+    world.happens = happens
+    rules = Rules(shortest=0.002, longest=0.01, fewest=4, deaths=10**6)
+    fleet = world.fleet(3, rules, evaluators=2)
+    works = [work(tmp_path, blend) for blend in "abcdefgh"]
+    fleet.expect(works, ignore)
+    for one in works:
+        fleet.measure(one, ignore)
+        assert answers(tmp_path, one.holds) == [f"{one.holds} {k}" for k in range(100)]
+    fleet.close()
+    assert all(hand.ended.is_set() for hand in world.hands)
+    theirs = {what for number, what, _ in world.asked if number >= EVALUATORS}
+    assert theirs == {"score"}
+
+
+def test_evaluators_that_cannot_begin_are_done_without(tmp_path: Path) -> None:
+    """A warning, and workers evaluate themselves."""
+    world = World()
+
+    def teach(hand: Hand, evaluates: bool) -> None:
+        if evaluates:
+            raise ScoringError("no memory is left")
+
+    fleet = Fleet(2, world.spawn, teach, lambda k: Path(f"log-{k}"), SMALL, evaluators=4)
+    notes: list[Event] = []
+    for blend in "abc":
+        fleet.measure(work(tmp_path, blend), notes.append)
+        assert answers(tmp_path, blend) == [f"{blend} {k}" for k in range(100)]
+    fleet.close()
+    assert [event.text for event in notes if isinstance(event, Note)] == [
+        "evaluator 1 does not come back, the others go on: no memory is left"
+    ]
+    assert {number for number, what, _ in world.asked if what == "score"} <= {0, 1}
+
+
+def test_how_many_evaluators_there_are() -> None:
+    """One for four that there may be; more where metrics wait for longer than one takes to come."""
+    assert [wants_more(there, 8, 0.0) for there in range(4)] == [True, True, False, False]
+    assert wants_more(2, 8, 41.0)
+    assert not wants_more(8, 8, 1000.0)
+    assert not wants_more(0, 0, 1000.0)
+
+
+def test_cores_that_are_to_spare_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each of several workers that have GPUs; a number is as many."""
+    monkeypatch.setattr(devices, "gpus", lambda: 4)
+    for cores, expected in ((64, 4), (10, 2), (8, 0), (2, 0)):
+        monkeypatch.setattr(devices, "cores", lambda cores=cores: cores)
+        assert spare("auto", 4, "auto") == expected
+    monkeypatch.setattr(devices, "cores", lambda: 64)
+    assert spare("auto", 1, "auto") == spare("auto", 4, "cpu") == spare(0, 4, "auto") == 0
+    assert spare("3", 1, "cpu") == spare(3, 8, "auto") == 3
+    for given in ("many", -1, 1.5):
+        with pytest.raises(UsageError, match=f"--evaluators {given}: expected 0 or a number"):
+            spare(given, 1, "cpu")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="on a Ray cluster workers evaluate"):
+        VLMEvalKitScorer(ray="auto", evaluators=2)
+
+
 def test_parts_are_answered_once(tmp_path: Path) -> None:
     """Some questions, others, then the rest of them."""
     world = World()
@@ -264,7 +343,7 @@ def test_a_seat_that_stays_empty_is_left_to_the_others(tmp_path: Path) -> None:
             raise ScoringError("index 3: CUDA error: an illegal memory access")
         time.sleep(0.002)
 
-    def teach(hand: Hand) -> None:
+    def teach(hand: Hand, evaluates: bool) -> None:
         if gone.is_set():
             raise ScoringError("torch cannot compute there")
 
@@ -285,7 +364,7 @@ def test_one_that_ends_when_it_begins_is_started_again(tmp_path: Path) -> None:
     world = World()
     died: list[Hand] = []
 
-    def teach(hand: Hand) -> None:
+    def teach(hand: Hand, evaluates: bool) -> None:
         if len(died) < 2:
             died.append(hand)
             raise Died("was killed", "", True)
@@ -298,7 +377,7 @@ def test_one_that_ends_when_it_begins_is_started_again(tmp_path: Path) -> None:
     begun = "worker 1 was killed (when it began); it is started again"
     assert texts == [f"{begun} (death {k} of 3)" for k in (1, 2)]
 
-    def never(hand: Hand) -> None:
+    def never(hand: Hand, evaluates: bool) -> None:
         raise Died("ended with exit code 1", "    No module", False)
 
     fleet = Fleet(2, world.spawn, never, lambda k: Path(f"log-{k}"), SMALL)
@@ -312,7 +391,7 @@ def test_all_end_at_once_whatever_they_are_at(tmp_path: Path) -> None:
     world = World()
     blocked = threading.Event()
 
-    def teach(hand: Hand) -> None:
+    def teach(hand: Hand, evaluates: bool) -> None:
         if world.hands[0] is not hand:
             blocked.set()
             world.hands[-1].ended.wait(30)

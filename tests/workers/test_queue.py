@@ -176,14 +176,24 @@ def test_the_tail_is_short(workers: int, members: int) -> None:
 
 def test_nobody_joins_where_a_swap_takes_longer_than_it_saves() -> None:
     """One holds the blend and needs four seconds more; a swap takes five."""
-    shop = Shop(2, rules=Rules(fewest=10))
-    shop.queue.expect(jobs(3, 1000))
-    shop.run()
+    shop = warm(2)
+    (blend,) = {shop.held[0]}
+    for questions, both in ((90, False), (900, True)):
+        shop.queue.expect([Job(f"of {questions}", blend, "0", range(questions))])
+        begun = len(shop.log)
+        shop.run()
+        at_it = {worker for _, worker, s in shop.log[begun:] if not s.is_metric}
+        assert at_it == ({0, 1} if both else {0})
+        shop.queue.expect([Job("else", "else", "0", range(10))])  # the other one holds this
+        shop.queue.take(1, shop.now)
+        shop.queue.done(1, shop.now + 1, loading=LOAD)
+        shop.held[1] = "else"
+
+
+def test_who_is_idle_swaps_while_another_one_does() -> None:
+    """Four seconds of work of a blend that nobody holds: two swap, and share it."""
+    shop = warm(2)
     shop.queue.expect([Job("small", "9", "0", range(90))])
-    begun = len(shop.log)
-    shop.run()
-    assert len({worker for _, worker, s in shop.log[begun:] if not s.is_metric}) == 1
-    shop.queue.expect([Job("large", "10", "0", range(900))])
     begun = len(shop.log)
     shop.run()
     assert len({worker for _, worker, s in shop.log[begun:] if not s.is_metric}) == 2
@@ -263,6 +273,64 @@ def test_a_metric_that_costs_money_waits_until_it_is_wanted() -> None:
     shop.queue.want(Job("a", "a", "0", range(50)))
     shop.run()
     assert shop.log[-1][2].is_metric
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 10**6))
+def test_metrics_are_for_those_without_a_model(workers: int, evaluators: int, seed: int) -> None:
+    """Whoever has one answers as long as something is to be answered; all is done all the same."""
+    shop = Shop(workers, rules=Rules(fewest=5, deaths=10**6), jitter=2.0, deaths=0.1, seed=seed)
+    for number in range(100, 100 + evaluators):
+        shop.queue.add(number, evaluates=True)
+        shop.idle.add(number)
+    wanted = jobs(4, 200, 2)
+    shop.queue.expect(wanted)
+    shop.run()
+    assert all(job.done for job in wanted)
+    assert {worker for _, worker, s in shop.log if not s.is_metric} <= set(range(workers))
+    for number in range(100, 100 + evaluators):
+        shop.queue.retire(number)
+    more = [Job("more", "more", "0", range(10))]
+    shop.queue.expect(more)
+    shop.idle -= set(range(100, 100 + evaluators))
+    shop.run()
+    assert more[0].done, "where there are none any more, workers evaluate"
+
+
+def test_a_metric_waits_for_no_worker_that_answers() -> None:
+    """An evaluator that is busy: the next metric waits, until a worker has nothing else to do."""
+    queue = Queue([0])
+    queue.add(100, evaluates=True)
+    queue.expect([Job(name, "a", "x", range(20)) for name in ("first", "second", "third")])
+    order = []
+    assert queue.take(100, 0.0) is None
+    for now in (1.0, 2.0, 3.0):
+        found = queue.take(0, now)
+        assert found is not None
+        assert not found.is_metric
+        queue.done(0, now + 0.5)
+        if now == 1.0:
+            found = queue.take(100, now + 0.5)
+            assert found is not None
+            assert found.is_metric
+    while (found := queue.take(0, 4.0)) is not None:
+        order.append((found.job.key, found.is_metric))
+        queue.done(0, 4.0)
+    assert order == [("second", True), ("third", True)]
+
+
+def test_what_a_judge_reads_is_answered_by_all() -> None:
+    """A slice of it each, so that the judge begins soon; what is evaluated at once goes in turn."""
+    for metric, most in ((METRIC + 0.5, 400), (60.0, 100)):
+        shop = warm(4)
+        shop.queue.speeds.evaluated("1", metric)
+        shop.queue.speeds.answered("1", shop.pace * 1000, 1000)
+        shop.queue.expect([
+            Job("judged", "a", "1", range(400)), *(Job(f"{k}", "a", "0", range(1600)) for k in "bc")
+        ])  # fmt: skip
+        begun = len(shop.log)
+        shop.run()
+        sizes = [len(s.positions) for _, _, s in shop.log[begun:] if s.job.key == "judged"]
+        assert max(sizes) == most
 
 
 def test_deadlines_are_learned() -> None:

@@ -1,0 +1,309 @@
+"""A soup sent elsewhere: ``--out s3://bucket/x``, ``gs://…``, ``hf://org/name``.
+
+It is made on this machine first, whole. A hub takes it in one commit. A store knows no such thing:
+there each file is whole or not there, weights come first, then all else, what makes a model of them
+last (``config.json``), and until then a mark says that it is unfinished, and of which soup. So what
+was broken off goes on, and is no model to anybody meanwhile.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from soup.errors import CheckpointError, OutputError, UsageError
+from soup.events import Note, Observer, Progress
+from soup.remote.address import HUB, WEB, Address, parse
+from soup.remote.hub import TRANSPORTS
+from soup.remote.place import missing_package
+from soup.remote.ranges import patiently
+from soup.remote.stores import Store
+
+MARK = "soup-unfinished.json"
+MANIFEST = "soup.json"
+LAST = (MANIFEST, "model.safetensors.index.json", "adapter_config.json", "config.json")
+"""The files that come last, in this order: without them nobody takes the others for a model."""
+
+STALE = ["*.safetensors", "*.safetensors.index.json"]
+"""What an earlier soup with other shards may have left on a hub."""
+
+
+class Target(Protocol):
+    """Where a soup is sent."""
+
+    address: Address
+
+    def require_takeable(self, observe: Observer) -> None:
+        """It may be sent there, as far as can be told before it is there.
+
+        Raises:
+            OutputError: something is there that is no soup, or nobody answers.
+        """
+        ...
+
+    def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
+        """Send a soup's directory; what has arrived earlier of the same is not sent again.
+
+        Args:
+            directory: a whole soup.
+            overwrite: delete another soup that is there.
+            observe: told of bytes sent.
+
+        Returns:
+            Where it is, for people and records.
+
+        Raises:
+            OutputError: it did not arrive, or another soup is there.
+        """
+        ...
+
+
+def target_of(out: str | os.PathLike[str]) -> Target:
+    """The place that an address names.
+
+    Raises:
+        UsageError: none that anything can be sent to.
+    """
+    address = parse(out)
+    if address.scheme in WEB:
+        raise UsageError(
+            f"{address}: a web server is read from, not written to; expected a directory, hf://, "
+            "s3://, gs:// or another store that fsspec knows"
+        )
+    return HubTarget(address) if address.scheme == HUB else StoreTarget(address)
+
+
+def made_in(work: str | os.PathLike[str], address: Address) -> Path:
+    """Where a soup is made that is sent to an address, and waits until it has arrived."""
+    key = hashlib.sha256(str(address).encode()).hexdigest()[:8]
+    name = (address.folder or address.place).rstrip("/").rpartition("/")[2]
+    return Path(os.path.abspath(work)) / "sending" / f"{key}" / (name or "soup")
+
+
+def files_of(directory: Path) -> dict[str, int]:
+    """The files of a soup, in the order in which they are sent, and their bytes."""
+    found = {}
+    for root, _, names in os.walk(directory):
+        for name in names:
+            file = Path(root) / name
+            found[file.relative_to(directory).as_posix()] = file.stat().st_size
+    return {name: found[name] for name in sorted(found, key=_rank)}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    if name in LAST:
+        return 2 + LAST.index(name), name
+    return (0 if name.endswith(".safetensors") else 1), name
+
+
+class StoreTarget:
+    """A folder of an object store."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._store = Store(address)
+
+    def require_takeable(self, observe: Observer) -> None:
+        """See ``Target``."""
+        there = self._listed()
+        if MANIFEST in there or MARK in there:
+            text = "holds a soup already; another one takes its place only with --overwrite"
+            observe(Note(f"{self.address}: {text}"))
+        elif there:
+            raise OutputError(
+                f"{self.address}: holds {len(there):,} files and is not a soup (no {MANIFEST}); "
+                "choose another place with -o"
+            )
+
+    def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
+        """See ``Target``."""
+        files, there = files_of(directory), self._listed()
+        check = json.loads((directory / MANIFEST).read_text())["check"]
+        mark = self._read(MARK) if MARK in there else {}
+        old = self._read(MANIFEST) if MANIFEST in there else {}
+        if not mark and old.get("check") == check and _holds(there, files):
+            return str(self.address)
+        resumed = mark.get("check") == check
+        if there and not resumed and not overwrite:
+            raise OutputError(
+                f"{self.address}: holds another soup; the new one is in {directory}: send it with "
+                "--overwrite, which deletes the other, or choose another place with -o"
+            )
+        if not (resumed and mark.get("cleared")):
+            self._put_text(MARK, json.dumps({"check": check, "cleared": not there}))
+            if there:
+                self._clear(there)
+                self._put_text(MARK, json.dumps({"check": check, "cleared": True}))
+                there = {}
+        total, done = sum(files.values()), 0
+        task = f"send {directory.name} to {self.address}"
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            observe(Progress(task, min(done, total), total, "B"))
+
+        for name, size in files.items():
+            if name in LAST or there.get(name) != size:
+                self._put(directory / name, name, tell)
+            done = sum(many for one, many in files.items() if _rank(one) <= _rank(name))
+            tell(0)
+        if not _holds(self._listed(), files):
+            raise OutputError(f"{self.address}: not all of it arrived; run the command again")
+        self._remove(MARK)
+        return str(self.address)
+
+    def _clear(self, there: Iterable[str]) -> None:
+        """Delete an earlier soup, what makes a model of it first; what others put there stays."""
+        old = self._read(MANIFEST) if MANIFEST in there else {}
+        known = {*old.get("files", {}), *LAST}
+        gone = [n for n in there if n in known or n.endswith(".safetensors")]
+        for name in sorted(gone, key=_rank, reverse=True):
+            if name != MANIFEST:  # it lists the others, should we be stopped here
+                self._remove(name)
+        if MANIFEST in there:
+            self._remove(MANIFEST)
+
+    def _listed(self) -> dict[str, int]:
+        """The files that are there, and their bytes."""
+
+        def ask(fs: Any, root: str) -> dict[str, int]:
+            found = fs.find(root, detail=True)
+            return {
+                str(name)[len(root) :].lstrip("/"): int(info.get("size") or 0)
+                for name, info in found.items()
+            }
+
+        try:
+            return dict(self._do("its listing", ask))
+        except _Nothing:
+            return {}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        content = self._do(name, lambda fs, root: fs.cat_file(f"{root}/{name}"))
+        try:
+            found = json.loads(content)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _remove(self, name: str) -> None:
+        self._do(name, lambda fs, root: fs.rm_file(f"{root}/{name}"))
+
+    def _put_text(self, name: str, text: str) -> None:
+        self._do(name, lambda fs, root: fs.pipe_file(f"{root}/{name}", text.encode()))
+
+    def _put(self, file: Path, name: str, tell: Callable[[int], None]) -> None:
+        def put(fs: Any, root: str) -> None:
+            from fsspec.callbacks import Callback
+
+            class Told(Callback):  # type: ignore[misc]
+                def relative_update(self, inc: int = 1) -> None:
+                    tell(inc)
+
+            parent = f"{root}/{name}".rpartition("/")[0]
+            fs.makedirs(parent, exist_ok=True)
+            fs.put_file(str(file), f"{root}/{name}", callback=Told())
+
+        self._do(name, put)
+
+    def _do(self, name: str, work: Callable[[Any, str], Any]) -> Any:
+        """One thing that the store is asked, again where it may work in a moment."""
+        try:
+            fs, root = self._store.opened()
+            ask = partial(self._store.do, name, lambda: work(fs, root))
+            return patiently(self.address, "the store", ask)
+        except CheckpointError as error:
+            if str(error).endswith("nothing there"):
+                raise _Nothing(str(error)) from None
+            raise OutputError(str(error)) from None
+
+
+class _Nothing(OutputError):
+    """What was asked for is not there."""
+
+
+def _holds(there: Mapping[str, int], files: Mapping[str, int]) -> bool:
+    return all(there.get(name) == size for name, size in files.items())
+
+
+class HubTarget:
+    """A repository of a hub, or a folder or a branch of it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def require_takeable(self, observe: Observer) -> None:
+        """See ``Target``."""
+        from importlib.util import find_spec
+
+        if find_spec("huggingface_hub") is None:
+            raise OutputError(str(missing_package(self.address, "huggingface_hub")))
+        there = self._do(self._files)
+        if "config.json" in there and MANIFEST not in there:
+            raise OutputError(
+                f"{self.address}: holds a model that is not a soup (no {MANIFEST}); choose another "
+                "repository, a branch (@name) or a folder of it with -o"
+            )
+
+    def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
+        """See ``Target``; its history keeps an earlier soup."""
+        total = sum(files_of(directory).values())
+        observe(Note(f"sending {directory.name} to {self.address} ({total / 1e9:.2f} GB)"))
+        commit = self._do(lambda api: self._commit(api, directory))
+        return self.address.at(str(commit.oid)) if getattr(commit, "oid", "") else str(self.address)
+
+    def _files(self, api: Any) -> set[str]:
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        revision = self.address.revision or None
+        try:
+            names = api.list_repo_files(self.address.place, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return set()
+        before = f"{self.address.folder}/" if self.address.folder else ""
+        return {name.removeprefix(before) for name in names if name.startswith(before)}
+
+    def _commit(self, api: Any, directory: Path) -> Any:
+        address = self.address
+        api.create_repo(address.place, private=True, exist_ok=True)
+        if address.revision:
+            api.create_branch(address.place, branch=address.revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=address.place,
+            folder_path=directory,
+            path_in_repo=address.folder or None,
+            revision=address.revision or None,
+            commit_message=f"{directory.name}, a soup",
+            delete_patterns=STALE,
+        )
+
+    def _do(self, work: Callable[[Any], Any]) -> Any:
+        from huggingface_hub import HfApi, utils
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        bars: Any = utils
+        shown = not bars.are_progress_bars_disabled()
+        bars.disable_progress_bars()  # they would write over ours
+        address = self.address
+        try:
+            endpoint = os.environ.get("HF_ENDPOINT") or None
+            return work(HfApi(endpoint=endpoint, library_name="vlm-soup"))
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else None
+            hint = "; is HF_TOKEN set, and may it write there?" if status in (401, 403, 404) else ""
+            raise OutputError(f"{address}: the hub answered {status or 'no'}{hint}") from None
+        except HFValidationError as error:
+            raise OutputError(f"{address}: {address.scrubbed(error)}") from None
+        except Exception as error:  # its transport's own, and of files
+            module = type(error).__module__.partition(".")[0]
+            if not isinstance(error, OSError) and module not in (*TRANSPORTS, "hf_xet"):
+                raise
+            said = address.scrubbed(error) or type(error).__name__
+            raise OutputError(f"{address}: cannot be sent to the hub ({said})") from None
+        finally:
+            if shown:
+                bars.enable_progress_bars()
