@@ -1,5 +1,6 @@
 """The short form of ``python -m tests.hostile``: each kind of file, a few cases of each."""
 
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from soup.blending.blend import Blend
 from soup.blending.writer import write
+from soup.checkpoints.json_text import MOST, parse
 from soup.checkpoints.pool import Pool
 from tests.conftest import make_checkpoint, random_tensors
 from tests.hostile import Kind, kinds, tried, unasked
@@ -57,6 +59,7 @@ def test_every_kind_is_tried(places: tuple[Path, Mapping[str, Kind]]) -> None:
         ("adapter", {"base_model_name_or_path": "\0"}),
         ("adapter", {"rank_pattern": {"[[a]q_proj": 2}}),
         ("tokens", {"chat_template": "\ud800"}),
+        ("config", {"model_type": [1] * 300}),
     ],
 )
 def test_what_was_found(
@@ -65,13 +68,22 @@ def test_what_was_found(
     change: Mapping[str, object],
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """A path that is none, half a character, a pattern that Python warns of: no error of Python."""
+    """A path that is none or too long, half a character, a pattern that Python warns of: no error
+    of Python.
+    """
     place, every = places
     kind = every[name]
     content = json.dumps({**json.loads(kind.sound), **change}).encode()
     for whole in (replace(kind, alone=None), kind):
         assert not tried(place / name, replace(whole, change=lambda *_: content), Random(1))
     assert not recwarn.list
+
+
+def test_millions_of_lists_are_refused_before_they_are_made() -> None:
+    """Short texts could take seconds and gigabytes otherwise."""
+    with pytest.raises(ValueError, match="more than 2,000,000 objects and lists"):
+        parse(b"[" + b"[]," * MOST + b"[]]")
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

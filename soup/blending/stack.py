@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum
-from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
@@ -198,7 +197,7 @@ def _loras(member: Checkpoint) -> list[LoraUpdate]:
 def _base_name(reference: Checkpoint, settings: Mapping[str, Any]) -> str:
     """What the new adapter calls its base: what the reference does, where that means the same."""
     named = str(settings.get("base_model_name_or_path") or "")
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", named) and not (reference.path / named).is_dir()
-    if named and (hub or (os.path.isabs(named) and Path(named).is_dir())):
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", named) and not os.path.isdir(reference.path / named)
+    if named and (hub or (os.path.isabs(named) and os.path.isdir(named))):
         return named
     return str(reference.home)

@@ -29,7 +29,7 @@ def unknown(checkpoint: Checkpoint) -> str:
     kind = checkpoint.config.get("model_type")
     models = Path(found.origin).parent / "models"
     folder = models / str(kind).replace("-", "_").replace("/", "_")
-    if not kind or not (folder.is_dir() or f'"{kind}"' in _registered(models / "auto")):
+    if not kind or not (os.path.isdir(folder) or f'"{kind}"' in _registered(models / "auto")):
         return f"transformers {version_of('transformers')} has no model_type {kind!r}"
     return ""
 

@@ -9,9 +9,9 @@ import copy
 import importlib.util
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.files import VOLATILE_CONFIG
@@ -196,7 +196,8 @@ def _may_be_known(model_type: str) -> bool:
     spec = importlib.util.find_spec("transformers")
     folder = re.sub(r"[^a-z0-9]", "_", model_type)
     places = (spec and spec.submodule_search_locations) or []
-    return bool(folder) and any((Path(place) / "models" / folder).is_dir() for place in places)
+    # os.path: a name that is too long is no folder
+    return bool(folder) and any(os.path.isdir(f"{place}/models/{folder}") for place in places)
 
 
 def _as_transformers_reads(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """JSON that others wrote: whatever is wrong with it is an error of ours, in one line."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from soup.errors import CheckpointError
 DEEPEST = 100
 """Levels of objects and lists; a config.json has about five."""
 
+MOST = 2_000_000
+"""Objects and lists in one text; a header has three for each tensor."""
+
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -19,12 +23,26 @@ def parse(text: str | bytes, pairs: Pairs | None = None) -> Any:
     """As ``json.loads``; ``pairs`` makes an object of its names and values.
 
     Raises:
-        ValueError: it is no JSON, or nested deeper than Python's stack.
+        ValueError: it is no JSON, nested deeper than Python's stack, or of too many pieces.
     """
+    if len(text) > MOST and _pieces(text) > MOST:
+        raise ValueError(f"more than {MOST:,} objects and lists")
+    collects = gc.isenabled()
+    gc.disable()  # nothing of JSON is garbage: looking for it takes most of the time
     try:
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _pieces(text: str | bytes) -> int:
+    """How many objects and lists there are, at most."""
+    if isinstance(text, str):
+        return text.count("[") + text.count("{")
+    return text.count(b"[") + text.count(b"{")
 
 
 def parse_distinct(text: bytes) -> Any:
