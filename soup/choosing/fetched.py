@@ -1,11 +1,15 @@
 """Members that were fetched: their addresses and revisions in the journal, and which have moved."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from soup.checkpoints.checkpoint import Checkpoint
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 from soup.checkpoints.origins import Origin, origin_of
 from soup.choosing.journal import Journal
+
+if TYPE_CHECKING:  # a leaderboard is shown without
+    from soup.checkpoints.checkpoint import Checkpoint
 
 
 def recorded(member: Checkpoint) -> dict[str, str]:

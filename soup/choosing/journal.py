@@ -6,6 +6,8 @@ never used: everything else counts, and what it held is measured again. Why this
 and no database stands in docs/reliability.md.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -17,11 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from soup.checkpoints import digests
-from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.soundness import Soundness
 from soup.choosing.records import (
     VERSION,
     Lists,
@@ -34,6 +33,9 @@ from soup.choosing.records import (
 )
 from soup.errors import JournalError
 from soup.words import counted
+
+if TYPE_CHECKING:  # a leaderboard is shown without
+    from soup.checkpoints.checkpoint import Checkpoint
 
 FILE = "journal.jsonl"
 ASIDE = "journal.damaged"
@@ -99,7 +101,7 @@ class Journal:
         self.runs, self.others = Lists(self._parse), Lists(self._parse)
 
     @classmethod
-    def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> "Journal":
+    def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> Journal:
         """Read the journal in directory ``work``.
 
         Args:
@@ -198,6 +200,8 @@ class Journal:
         record = self._digest_record(checkpoint)
         if record is None or not isinstance(record.get("values"), dict):
             return False
+        from soup.checkpoints.soundness import Soundness
+
         found, values = record["digest"], Soundness.of_json(record["values"])
         checkpoint.remember_digest(found, values, self.roots_of(found))
         return True
@@ -220,6 +224,8 @@ class Journal:
 
     def remember_digest(self, checkpoint: Checkpoint) -> None:
         """Record a checkpoint's content digest for its files as they are now."""
+        from soup.checkpoints.soundness import Soundness
+
         files = checkpoint.files_key
         digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
         if checkpoint.roots and digest not in self._tensors:
@@ -425,6 +431,8 @@ class Journal:
 
 def _files_hash(files: Sequence[Sequence[str | int]]) -> str:
     """The key of a digest: it is of these files, by this version of the tree."""
+    from soup.checkpoints import digests
+
     return hashlib.sha256(json.dumps([digests.VERSION, files]).encode()).hexdigest()[:32]
 
 

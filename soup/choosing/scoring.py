@@ -1,5 +1,7 @@
 """What a blend reached on each benchmark, who measures it, and the record that saves measuring."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -8,14 +10,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import fsum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from soup.blending.blend import Blend
-from soup.checkpoints.checkpoint import Checkpoint
 from soup.choosing.journal import Journal
 from soup.choosing.questions import Questions
 from soup.errors import RewrittenError, ScoringError
 from soup.events import Evaluation, Event, Observer, Progress, Took, ignore
+
+if TYPE_CHECKING:  # a leaderboard is shown without
+    from soup.blending.blend import Blend
+    from soup.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def imported(cwd: Path, *arguments: str) -> tuple[int, set[str]]:
         (["greedy", "--help"], 0, (*HEAVY, *WORK, *OTHERS[1:])),
         (["greedy", "--nope"], 2, (*HEAVY, *WORK, *OTHERS[1:], "rich.console")),
         (["families"], 0, (*HEAVY, *BARS, *OTHERS, "soup.choosing.journal")),
-        (["leaderboard"], 1, (*HEAVY, *BARS, *OTHERS)),
+        (["leaderboard"], 1, (*HEAVY, *BARS, *OTHERS, "soup.checkpoints.checkpoint")),
         (["greedy", "ckpts/*"], 2, HEAVY),
         (["greedy", "ckpts/*", "--method", "none", "--bench", "MMStar"], 2, HEAVY),
         (["check", "ckpts/*"], 0, (*HEAVY, *OTHERS, "rich.progress")),
