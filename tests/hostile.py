@@ -88,6 +88,19 @@ def within(random: random.Random, found: Any) -> Any:
     return value(random)
 
 
+def fits(found: Any, most: int = 1 << 24) -> bool:
+    """Whether a JSON value has about ``most`` bytes at most, as text."""
+    waiting = [found]
+    while waiting and most > 0:
+        one = waiting.pop()
+        most -= len(one) if isinstance(one, str) else 8
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+    return most > 0
+
+
 def bytewise(random: random.Random, raw: bytes) -> bytes:
     """Bytes with some of them flipped, cut out, doubled or replaced."""
     found = bytearray(raw)
@@ -114,6 +127,8 @@ def jsonwise(random: random.Random, raw: bytes) -> bytes:
     found = json.loads(raw)
     for _ in range(random.choice((1, 1, 2, 4))):
         found = within(random, found)
+    if not fits(found):  # what is repeated within what is repeated can fill any memory
+        return bytewise(random, raw)
     text = json.dumps(found, ensure_ascii=random.random() < 0.9)
     return text.encode(errors="surrogatepass")
 

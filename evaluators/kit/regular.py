@@ -4,6 +4,9 @@ import os
 import stat
 from pathlib import Path
 
+PIECE = 1 << 24
+"""Bytes that are asked for at once: Python makes room for all of them before it reads."""
+
 
 class Unreadable(Exception):
     """A file cannot be read, or should not be; the message says why, without its path."""
@@ -31,7 +34,11 @@ def read_regular(path: Path, most: int) -> bytes:
                 raise Unreadable("it is a pipe or a device; expected a regular file")
             if state.st_size > most:
                 raise Unreadable(f"it has {state.st_size:,} bytes; expected {most:,} at most")
-            content = stream.read(most + 1)  # /proc says of its files that they are empty
+            pieces, size = [], 0  # /proc says of its files that they are empty
+            while size <= most and (piece := stream.read(PIECE)):  # room for ``most`` may not be
+                pieces.append(piece)
+                size += len(piece)
+            content = b"".join(pieces)
     except OSError as error:
         if isinstance(error, IsADirectoryError):
             raise Unreadable("found a directory") from error

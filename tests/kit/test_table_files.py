@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,16 @@ def test_no_mutation_of_a_table_ends_in_anything_but_one_line(tmp_path: Path) ->
                 assert all(len(row) == len(found.columns) for row in found.rows)
     assert len(messages) > 100
     assert not [text for text in messages if "\n" in text]
+
+
+def test_no_more_room_is_asked_for_than_a_file_needs(tmp_path: Path) -> None:
+    """Gigabytes may be read; a small table takes megabytes, also where memory is not lent."""
+    (tmp_path / "x.tsv").write_text("index\tquestion\n")
+    tracemalloc.start()
+    try:
+        assert read_regular(tmp_path / "x.tsv", 8 << 30) == b"index\tquestion\n"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+        with pytest.raises(Unreadable, match="expected 4 at most"):
+            read_regular(tmp_path / "x.tsv", 4)
+    finally:
+        tracemalloc.stop()
