@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soup.errors import BenchmarkError, SoupError
+from soup.evaluators.kit.regular import Unreadable, read_regular
 from tests.kit.own_tables import CHOICE, SHORT, lines, write
 from tests.kit.small_sets import IMAGE
 
