@@ -3,7 +3,6 @@
 python -m tests.faults.real DEMO                    # a directory that `soup demo` made
 python -m tests.faults.real DEMO --kills 40 --workers 2
 python -m tests.faults.real DEMO --full                 # disks instead of kills; needs root
-python -m tests.faults.real DEMO --clock LIBFAKETIME    # its shared library: a clock that jumps
 
 Each time ``soup greedy`` is started on an empty ``--work``, and at a moment that nobody chose
 SIGKILL ends the command, one worker, all workers, or all of them at once. Where the command ended,
@@ -163,32 +162,6 @@ def full(runs: Runs, what: str, sizes: Sequence[int]) -> Row:
     return row
 
 
-def clocks(runs: Runs, times: int, library: str, seed: int) -> Row:
-    """The system's clock jumps back and forth, by a minute to decades, every half second."""
-    row, chosen = Row("clock that jumps"), random.Random(seed)
-    for k in range(times):
-        place, offset = runs.fresh(f"clock-{k}"), runs.root / f"offset-{k}"
-        offset.write_text("+0")
-        command = runs.start(
-            place,
-            LD_PRELOAD=library,
-            FAKETIME_TIMESTAMP_FILE=str(offset),
-            FAKETIME_NO_CACHE="1",
-            FAKETIME_DONT_FAKE_MONOTONIC="1",
-        )
-        until = time.monotonic() + PATIENCE
-        while command.poll() is None and time.monotonic() < until:
-            days = chosen.choice((-15_000, -30, -1, -0.001, 0, 0.001, 1, 30, 4_000))
-            offset.write_text(f"{days:+g}d")
-            time.sleep(0.5)
-        first = command.wait(1)
-        wrong = judged(runs, place, first) + ([f"exit code {first}"] if first else [])
-        row.injected += 1
-        row.survived += not wrong
-        row.wrong += [f"{row.kind}, {k}: {text}" for text in wrong]
-    return row
-
-
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description="Kill whole real runs.")
@@ -197,14 +170,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="full disks, instead of kills")
-    parser.add_argument("--clock", help="libfaketime.so.1: a clock that jumps, instead of kills")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
         runs = Runs(given.demo.resolve(), Path(root), given.workers)
         if given.full:
             found = [full(runs, "--work", WORK), full(runs, "TMPDIR", TEMPORARY)]
-        elif given.clock:
-            found = [clocks(runs, given.kills, given.clock, given.seed)]
         else:
             found = rows(runs, given.kills, VICTIMS, given.seed)
     print("| fault | injected | survived |\n|---|---|---|")
