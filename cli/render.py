@@ -85,11 +85,10 @@ def check(report: Report, console: Console) -> None:
         return
     count = len(report.members)
     ok = f"these {count} can be blended" if count > 1 else "this one can be read"
-    _line(console, f"ok: {ok}", "green")
     from soup.checkpoints.sharing import in_words, shares
 
-    if text := in_words(shares(report.members)):
-        _line(console, text)
+    shared = in_words(shares(report.members))
+    _line(console, f"ok: {ok}{f'; {shared}' if shared else ''}", "green")
     for line in cost(report):
         _line(console, line)
 

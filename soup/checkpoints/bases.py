@@ -2,13 +2,16 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.json_text import read_object
 from soup.checkpoints.origins import origin_of
 from soup.checkpoints.weights import ADAPTER
+
+BASES = 4
+"""Names of bases that a line has, at most."""
 
 QUANTISED = re.compile(
     r"(?i)(^|[-_./])(unsloth-bnb|bnb|4bit|8bit|int4|int8|gptq|awq|nf4|fp8)(?=$|[-_./])"
@@ -17,7 +20,7 @@ QUANTISED = re.compile(
 
 
 def other_bases(members: Sequence[Checkpoint], base: Checkpoint | None) -> list[str]:
-    """A line for adapters that name another base than the one that is used, or than each other.
+    """A line, or none, for adapters of another base than the one that is used, or than each other.
 
     A name on a hub and a directory here are one where their last parts are: nothing more is known
     of a directory's origin than what it is called, and what its config.json calls itself. A
@@ -30,18 +33,17 @@ def other_bases(members: Sequence[Checkpoint], base: Checkpoint | None) -> list[
     named = {m.name: _named(m) for m in members if m.base is not None}
     named = {name: found for name, found in named.items() if found}
     adapters = {member.name: member for member in members if member.name in named}
-    lines = []
     groups: dict[str, list[str]] = {}
     for name, found in named.items():
         groups.setdefault(found, []).append(name)
     if base is not None:
-        for found, names in groups.items():
-            if not _is_base(found, adapters[names[0]], base):
-                lines.append(
-                    f"{_who(names)}: trained on {found!r} by {ADAPTER}, but --base is {base.path}; "
-                    "an adapter of another base makes a wrong model"
-                )
-        return lines
+        others = {f: n for f, n in groups.items() if not _is_base(f, adapters[n[0]], base)}
+        if not others:
+            return []
+        return [
+            f"{_each(others)} by {ADAPTER}, but --base is {base.path}; an adapter of another base "
+            "makes a wrong model"
+        ]
     kinds: list[tuple[str, list[str]]] = []
     for found, names in groups.items():
         known = next((k for k in kinds if _last(k[0]) == _last(found)), None)
@@ -49,12 +51,12 @@ def other_bases(members: Sequence[Checkpoint], base: Checkpoint | None) -> list[
             kinds.append((found, list(names)))
         else:
             known[1].extend(names)
-    for found, names in kinds[1:]:
-        lines.append(
-            f"{_who(names)}: trained on {found!r} by {ADAPTER}, {_who(kinds[0][1])} on "
-            f"{kinds[0][0]!r}; fine-tunes of different bases do not average well"
-        )
-    return lines
+    if len(kinds) < 2:
+        return []
+    return [
+        f"{_each(dict(kinds[1:]))} by {ADAPTER}, {_who(kinds[0][1])} on {kinds[0][0]!r}; "
+        "fine-tunes of different bases do not average well"
+    ]
 
 
 def _named(member: Checkpoint) -> str:
@@ -78,6 +80,15 @@ def _last(name: str) -> str:
     if cached and "snapshots" in parts:
         return cached[-1].split("--")[-1].lower()
     return parts[-1].lower() if parts else ""
+
+
+def _each(groups: Mapping[str, Sequence[str]]) -> str:
+    """``a: trained on 'X', b on 'Y'``: a few of them."""
+    (found, names), *more = groups.items()
+    texts = [f"{_who(names)} on {found!r}" for found, names in more[: BASES - 1]]
+    rest = sum(len(names) for _, names in more[BASES - 1 :])
+    texts += [f"{rest:,} more on others"] if rest else []
+    return ", ".join([f"{_who(names)}: trained on {found!r}", *texts])
 
 
 def _who(names: Sequence[str]) -> str:

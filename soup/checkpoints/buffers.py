@@ -5,6 +5,7 @@ does not, the model that is built from the other's files has it all the same: it
 what transformers, if it is installed and knows the model, makes no use of.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from soup.checkpoints.asking import ask, unknown
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.names import Cores
 from soup.checkpoints.ties import may_be_tied
-from soup.words import counted, shown
+from soup.words import counted, listed, shown
 
 COMPUTED = (
     "inv_freq",
@@ -44,19 +45,27 @@ def leave_out(members: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str
         if computed:
             what = counted(len(computed), "buffer")
             said.append(
-                f"{member.name}: stores {what} ({shown(computed[0], 120)}) that not all members "
+                f"{member.name}: stores {what} ({_named(computed)}) that not all members "
                 "do; the model computes them itself, so they are left out and the soup has none"
             )
         unused = _unused(member, [name for name in own if name not in computed])
         if unused:
             what = counted(len(unused), "tensor")
             said.append(
-                f"{member.name}: stores {what} ({shown(unused[0], 120)}) that not all members do "
+                f"{member.name}: stores {what} ({_named(unused)}) that not all members do "
                 "and that its model makes no use of, as transformers says: left out, and the soup "
                 "has none"
             )
         found.append(without(member, [*computed, *unused]))
     return found, said
+
+
+def _named(names: Sequence[str]) -> str:
+    """A few names, those of all layers as one."""
+    starred = dict.fromkeys(
+        re.sub(r"\d+", "*", name) if len(names) > FEW else name for name in names
+    )
+    return listed([shown(name, 120) for name in starred], FEW)
 
 
 def _unused(member: Checkpoint, own: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from soup.checkpoints import names, ties
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.problems import AS_IF
 
 
 def fit(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
@@ -31,8 +32,8 @@ def _renamed(member: Checkpoint, reference: Checkpoint) -> Checkpoint:
     updates = dict(member.updates)
     updates |= {called[name]: update for name, update in member.updates.items() if name in called}
     note = (
-        f"names differ from {reference.name}'s by their prefixes alone, and are read as if they "
-        f"were its: {names.in_words(called)}"
+        f"names differ from {reference.name}'s by their prefixes alone{AS_IF}"
+        f"{names.in_words(called)}"
     )
     return replace(
         member,

@@ -19,6 +19,9 @@ NAMES = 10
 LONG = 160
 """Characters of a name or a value in a line, at most."""
 
+AS_IF = ", and are read as if they were its: "
+"""What stands between that names differ and how, for each member."""
+
 TENSOR = "tensor "
 """How what a problem is about begins, where it is a tensor."""
 
@@ -101,6 +104,8 @@ def summary(problems: Iterable[Problem], tensors: int = 0, others: int = 0) -> l
 def together(lines: Iterable[str], members: Sequence[str]) -> list[str]:
     """Lines ``member: text``: of those with the same text one, that names all its members.
 
+    So are those one that are the same up to ``AS_IF``, with what each goes on with.
+
     Args:
         lines: in any order; those that begin with no member's name stay as they are.
         members: their names, the reference's first.
@@ -110,11 +115,19 @@ def together(lines: Iterable[str], members: Sequence[str]) -> list[str]:
         owners = [name for name in members if line.startswith(f"{name}: ")]
         owner = max(owners, key=len, default="")
         by_text.setdefault(line.removeprefix(f"{owner}: ") if owner else line, []).append(owner)
+    heads: dict[str, dict[str, list[str]]] = {}
+    for text, owners in by_text.items():
+        head, as_if, rest = text.partition(AS_IF)
+        heads.setdefault(head + as_if, {})[rest] = owners
     others = len(members) - 1
-    return [
-        f"{_members(names, others)}: {text}" if (names := [n for n in owners if n]) else text
-        for text, owners in by_text.items()
-    ]
+    found = []
+    for head, rests in heads.items():
+        text = head + "; ".join(rests)
+        if len(rests) > 1:
+            text = head + "; ".join(f"{_members(o, others)}: {rest}" for rest, o in rests.items())
+        names = [name for owners in rests.values() for name in owners if name]
+        found.append(f"{_members(names, others)}: {text}" if names else text)
+    return found
 
 
 def _members(names: Sequence[str], others: int) -> str:

@@ -15,6 +15,11 @@ from soup.words import closest, counted, either, listed
 LOOK_AT = 2000
 """Entries of a directory that are looked at, at most."""
 
+LAST = 20
+"""Directories inside one that are looked into, at most."""
+
+NOT_HERE = "no weights here; "
+
 MODEL_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -23,6 +28,9 @@ MODEL_FILES = (
     "adapter_config.json",
 )
 """Any of these files beside each other make a directory a checkpoint, a full one or an adapter."""
+
+TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".xlsx")
+"""How the files of benchmarks end."""
 
 OTHER_FORMATS = {
     ".gguf": "a GGUF file, quantised for llama.cpp; take the checkpoint that it was made from",
@@ -50,6 +58,8 @@ def instead_of(path: Path) -> str:
     """What a path that is no directory may have been meant to be: ``; did you mean …?``."""
     if path.is_file():
         beside = path.parent / "config.json"
+        if path.suffix.lower() in TABLES:
+            return "; is it a benchmark? Give --bench before each"
         return f"; did you mean its directory, {path.parent}?" if beside.is_file() else ""
     try:
         names = [entry.name for entry in islice(path.parent.iterdir(), LOOK_AT) if entry.is_dir()]
@@ -84,8 +94,9 @@ def _folder_for_file(directory: Path, names: list[str]) -> str | None:
 
 def _deepspeed(directory: Path, names: list[str]) -> str | None:
     steps = [n for n in names if re.fullmatch(r"global_step_?\d+", n)]
-    tags = [n for n in steps if _holds(directory / n, "*_model_states.pt", "*_optim_states.pt")]
-    tags += [n for n in names if n == "pytorch_model" and _holds(directory / n, "*_states.pt")]
+    others = [n for n in names if n in ("pytorch_model", "checkpoint")]  # accelerate's, Lightning's
+    pieces = ("*_model_states.pt", "*_optim_states.pt")
+    tags = [n for n in [*steps, *others] if _holds(directory / n, *pieces)]
     if not tags and _holds(directory, "*_model_states.pt", "*_optim_states.pt"):
         return (
             f"a part of a DeepSpeed checkpoint; did you mean {directory.parent}, where "
@@ -103,10 +114,13 @@ def _deepspeed(directory: Path, names: list[str]) -> str | None:
 
 def _fsdp(directory: Path, names: list[str]) -> str | None:
     if _holds(directory, "*.distcp"):
-        inside, out = directory, directory.parent
+        if directory.name.startswith("optim"):
+            return "the state of an FSDP optimizer, which holds no weights"
+        beside = (directory / "config.json").is_file()
+        inside, out = directory, directory if beside else directory.parent
     else:
         found = [n for n in names if _holds(directory / n, "*.distcp")]
-        models = [n for n in found if not n.startswith("optimizer")]
+        models = [n for n in found if not n.startswith("optim")]
         if not models:
             return None
         inside, out = directory / models[0], directory
@@ -193,7 +207,7 @@ def _folder_of_checkpoints(directory: Path, names: list[str]) -> str | None:
     if not found:
         return None
     if len(found) == 1:
-        return f"no weights here; did you mean {directory / found[0]}?"
+        return f"{NOT_HERE}did you mean {directory / found[0]}?"
     kind = "checkpoint"
     if all((directory / name / MODEL_FILES[-1]).is_file() for name in found):
         kind = "adapter"
@@ -204,6 +218,23 @@ def _folder_of_checkpoints(directory: Path, names: list[str]) -> str | None:
     if stem and [n for n in folders if n.startswith(stem.group())] == found:
         return f"{text}{directory}/{stem.group()}*?"
     return f"{text}{listed([directory / name for name in found], 10)}?"
+
+
+def _run(directory: Path, names: list[str]) -> str | None:
+    """The directory of a whole run: what its last checkpoint is that says what it is."""
+    folders = [n for n in names if not n.startswith(".") and (directory / n).is_dir()]
+    folders.sort(key=lambda name: [int(digits) for digits in re.findall(r"\d+", name)])
+    for name in folders[: -LAST - 1 : -1]:
+        inside = directory / name
+        try:
+            entries = sorted(entry.name for entry in islice(inside.iterdir(), LOOK_AT))
+        except OSError:
+            continue
+        found = next(filter(None, (kind(inside, entries) for kind in KINDS if kind != _run)), None)
+        if found is not None:
+            found = found.removeprefix(NOT_HERE)
+            return f"{NOT_HERE}in {name}: {found}"
+    return None
 
 
 def _other_format(directory: Path, names: list[str]) -> str | None:
@@ -232,5 +263,6 @@ KINDS: tuple[Callable[[Path, list[str]], str | None], ...] = (
     _folder_of_checkpoints,
     _original,
     _other_format,
+    _run,
 )
 """Each looks at a directory and its names, and says what it is; the first that knows it counts."""

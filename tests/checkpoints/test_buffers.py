@@ -29,7 +29,7 @@ def test_buffers_that_one_member_stores_are_left_out(
     report = inspect([tmp_path / name for name in order])
     assert not report.problems
     (warning,) = report.warnings
-    assert warning.startswith("old: stores 2 buffers (")
+    assert warning.startswith(f"old: stores 2 buffers ({' and '.join(BUFFERS)}) that ")
     pool = Pool(report.members, chosen=report.reference)
     out = write(Blend(pool.members, pool.reference), tmp_path / "soup", kind="average").path
     assert open_checkpoint(out).tensors.keys() == random_tensors(0).keys()
@@ -91,6 +91,17 @@ def test_adapters_of_another_base_than_the_one_named_are_told(tmp_path: Path) ->
     (warning,) = [line for line in inspect(paths, base=base).warnings if "trained on" in line]
     assert warning.startswith("b: trained on '/data/models/Qwen2-VL-2B-Instruct'")
     assert f"--base is {base}" in warning
+
+
+def test_adapters_of_many_other_bases_are_one_line(tmp_path: Path) -> None:
+    """Which of them names which, and how many more; with a base that the user named, or none."""
+    bases = [make_checkpoint(tmp_path / f"base{k}", random_tensors(0)) for k in range(7)]
+    paths = [adapter(tmp_path / f"m{k}", base, str(base)) for k, base in enumerate(bases)]
+    (warning,) = [line for line in inspect(paths[1:3], base=bases[0]).warnings if "trained" in line]
+    assert warning.startswith(f"m1: trained on '{bases[1]}', m2 on '{bases[2]}' by ")
+    (warning,) = [line for line in inspect(paths).warnings if "trained" in line]
+    assert f"m4 on '{bases[4]}', 2 more on others by " in warning
+    assert f"m0 on '{bases[0]}'; " in warning
 
 
 def test_adapters_that_name_different_bases_are_told(tmp_path: Path) -> None:

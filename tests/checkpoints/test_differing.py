@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,50 @@ def test_what_changes_no_answer_is_not_told(tmp_path: Path) -> None:
         "tokenizer_config.json": json.dumps({"name_or_path": "there", "padding_side": "left"}),
     }
     assert warned(tmp_path, changed) == ()
+
+
+def tokenizer(merges: list[Any], **of_token: bool) -> str:
+    """A tokenizer.json of five tokens."""
+    token = {"id": 4, "content": "<image>", "lstrip": False, "special": True} | of_token
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "ba": 3}, "merges": merges}
+    return json.dumps({"model": model, "added_tokens": [token]})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (tokenizer(["b a", "a b"]), "how it merges pieces into tokens;"),
+        (tokenizer([["a", "b"], ["b", "a"]]), ""),  # as newer versions write them
+        (tokenizer(["a b", "b a"], lstrip=True), "token '<image>' lstrip true (a: false);"),
+    ],
+)
+def test_tokenizers_of_equal_tokens_that_read_otherwise_are_told(
+    tmp_path: Path, theirs: str, said: str
+) -> None:
+    """The rows agree, yet a text becomes other tokens: which part of the tokenizer it is."""
+    paths = [
+        make_checkpoint(tmp_path / name, random_tensors(k), files={"tokenizer.json": text})
+        for k, (name, text) in enumerate([("a", tokenizer(["a b", "b a"])), ("b", theirs)])
+    ]
+    report = inspect(paths)
+    assert not report.problems
+    found = [line for line in report.warnings if "differs from" in line]
+    assert len(found) == bool(said)
+    assert all(line.startswith(f"b: differs from a in tokenizer.json: {said}") for line in found)
+
+
+def test_an_id_alone_and_in_a_list_are_one(tmp_path: Path) -> None:
+    """Which token ends an answer may be written in either way; several are another thing."""
+    for value, expected in (([2], 0), ([2, 3], 1)):
+        paths = [
+            make_checkpoint(
+                tmp_path / f"{name}{expected}",
+                random_tensors(k),
+                files={"generation_config.json": json.dumps({"eos_token_id": eos})},
+            )
+            for k, (name, eos) in enumerate([("a", 2), ("b", value)])
+        ]
+        assert len(inspect(paths).warnings) == expected
 
 
 def test_adapters_of_one_base_have_its_files(tmp_path: Path) -> None:

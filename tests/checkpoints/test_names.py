@@ -84,6 +84,18 @@ def test_generations_of_names_are_fitted_to_the_references(
     assert pool.members[1].digest == open_checkpoint(paths[1]).digest
 
 
+def test_many_generations_are_one_line(tmp_path: Path) -> None:
+    """With what is called otherwise in each; what two do alike stands once."""
+    renames = [lambda name: name, new, llava, llava]
+    paths = [make_checkpoint(tmp_path / f"m{k}", tensors(k, r)) for k, r in enumerate(renames)]
+    report = inspect(paths)
+    assert not report.problems
+    (warning,) = report.warnings
+    assert warning.startswith("m1, m2 and m3: names differ from m0's by their prefixes alone, ")
+    assert "were its: m1: model.language_model.… is " in warning
+    assert "; m2 and m3: language_model.model.… is " in warning
+
+
 def test_a_tower_is_no_other_tower(tmp_path: Path) -> None:
     """Names of one shape that only their numbers or their sense tell apart are never fitted."""
     base = tensors(0)

@@ -36,6 +36,28 @@ KINDS = {
         ".metadata __0_0.distcp __1_0.distcp",
         "run: accelerate merge-weights {here} {above}",
     ),
+    "fsdp, beside the settings": (
+        "config.json .metadata __0_0.distcp",
+        "run: accelerate merge-weights {here} {here}",
+    ),
+    "fsdp's model and optimizer": (
+        "config.json optim/x.distcp weights/x.distcp",
+        "run: accelerate merge-weights {here}/weights {here}",
+    ),
+    "a run of fsdp": (
+        "checkpoint-9/pytorch_model_fsdp_0/x.distcp logs/x "
+        "checkpoint-10/pytorch_model_fsdp_0/x.distcp",
+        "no weights here; in checkpoint-10: an FSDP checkpoint, {}; run: accelerate merge-weights "
+        "{here}/checkpoint-10/pytorch_model_fsdp_0 {here}/checkpoint-10",
+    ),
+    "lightning with deepspeed": (
+        "latest checkpoint/mp_rank_00_model_states.pt",
+        "a DeepSpeed checkpoint (checkpoint)",
+    ),
+    "a run of adapters, one below": (
+        "v0-2024/checkpoint-1/adapter_config.json v0-2024/logging.jsonl",
+        "no weights here; in v0-2024: did you mean {here}/v0-2024/checkpoint-1?",
+    ),
     "fsdp in one file": (
         "config.json pytorch_model_fsdp.bin",
         "run: mv {here}/pytorch_model_fsdp.bin {here}/pytorch_model.bin",
@@ -207,3 +229,23 @@ def test_a_part_of_a_deepspeed_checkpoint_names_the_whole(tmp_path: Path, kind: 
     (folder / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=rf"did you mean {tmp_path}/run, where zero_to_fp32"):
         open_checkpoint(folder)
+
+
+def test_an_optimizers_state_is_no_model(tmp_path: Path) -> None:
+    """No command makes weights of it, whether it is given itself or lies in what is given."""
+    state = tmp_path / "run" / "optimizer_0"
+    state.mkdir(parents=True)
+    (state / "__0_0.distcp").touch()
+    for given in (state, state.parent):
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(given)
+        assert "merge-weights" not in str(caught.value)
+        assert "the state of an FSDP optimizer, which holds no weights" in str(caught.value)
+
+
+def test_a_benchmark_among_the_models_is_told(tmp_path: Path) -> None:
+    """``--bench one.tsv two.tsv`` makes a model of the second."""
+    table = tmp_path / "two.tsv"
+    table.write_text("index")
+    with pytest.raises(CheckpointError, match="is it a benchmark\\? Give --bench before each"):
+        open_checkpoint(table)
