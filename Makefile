@@ -22,7 +22,7 @@ demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
 
 test: $(READY) $(OLD_READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-engines: $(READY)
 	$(MAKE) --no-print-directory $(VLLM_READY) || true

@@ -22,6 +22,23 @@ from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 hypothesis.settings.register_profile("soup", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("soup")
 
+LONG = (
+    "test_end_to_end.py", "models/test_fidelity.py", "publishing/test_seven_nights.py",
+    "workers/test_worker.py", "test_docs.py", "workers/test_second_environment.py",
+    "cli/test_terminal.py", "kit/test_kit_traps.py", "workers/test_doctor.py",
+)  # fmt: skip
+"""Files whose tests take a minute or more, most of it in workers that come up."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long ones: else one process has the last of them when the others are done."""
+    here = Path(__file__).parent
+    order = {here / name: number for number, name in enumerate(LONG)}
+    if absent := [str(file) for file in order if not file.is_file()]:
+        raise pytest.UsageError(f"no such file: {', '.join(absent)}; see LONG in {__file__}")
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 CONFIG = {"model_type": "tiny", "architectures": ["Tiny"]}
 
 
