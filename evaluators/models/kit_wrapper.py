@@ -456,7 +456,9 @@ def _find(wrapper: str) -> Any:
     # first of all: it keeps out of VLMEvalKit's sight what in the environment changes prompts
     importlib.import_module("soup.evaluators.kit.importing")
     module, _, name = wrapper.rpartition(":")
-    return getattr(importlib.import_module(module or "vlmeval.vlm"), name)
+    # on being imported, VLMEvalKit's models seed torch and turn gradients off
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(torch.is_grad_enabled()):
+        return getattr(importlib.import_module(module or "vlmeval.vlm"), name)
 
 
 @contextmanager
