@@ -13,6 +13,7 @@ from soup.checkpoints.soundness import problems as unsound
 from soup.checkpoints.soundness import remarks
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import known_distances, remember_distances
+from soup.choosing.scoring import forgetting
 from soup.errors import PoolError
 from soup.events import Event, Note, Observer, Progress
 
@@ -25,6 +26,9 @@ def identify(
 ) -> None:
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
     else by reading it once; where there is a draft, while it is written.
+
+    Raises:
+        CheckpointError: one cannot be read; of a draft also all that ``Draft.learn`` raises.
     """
     unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
@@ -38,7 +42,10 @@ def identify(
             done += count
             observe(Progress("read and digest the pool", done, total, "B"))
 
-    learned = draft.learn(unknown) if draft is not None else []
+    learned: list[Checkpoint] = []
+    if draft is not None:
+        with forgetting(journal, draft.blend):
+            learned = draft.learn(unknown)
     total -= sum(member.nbytes for member in learned)
     for member in unknown:
         before = journal.rewritten(member)
