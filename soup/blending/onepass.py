@@ -8,8 +8,10 @@ of the result depends on the order of members, which their digests decide, is do
 are known.
 """
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,6 +30,9 @@ from soup.checkpoints.soundness import INFINITE, zeros_behind
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
 from soup.events import Observer, Progress
+
+TELL = 0.05
+"""Seconds from one report of progress to the next."""
 
 Otherwise = Callable[[Blend, Piece], memoryview]
 """The bytes of a piece as the plain way makes them, or its error, which names what is wrong."""
@@ -188,9 +193,10 @@ class _Pass:
         lock = threading.Lock()
         failed = threading.Event()
         done = released = 0
+        told = -math.inf
 
         def some() -> None:
-            nonlocal done, released
+            nonlocal done, released, told
             result = memoryview(bytearray(CHUNK * 4))
             try:
                 while not failed.is_set():
@@ -201,7 +207,9 @@ class _Pass:
                     self.do(run, result)
                     with lock:
                         done += run.nbytes * len(run.rows)
-                        observe(Progress(task, done, total, "B"))
+                        if (now := time.monotonic()) >= told + TELL or done == total:
+                            told = now
+                            observe(Progress(task, done, total, "B"))
                         if done - released >= compiled.RELEASE:
                             released = done
                             for file in self.files.values():
@@ -227,7 +235,6 @@ class _Pass:
             self._plainly(run)  # it had shrunk before it was mapped
             return
         rows = compiled.addresses([file.address + offset for file, offset in places])
-        compiled.populate(rows, run.nbytes)
         first = compiled.alike(rows, run.nbytes) if len(places) > 1 else [0]
         views = [file.bytes[offset : offset + run.nbytes] for file, offset in places]
         seen, finite, settled = self._look(run, views, rows, first)
