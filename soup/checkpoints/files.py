@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import parse
-from soup.checkpoints.safe import DEEPEST, MOST, require_safe
+from soup.checkpoints.safe import BESIDE, DEEPEST, MOST, opened_regular, require_safe
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -150,13 +150,17 @@ def require_readable(file: Path) -> None:
     """Fail now, not after hours of scoring, where a file beside the weights cannot be copied.
 
     Raises:
-        CheckpointError: it cannot be read, or is a git-lfs pointer; it is named.
+        CheckpointError: it cannot be read, is too large, or is a git-lfs pointer; it is named.
     """
     try:
-        with file.open("rb") as stream:
+        with opened_regular(file, BESIDE) as stream:
             head = stream.read(len(LFS_START))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file}: would be copied into the soup, but has {error}; move it out of the checkpoint"
+        ) from error
     if head == LFS_START:
         raise CheckpointError(f"{file}: {LFS_POINTER}")
 

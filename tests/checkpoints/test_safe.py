@@ -132,3 +132,15 @@ def test_a_file_is_read_to_a_bound(tmp_path: Path) -> None:
     file.rename(path / "config.json")
     with pytest.raises(CheckpointError, match=r"config.json: .*bytes, expected 33,554,432 at most"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokenizer.json", "tokenizer.model", "code/a.py"])
+def test_what_would_be_copied_into_a_soup_has_a_bound(tmp_path: Path, name: str) -> None:
+    """Any file beside the weights: known when the pool is opened, before a byte of it is read."""
+    paths = [make_checkpoint(tmp_path / n, random_tensors(k)) for k, n in enumerate("ab")]
+    (paths[1] / name).parent.mkdir(exist_ok=True)
+    with (paths[1] / name).open("wb") as made:
+        made.truncate(1 << 40)
+    said = rf"b/{name}: .*1,099,511,627,776 bytes, expected 536,870,912 at most"
+    with pytest.raises(CheckpointError, match=said):
+        Pool.open(*paths)
