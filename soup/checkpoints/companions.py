@@ -8,6 +8,7 @@ in the same way, whatever files hold them and whoever wrote them.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -148,7 +149,8 @@ class Companions:
     def files_digest(self) -> str:
         """SHA-256 of every name and byte; licence and documents, too."""
         lines = [f"{name} {hashlib.sha256(self._content(name)).hexdigest()}" for name in self.files]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        # The bytes of names as they are: they need not be text.
+        return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()
 
     def read(self, name: str) -> bytes | None:
         """The content of one file; None where there is none of that name."""

@@ -54,6 +54,9 @@ TRAINER_STATE = (
     "sft_args.json",
     "adapter_config.json",  # a full model is no adapter
 )
+LINKED = 100
+"""Links to folders that are followed, at most."""
+
 LFS_START = LFS_PREFIX + b"https://git-lfs"
 
 REPLACED = ("README.md", "soup.json", "soup-*.svg")
@@ -115,11 +118,11 @@ def _files(directory: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: it cannot be read, or holds what may not be, see ``safe``.
     """
-    home, seen = directory.resolve(), 0
+    home, seen, linked = directory.resolve(), 0, 0
 
     def walk(here: Path, around: tuple[Path, ...]) -> Iterator[Path]:
         itself = here.resolve()
-        nonlocal seen
+        nonlocal seen, linked
         if itself in around:
             return  # a link to a folder that it stands in
         folders = []
@@ -136,6 +139,9 @@ def _files(directory: Path) -> Iterator[Path]:
                 yield entry.relative_to(directory)
             elif not entry.name.startswith("."):
                 folders.append(entry)
+                linked += entry.is_symlink()
+        if linked > LINKED:  # what stands behind them counts once for each way that leads there
+            raise CheckpointError(f"{here}: more than {LINKED} links to folders; remove them")
         for folder in folders:
             yield from walk(folder, (*around, itself))
 
