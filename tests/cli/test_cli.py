@@ -255,6 +255,18 @@ def test_a_soup_toml_that_is_no_file_is_told(tmp_path: Path) -> None:
     assert "expected a regular file, found a pipe" in fails(run(tmp_path, "leaderboard"), 2)
 
 
+def test_a_work_directory_that_cannot_be_is_one_line(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """A name that is too long for any file system, wherever it is looked for first."""
+    for command in (["average", "ckpts/*"], ["leaderboard"], ["status"]):
+        done = run(tmp_path, *command, "--work", "x" * 300)
+        assert "Traceback" not in done.stderr
+    assert "File name too long" in fails(
+        run(tmp_path, "average", "ckpts/*", "--work", "x" * 300), 1
+    )
+
+
 def test_a_suite_is_short_for_its_benchmarks(pool_paths: list[Path], tmp_path: Path) -> None:
     """In the order of the table, before other benchmarks, none twice; also from soup.toml."""
     (tmp_path / "soup.toml").write_text('suite = "points"\nbench = ["MMStar", "more"]\n')
