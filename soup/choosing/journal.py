@@ -296,6 +296,7 @@ class Journal:
     def _read(self, every: Iterable[bytes]) -> None:
         """Look at all lines, with their ends, in their order."""
         ats: dict[str, set[int]] = {}
+        headless: set[str] = set()  # runs whose first record is not that they begin
         running: str | None = None  # the newest run, until its end has been read
         results = self.results.places
         start = end = number = 0
@@ -323,13 +324,15 @@ class Journal:
             kind, name = head[2], (head[4] or b"").decode()
             self._index(kind, head[3], name, line, start)
             if head[3] == b"run":
+                if name not in ats and kind != b"run":
+                    headless.add(name)
                 ats.setdefault(name, set()).add(int(head[5] or -1))
                 running = name if kind == b"run" else running
                 if kind in ENDS:
                     self._torn.discard(name)
                     running = None if name == running else running
         for run, found in ats.items():
-            if found != set(range(max(found) + 1)):
+            if run in headless or found != set(range(max(found) + 1)):
                 self._torn.add(run)
         for run in self._torn:
             self.runs.drop(run)
