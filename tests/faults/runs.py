@@ -62,6 +62,12 @@ class Row:
     repeated: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    def add(self, what: str, wrong: Sequence[str]) -> None:
+        """Count one, with what is wrong about it."""
+        self.injected += 1
+        self.survived += not wrong
+        self.wrong += [f"{what}: {text}" for text in wrong]
+
 
 class Place:
     """A pool and what a run without faults makes of it."""
@@ -154,7 +160,6 @@ class Place:
         self, place: Path, row: Row, what: str, first: int, found: Sequence[str] = ()
     ) -> None:
         """Run the same command without a fault, and judge; ``found`` is what is wrong by then."""
-        row.injected += 1
         before = lines(place / "work")
         known = results(place / "work")
         code = self.run(place)
@@ -176,8 +181,7 @@ class Place:
             wrong.append(f"left: {', '.join(sorted(left))}")
         if not set(known) <= set(keys):
             wrong.append("results are gone")
-        row.wrong += [f"{what}: {text}" for text in wrong]
-        row.survived += not wrong
+        row.add(what, wrong)
 
 
 def right(blend: Blend, benchmark: str, sample: int) -> float:
