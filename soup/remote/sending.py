@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from soup.errors import CheckpointError, OutputError, UsageError
 from soup.events import Note, Observer, Progress
 from soup.remote.address import HUB, WEB, Address, parse
-from soup.remote.hub import TRANSPORTS
 from soup.remote.place import missing_package
 from soup.remote.ranges import patiently
 from soup.remote.stores import Store
@@ -26,9 +25,6 @@ MARK = "soup-unfinished.json"
 MANIFEST = "soup.json"
 LAST = (MANIFEST, "model.safetensors.index.json", "adapter_config.json", "config.json")
 """The files that come last, in this order: without them nobody takes the others for a model."""
-
-STALE = ["*.safetensors", "*.safetensors.index.json"]
-"""What an earlier soup with other shards may have left on a hub."""
 
 
 class Target(Protocol):
@@ -242,7 +238,9 @@ class HubTarget:
 
         if find_spec("huggingface_hub") is None:
             raise OutputError(str(missing_package(self.address, "huggingface_hub")))
-        there = self._do(self._files)
+        from soup.remote.committing import files_there
+
+        there = files_there(self.address)
         if "config.json" in there and MANIFEST not in there:
             raise OutputError(
                 f"{self.address}: holds a model that is not a soup (no {MANIFEST}); choose another "
@@ -251,59 +249,8 @@ class HubTarget:
 
     def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
         """See ``Target``; its history keeps an earlier soup."""
-        total = sum(files_of(directory).values())
-        observe(Note(f"sending {directory.name} to {self.address} ({total / 1e9:.2f} GB)"))
-        commit = self._do(lambda api: self._commit(api, directory))
-        return self.address.at(str(commit.oid)) if getattr(commit, "oid", "") else str(self.address)
+        from soup.remote.committing import Commit, commit
 
-    def _files(self, api: Any) -> set[str]:
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-        revision = self.address.revision or None
-        try:
-            names = api.list_repo_files(self.address.place, revision=revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            return set()
-        before = f"{self.address.folder}/" if self.address.folder else ""
-        return {name.removeprefix(before) for name in names if name.startswith(before)}
-
-    def _commit(self, api: Any, directory: Path) -> Any:
-        address = self.address
-        api.create_repo(address.place, private=True, exist_ok=True)
-        if address.revision:
-            api.create_branch(address.place, branch=address.revision, exist_ok=True)
-        return api.upload_folder(
-            repo_id=address.place,
-            folder_path=directory,
-            path_in_repo=address.folder or None,
-            revision=address.revision or None,
-            commit_message=f"{directory.name}, a soup",
-            delete_patterns=STALE,
-        )
-
-    def _do(self, work: Callable[[Any], Any]) -> Any:
-        from huggingface_hub import HfApi, utils
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        bars: Any = utils
-        shown = not bars.are_progress_bars_disabled()
-        bars.disable_progress_bars()  # they would write over ours
-        address = self.address
-        try:
-            endpoint = os.environ.get("HF_ENDPOINT") or None
-            return work(HfApi(endpoint=endpoint, library_name="vlm-soup"))
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else None
-            hint = "; is HF_TOKEN set, and may it write there?" if status in (401, 403, 404) else ""
-            raise OutputError(f"{address}: the hub answered {status or 'no'}{hint}") from None
-        except HFValidationError as error:
-            raise OutputError(f"{address}: {address.scrubbed(error)}") from None
-        except Exception as error:  # its transport's own, and of files
-            module = type(error).__module__.partition(".")[0]
-            if not isinstance(error, OSError) and module not in (*TRANSPORTS, "hf_xet"):
-                raise
-            said = address.scrubbed(error) or type(error).__name__
-            raise OutputError(f"{address}: cannot be sent to the hub ({said})") from None
-        finally:
-            if shown:
-                bars.enable_progress_bars()
+        files = {name: directory / name for name in files_of(directory)}
+        found = commit(Commit(self.address, f"{directory.name}, a soup", files), observe)
+        return self.address.at(str(found.oid)) if getattr(found, "oid", "") else str(self.address)

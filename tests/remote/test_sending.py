@@ -189,7 +189,6 @@ def test_a_hub_takes_a_soup_in_one_commit(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_ENDPOINT", web.address)
     monkeypatch.setenv("HF_TOKEN", "none")
     web.token = "none"
