@@ -24,6 +24,7 @@ from soup.words import counted
 
 RESULTS = ".eval_results/soup.yaml"
 
+
 def require_repository(name: str) -> str:
     """A repository's name, where it is one.
 

@@ -16,6 +16,7 @@ WEB = ("http", "https")
 
 # Path("hf://a") is hf:/a: one slash will do.
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])(.+)", re.DOTALL)
+_BARE = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}")
 _SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|KEY|KEY_ID)$")
 SHORTEST = 8
 """Characters of what is taken for a secret by its variable's name: no words, no numbers."""
@@ -79,7 +80,8 @@ def _in_environment() -> list[str]:
 def is_address(text: str | os.PathLike[str]) -> bool:
     """Whether a member is elsewhere; what exists here is here, whatever it is called."""
     found = os.fspath(text)
-    return _ADDRESS.fullmatch(found) is not None and not os.path.exists(found)
+    meant = _ADDRESS.fullmatch(found) or _BARE.fullmatch(found)
+    return meant is not None and not os.path.exists(found)
 
 
 def elsewhere(*given: str | os.PathLike[str] | None) -> bool:
@@ -95,7 +97,9 @@ def parse(text: str | os.PathLike[str]) -> Address:
     """
     match = _ADDRESS.fullmatch(os.fspath(text))
     if match is None:
-        raise UsageError("expected an address, e.g. hf://org/name or https://host/model")
+        bare = _BARE.fullmatch(os.fspath(text))
+        said = f"{bare[0]}: names no place; " if bare else ""  # of anything else, no secret
+        raise UsageError(f"{said}expected an address, e.g. hf://org/name or https://host/model")
     scheme, rest = match.groups()
     if scheme == HUB:
         return _on_hub(rest.rstrip("/"))

@@ -82,6 +82,37 @@ def files_there(address: Address) -> set[str]:
     return ask(address, lambda api: _there(api, address))
 
 
+def require_token(address: Address) -> None:
+    """There is a token, and as far as the hub tells it may write.
+
+    Raises:
+        OutputError: there is none, it is not known, or may only read.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def look(api: Any) -> Any:
+        try:
+            return api.whoami()
+        except HfHubHTTPError as error:
+            if error.response is not None and error.response.status_code == 404:
+                return {}  # a hub of one's own need not know such a thing
+            raise
+
+    if not get_token():
+        raise OutputError(
+            f"{address}: no token to send with: set HF_TOKEN to one that may write there, or log "
+            "in (hf auth login)"
+        )
+    found = ask(address, look)
+    role = (found.get("auth", {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        raise OutputError(
+            f"{address}: the token of {found.get('name', 'this user')} may only read: set HF_TOKEN "
+            "to one that may write there"
+        )
+
+
 def _there(api: Any, address: Address) -> set[str]:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -134,9 +165,9 @@ def _commit(api: Any, what: Commit, observe: Observer) -> Any:
             )
 
         files = [one for one in given.values() if isinstance(one, Told)]
-        with _counting(files, f"read {what.title} for {address}", observe):
+        with _counting(files, f"read what goes to {address}", observe):
             ready = _aside(additions, stop)
-        with _counting(files, f"send {what.title} to {address}", observe):
+        with _counting(files, f"send to {address}", observe):
             return _aside(send, stop)
 
 
@@ -215,7 +246,7 @@ def ask(address: Address, work: Callable[[Any], T], said: str = "") -> T:
         OutputError: it could not be done.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     about = said or str(address)
     try:
@@ -223,6 +254,8 @@ def ask(address: Address, work: Callable[[Any], T], said: str = "") -> T:
             return work(HfApi(endpoint=endpoint(), library_name="vlm-soup"))
     except OutputError:
         raise
+    except OfflineModeIsEnabled:
+        raise OutputError(f"{about}: HF_HUB_OFFLINE forbids to send anything") from None
     except Exception as error:
         http = next((e for e in _causes(error) if isinstance(e, HfHubHTTPError)), None)
         if http is not None:

@@ -115,7 +115,9 @@ class Hub:
             model.refs[branch] = model.refs[MAIN]
             return {}, 200
         if what == "preupload":
-            return {"files": [_way(one["path"]) for one in json.loads(content)["files"]]}, 200
+            there = self.models[repository].files(branch)
+            asked = [one["path"] for one in json.loads(content)["files"]]
+            return {"files": [_way(name, there.get(name)) for name in asked]}, 200
         lines = [json.loads(line) for line in content.splitlines()]
         return self._commit(repository, branch, lines), 200
 
@@ -167,7 +169,14 @@ class Hub:
         return {"success": True, "commitOid": commit, "commitUrl": url}
 
 
-def _way(name: str) -> dict[str, Any]:
-    """How a file is to be sent."""
+def _way(name: str, there: bytes | None) -> dict[str, Any]:
+    """How a file is to be sent, and what is there by its name."""
     mode = "lfs" if name.endswith(".safetensors") else "regular"
-    return {"path": name, "shouldIgnore": False, "uploadMode": mode}
+    found: dict[str, Any] = {"path": name, "shouldIgnore": False, "uploadMode": mode}
+    if there is not None:
+        blob = b"blob %d\0%b" % (len(there), there)
+        large = mode == "lfs"
+        found["oid"] = (
+            hashlib.sha256(there).hexdigest() if large else hashlib.sha1(blob).hexdigest()
+        )
+    return found

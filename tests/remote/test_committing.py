@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from soup.errors import OutputError
-from soup.events import Event, Progress
+from soup.events import Event, Progress, ignore
 from soup.remote import committing
 from soup.remote.address import parse
 from soup.remote.committing import Commit, Told, commit
+from soup.remote.sending import target_of
 from tests.remote.servers import Web
 
 LARGE = bytes(range(256)) * (3 << 12)
@@ -55,7 +56,7 @@ def test_bytes_are_seen_to_move_within_one_commit(hub: Web, send: Send, part: in
     hub.hub.part = part
     told = send()
     total = 2 * len(LARGE) - 1
-    for task in ("read x, a soup for hf://team/x", "send x, a soup to hf://team/x"):
+    for task in ("read what goes to hf://team/x", "send to hf://team/x"):
         seen = [event.done for event in told if event.task == task]
         assert seen == sorted(seen) and (seen[0], seen[-1]) == (0, total)
         assert len({done for done in seen if 0 < done < total}) > 3
@@ -65,12 +66,13 @@ def test_bytes_are_seen_to_move_within_one_commit(hub: Web, send: Send, part: in
 
 
 def test_what_a_hub_has_is_not_sent_again(hub: Web, send: Send) -> None:
-    """The count is whole all the same; nothing new makes no commit."""
+    """The count is whole all the same; where nothing is new there is no second commit."""
     send()
     hub.asked.clear()
     told = send()
     assert (told[-1].done, told[-1].total) == (told[-1].total, 2 * len(LARGE) - 1)
     assert not [path for path, _ in hub.asked if path.startswith("/blob/")]
+    assert len(hub.models["team/x"].titles) == 1
 
 
 def test_folders_and_branches_are_sent_to(hub: Web, send: Send) -> None:
@@ -118,3 +120,27 @@ def test_whoever_stops_it_need_not_wait(hub: Web, send: Send) -> None:
     assert stop.is_set()
     with Told(Path(__file__), stop) as file, pytest.raises(OutputError, match="stopped"):
         file.read(1)
+
+
+def test_a_token_that_cannot_send_is_known_before_anything_is_made(
+    hub: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None, one that nobody knows, one that may only read, and no network to ask over."""
+    from huggingface_hub import constants
+
+    target = target_of("hf://team/x")
+    target.require_takeable(ignore)
+    hub.hub.role = "read"
+    with pytest.raises(OutputError, match="hf://team/x: the token of me may only read"):
+        target.require_takeable(ignore)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    with pytest.raises(OutputError, match="hf://team/x: the hub answered 401.*; is HF_TOKEN set"):
+        target.require_takeable(ignore)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OutputError, match="hf://team/x: no token to send with: set HF_TOKEN"):
+        target.require_takeable(ignore)
+    monkeypatch.setenv("HF_TOKEN", "hf_hidden")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OutputError, match="hf://team/x: HF_HUB_OFFLINE forbids to send"):
+        target.require_takeable(ignore)
+    assert hub.models == {}
