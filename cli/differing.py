@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from soup.cli.options import WORK, ShowOptions, Work, grouped
+from soup.cli.grouping import grouped
+from soup.cli.options import WORK, ShowOptions, Work
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import distinct_names
 

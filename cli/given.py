@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from soup.cli import config
+from soup.cli.merging import parameters
 from soup.cli.options import (
     BenchmarkOptions,
     MergeOptions,
@@ -15,7 +16,6 @@ from soup.cli.options import (
     PoolOptions,
     RunOptions,
     ScoringOptions,
-    parameters,
 )
 from soup.errors import UsageError
 from soup.evaluators.kit.suites import with_suite

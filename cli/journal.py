@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from soup.cli.options import WORK, Json, Work, grouped
+from soup.cli.grouping import grouped
+from soup.cli.options import WORK, Json, Work
 from soup.errors import JournalError, UsageError
 from soup.words import counted, did_you_mean
 

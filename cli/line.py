@@ -13,6 +13,7 @@ import soup
 from soup.cli import console
 from soup.cli.fetching import watched
 from soup.cli.given import scorer_of, settings_of
+from soup.cli.grouping import grouped
 from soup.cli.options import (
     WORK,
     Base,
@@ -24,7 +25,6 @@ from soup.cli.options import (
     RunOptions,
     ScoringOptions,
     Work,
-    grouped,
 )
 
 if TYPE_CHECKING:

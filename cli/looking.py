@@ -13,7 +13,8 @@ import soup
 from soup.cli import console
 from soup.cli.fetching import watched
 from soup.cli.given import dtype_of
-from soup.cli.options import WORK, LookOptions, PoolOptions, Work, grouped
+from soup.cli.grouping import grouped
+from soup.cli.options import WORK, LookOptions, PoolOptions, Work
 from soup.errors import PoolError, SoupError, UsageError
 from soup.words import counted
 

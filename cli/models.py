@@ -11,7 +11,8 @@ import typer
 
 from soup.cli import console
 from soup.cli.given import scorer_of
-from soup.cli.options import WORK, Base, Cache, PoolOptions, ScoringOptions, Work, grouped
+from soup.cli.grouping import grouped
+from soup.cli.options import WORK, Base, Cache, PoolOptions, ScoringOptions, Work
 from soup.errors import ScoringError, UsageError
 
 ANSWER = 64  # tokens of the made-up question's answer, unless told otherwise

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from soup.cli.given import scorer_of, settings_of
+from soup.cli.grouping import grouped
 from soup.cli.options import (
     Accept,
     BenchmarkOptions,
@@ -18,7 +19,6 @@ from soup.cli.options import (
     RunOptions,
     ScoringOptions,
     ShowOptions,
-    grouped,
 )
 
 READY = "Ready"

@@ -1,24 +1,17 @@
-"""Options, each defined once, in the groups that commands share.
+"""Options, each defined once, in the groups that commands share; a new option is a field.
 
-A command takes a group as a parameter; ``grouped`` turns it into the group's options for Typer,
-under one heading in the help, and back into the group when the command is called. A new option is a
-field.
+``soup.cli.grouping`` makes a command's options of the groups that it takes.
 """
 
-import copy
-import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, ClassVar
 
 import typer
 
-from soup.blending.methods import METHODS, Method
+from soup.blending.methods import METHODS
 from soup.cli import completing
 from soup.cli.values import COUNT
-from soup.errors import UsageError
 from soup.evaluators.kit.suites import SUITES
 
 WORK = Path(".soup")
@@ -415,91 +408,3 @@ class RunOptions:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and its cost; score and write nothing.")
     ] = False
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameters of a group's type are the group's options, one by one."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name in groups:
-            parameters += _options_of(groups[parameter.name])
-        else:
-            one = parameter.replace(
-                kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]
-            )
-            parameters.append(one)
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        for name, kind in groups.items():
-            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        command(**given)
-
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    vars(run)["__signature__"] = inspect.Signature(parameters)
-    return run
-
-
-def _options_of(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    found = []
-    for field in fields(group):
-        kind, info, *more = get_args(hints[field.name])
-        info = copy.copy(info)
-        if not isinstance(info, typer.models.ArgumentInfo):  # these have a panel of their own
-            info.rich_help_panel = group.PANEL
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        found.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[(kind, info, *more)],
-            )
-        )
-    return found
-
-
-def _line(name: str, method: Method) -> str:
-    values = [f"{key}={value:g}" for key, value in method.parameters.items()]
-    values += ["needs --base"] if method.needs_base else []
-    about = f" ({', '.join(values)})" if values else ""
-    return f"  [bold]{name}[/]: {method.summary}{about}\n"
-
-
-BLEND_HELP = "\n".join(
-    [
-        "Blend all members by a method: none is left out, none is chosen.",
-        "",
-        "Methods, and the parameters that --set changes:",
-        "",
-        *(_line(name, method) for name, method in METHODS.items()),
-        "Scored only when benchmarks are given, as an average is.",
-        "",
-        "Example: soup blend a b --weight 0.7 --weight 0.3",
-        "",
-        "Example: soup blend ckpts/* --method ties --base base --set density=0.3 -o merged",
-    ]
-)
-
-
-def parameters(given: list[str] | None) -> dict[str, float]:
-    """Parameters of a method from ``NAME=VALUE``.
-
-    Raises:
-        UsageError: not of that form, not a number, or a name given twice.
-    """
-    found: dict[str, float] = {}
-    for text in given or ():
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not name or not equals:
-            raise UsageError(f"--set {text}: expected NAME=VALUE, e.g. --set density=0.2")
-        if name in found:
-            raise UsageError(f"--set {text}: {name} is given twice; give it once")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise UsageError(f"--set {text}: expected a number after =, found {value!r}") from None
-    return found

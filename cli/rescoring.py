@@ -14,7 +14,8 @@ import typer
 
 from soup.cli import completing, console
 from soup.cli.differing import asked
-from soup.cli.options import WORK, ShowOptions, Work, grouped
+from soup.cli.grouping import grouped
+from soup.cli.options import WORK, ShowOptions, Work
 
 if TYPE_CHECKING:
     from soup.choosing.rescoring import Change, Rescored

@@ -10,8 +10,9 @@ import typer
 import soup
 from soup.cli import console
 from soup.cli.given import scorer_of, settings_of
+from soup.cli.grouping import grouped
+from soup.cli.merging import BLEND_HELP
 from soup.cli.options import (
-    BLEND_HELP,
     CHOOSING,
     Accept,
     BenchmarkOptions,
@@ -22,7 +23,6 @@ from soup.cli.options import (
     RunOptions,
     ScoringOptions,
     ShowOptions,
-    grouped,
 )
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from soup.blending.methods import METHODS
 from soup.checkpoints.opening import open_checkpoint
 from soup.cli import config
 from soup.cli.app import main
-from soup.cli.options import parameters
+from soup.cli.merging import parameters
 from soup.cli.stopping import TEXT
 from soup.cli.values import Option
 from soup.errors import UsageError
