@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -291,7 +292,7 @@ def _quiet() -> Iterator[None]:
     bars: Any = utils
     shown, level = not bars.are_progress_bars_disabled(), logging.get_verbosity()
     try:
-        logging.set_verbosity(logging.CRITICAL)
+        logging.set_verbosity(CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if shown:
@@ -308,7 +309,8 @@ def _impatient() -> Iterator[None]:
     """No waiting for ever, where the client is one of httpx (1.0 and later)."""
     from huggingface_hub import utils
 
-    session: Any = utils.get_session()
+    client: Any = utils
+    session = client.get_session()
     before = getattr(session, "timeout", None)
     if not hasattr(session, "timeout"):
         yield
