@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.machines import clocks, full_disks, locks, mounts, renames
-from tests.faults.runs import Place, errors_at_steps, flipped_bits, kills_at_random, kills_at_steps
+from tests.faults.machines import clocks, full_disks, locks, mounts, read_only, renames
+from tests.faults.runs import (
+    Place,
+    errors_at_steps,
+    flipped_bits,
+    kills_at_random,
+    kills_at_steps,
+    kills_while_pruning,
+)
 
 
 def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
@@ -19,11 +26,12 @@ def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
     place = Place(tmp_path)
     rows = [
         kills_at_steps(place, 1),
+        kills_while_pruning(place),
         kills_at_random(place, 3),
         errors_at_steps(place, errno.ENOSPC, 1, ("write", "pwrite", "posix_fallocate")),
         errors_at_steps(place, errno.EIO, 1, ("fsync",)),
         flipped_bits(place, 2),
-        *([full_disks(place, [8], "work")] if mounts() else []),
+        *([full_disks(place, [8], "work"), read_only(place)] if mounts() else []),
         clocks(place, 1),
         locks(place, 1),
         renames(place, ["replace"], [errno.ESTALE]),

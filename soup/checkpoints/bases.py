@@ -1,5 +1,6 @@
 """Which base LoRA adapters say that they were trained on."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -64,9 +65,9 @@ def _named(member: Checkpoint) -> str:
 
 
 def _is_base(found: str, member: Checkpoint, base: Checkpoint) -> bool:
-    place = member.path / found
-    if "\0" not in found and os.path.realpath(place) == os.path.realpath(base.path):
-        return True
+    with contextlib.suppress(ValueError):  # a NUL, or half a character: that is no path
+        if os.path.realpath(member.path / found) == os.path.realpath(base.path):
+            return True
     called = [str(base.path), os.path.realpath(base.path), str(base.config.get("_name_or_path"))]
     if (origin := origin_of(base.path)) is not None:
         called.append(origin.where)

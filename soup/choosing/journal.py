@@ -39,6 +39,9 @@ if TYPE_CHECKING:  # a leaderboard is shown without
     from soup.checkpoints.checkpoint import Checkpoint
 
 FILE = "journal.jsonl"
+PART = f".{FILE}.*"
+"""What a file is called that is being written in its place."""
+
 ASIDE = "journal.damaged"
 """Where damaged lines are set aside, as they were found, beside the journal."""
 
@@ -128,6 +131,9 @@ class Journal:
             if journal.path.exists():
                 with locked(journal.path, os.O_RDONLY, fcntl.LOCK_SH) as handle:
                     journal._read(journal._lines.of(handle))
+                if create and any(directory.glob(PART)):  # of a rewriting that was killed
+                    with locked(journal.path, os.O_RDONLY, fcntl.LOCK_EX):
+                        journal._remove_parts()
                 if journal.damaged and create:
                     journal._set_aside()
         except OSError as error:
@@ -264,8 +270,7 @@ class Journal:
         temporary = self.path.with_name(f".{FILE}.{os.getpid()}")
         try:
             with locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
-                for left in self.path.parent.glob(f".{FILE}.*"):  # of one that was killed
-                    left.unlink(missing_ok=True)
+                self._remove_parts()
                 kept = [new for line in lines(whole(handle)) if (new := keep(line)) is not None]
                 try:
                     with temporary.open("wb") as file:
@@ -278,6 +283,11 @@ class Journal:
             flush(self.path.parent)
         except OSError as error:
             raise JournalError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _remove_parts(self) -> None:
+        """Remove what others have begun to write in the file's place; it is locked: they died."""
+        for left in self.path.parent.glob(PART):
+            left.unlink(missing_ok=True)
 
     def words(self) -> str | None:
         """What is to be said of damage, in one line; None where there is none that is new."""

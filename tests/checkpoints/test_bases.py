@@ -22,6 +22,8 @@ FACTORS = {"lin.lora_A.weight": torch.ones(2, 3), "lin.lora_B.weight": torch.one
         ("org/Model-2B", True),
         ("org/Model-2B-AWQ", True),
         ("org/Model-7B-base", True),
+        ("a\0b", True),
+        ("\ud800", True),
     ],
 )
 def test_a_base_by_another_name_is_told(tmp_path: Path, named: str, other: bool) -> None:

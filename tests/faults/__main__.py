@@ -18,6 +18,7 @@ from tests.faults.runs import (
     flipped_bits,
     kills_at_random,
     kills_at_steps,
+    kills_while_pruning,
 )
 
 HEAD = "| fault | injected | survived | bytes lost | results repeated |\n|---|---|---|---|---|"
@@ -28,6 +29,7 @@ def all_of(place: Place, kills: int, each: int, flips: int) -> Iterator[Row]:
     yield kills_at_random(place, kills)
     yield flipped_bits(place, flips)
     yield kills_at_steps(place, each)
+    yield kills_while_pruning(place)
     for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         yield errors_at_steps(place, number, each)
     yield from of_machines(place, each)
@@ -41,6 +43,7 @@ def of_machines(place: Place, each: int) -> Iterator[Row]:
         for what, most in (("work", 24), ("out", 48), ("files", 48)):
             unit = 1 if what == "files" else 4
             yield machines.full_disks(place, range(2 * unit, most * unit, step * unit), what)
+        yield machines.read_only(place)
     yield machines.clocks(place, each)
     yield machines.locks(place, each)
     yield machines.renames(place)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.choosing import journal
-from tests.faults.runs import DONE, Place, Row
+from tests.faults.runs import DONE, REFUSED, Place, Row
 
 ROOM = "64m"
 """Of a disk once there is room."""
@@ -72,6 +72,26 @@ def full_disks(place: Place, sizes: Sequence[int], what: str) -> Row:
                 continue  # there was room enough
             subprocess.run(["mount", "-o", more, disk], check=True)
             place.again(where, row, f"{size}", first)
+    return row
+
+
+def read_only(place: Place) -> Row:
+    """A directory that nobody may write to, then again where one may."""
+    row = Row("read-only directory")
+    for what in ("work", "out"):
+        where = place.fresh(f"read-only-{what}")
+        disk = where / "work" if what == "work" else where
+        disk.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(small_disk(disk, f"size={ROOM}"))
+            if what == "out":
+                (where / "work").mkdir()
+                stack.enter_context(small_disk(where / "work", f"size={ROOM}"))
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            first = place.run(where)
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            found = [] if first == REFUSED else [f"a read-only --{what} ended with {first}"]
+            place.again(where, row, what, first, found)
     return row
 
 

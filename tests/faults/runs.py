@@ -8,18 +8,21 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import signal
 import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
 from soup.checkpoints.pool import Pool
+from soup.choosing.carrying import prune
+from soup.choosing.journal import Journal
 from soup.choosing.records import head_of
 from soup.errors import SoupError
 from soup.evaluators.fake import FakeScorer
@@ -101,6 +104,7 @@ class Place:
         kill_after: float | None = None,
         after: Fault = lambda name, count: None,
         prepare: Callable[[], None] = lambda: None,
+        act: Callable[[Path], object] | None = None,
     ) -> int:
         """Run in a child; its exit code, or minus the signal that ended it.
 
@@ -111,6 +115,7 @@ class Place:
             kill_after: seconds until SIGKILL.
             after: called after each step.
             prepare: called in the child, before anything else.
+            act: done in the place of the greedy run, given where.
         """
         child = os.fork()
         if not child:
@@ -118,7 +123,7 @@ class Place:
             try:
                 signal.alarm(PATIENCE)
                 prepare()
-                code = self._child(place, fault, counting, after)
+                code = self._child(place, fault, counting, after, act or self._greedy)
             except BaseException:
                 with contextlib.suppress(BaseException):
                     (self.root / "traceback").write_text(traceback.format_exc(limit=-3))
@@ -129,7 +134,14 @@ class Place:
                 os.kill(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    def _child(self, place: Path, fault: Fault, counting: Path | None, after: Fault) -> int:
+    def _child(
+        self,
+        place: Path,
+        fault: Fault,
+        counting: Path | None,
+        after: Fault,
+        act: Callable[[Path], object],
+    ) -> int:
         counts: Counter[str] = Counter()
 
         def wrapped(name: str) -> Any:
@@ -146,15 +158,18 @@ class Place:
 
         for name in STEPS:
             setattr(os, name, wrapped(name))
-        given = Settings(("x", "y"), ("z",), out=place / "out", work=place / "work")
         try:
-            pool = self.pool or Pool.open(*self.members)
-            make("greedy", pool, FakeScorer(right=right, samples=20), given, ignore)
+            act(place)
         except SoupError:
             return REFUSED
         if counting is not None:
             counting.write_text("\n".join(counts.elements()))
         return DONE
+
+    def _greedy(self, place: Path) -> None:
+        given = Settings(("x", "y"), ("z",), out=place / "out", work=place / "work")
+        pool = self.pool or Pool.open(*self.members)
+        make("greedy", pool, FakeScorer(right=right, samples=20), given, ignore)
 
     def again(
         self, place: Path, row: Row, what: str, first: int, found: Sequence[str] = ()
@@ -221,6 +236,32 @@ def kills_at_steps(place: Place, each: int) -> Row:
             where = place.fresh(f"step-{name}-{at}")
             place.again(where, row, f"{name} {at}", place.run(where, kill))
     return row
+
+
+def kills_while_pruning(place: Place) -> Row:
+    """SIGKILL right before each step of ``soup journal prune``, of a journal of two runs."""
+    row = Row("SIGKILL while the journal is pruned")
+    twice = place.fresh("twice")
+    shutil.copytree(place.root / "whole", twice, dirs_exist_ok=True)
+    assert place.run(twice) == DONE
+
+    def act(where: Path) -> None:
+        prune(Journal.open(where / "work"), 1)
+
+    at = 0
+    while True:
+        at += 1
+        taken = iter(range(1, at + 1))
+
+        def kill(step: str, number: int, taken: Iterator[int] = taken, at: int = at) -> None:
+            if next(taken) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        where = place.fresh(f"pruned-{at}")
+        shutil.copytree(twice, where, dirs_exist_ok=True)
+        if (first := place.run(where, kill, act=act)) == DONE:
+            return row  # it has no more steps
+        place.again(where, row, f"step {at}", first)
 
 
 def kills_at_random(place: Place, times: int, seed: int = 0) -> Row:
