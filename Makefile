@@ -21,8 +21,10 @@ TRACKERS_READY := $(TRACKERS)/.ready
 demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
 
+# Hundreds of processes import our code: compiled files are kept, whatever the environment says.
 test: $(READY) $(OLD_READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
+		$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-engines: $(READY)
 	$(MAKE) --no-print-directory $(VLLM_READY) || true
