@@ -196,6 +196,34 @@ def test_ctrl_c_while_python_imports_leaves_no_traceback(
     assert fails(stopped("torch", "average", "ckpts/*"), 130).startswith("error: stopped; ")
 
 
+ENDING = """
+import atexit, os, signal, sys
+from soup.cli import __main__, app
+{before}
+sys.argv[1:] = ["--version"]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_when_all_is_done_changes_nothing(number: str) -> None:
+    """While Python would take itself apart: the command has ended, with its own exit code."""
+    sent = f"atexit.register(lambda: os.kill(os.getpid(), signal.{number}))"
+    command = [sys.executable, "-c", ENDING.format(before=sent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"soup {soup.__version__}\n"
+
+
+def test_ctrl_c_while_text_of_code_runs_ends_as_ever(tmp_path: Path) -> None:
+    """As dataclasses are made: Python would end itself by SIGINT, whatever is asked of it."""
+    stop = 'app.application = lambda asked: exec("raise KeyboardInterrupt")'
+    (tmp_path / "stops.py").write_text(ENDING.format(before=stop))
+    command = [sys.executable, "-m", "stops"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"error: {TEXT}\n")
+
+
 def test_help_shows_examples(tmp_path: Path) -> None:
     """For the whole and for each command."""
     assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
