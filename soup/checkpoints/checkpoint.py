@@ -359,7 +359,9 @@ class Checkpoint:
         """Take a digest, what is wrong with the values, and by tensor the root of each, if known,
         so that nothing is read again.
         """
-        self._known.take(digest, values, None if self.updates else roots)
+        if roots and self.updates:  # those of inputs say nothing of what is computed
+            roots = {n: roots[n] for n in self.tensors if n in roots and n not in self.updates}
+        self._known.take(digest, values, roots)
 
     @property
     def soundness(self) -> Soundness | None:

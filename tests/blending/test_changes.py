@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from soup import compiled
-from soup.blending import changes, runs, shards, streaming
+from soup.blending import changes, onepass, runs, shards, streaming
 from soup.blending.blend import Blend
 from soup.blending.common import equal
 from soup.blending.layout import laid_out
@@ -287,6 +288,28 @@ def test_the_base_is_read_once_for_all_adapters(tmp_path: Path) -> None:
     (one,) = [run for run in found if run.kind == "same"]
     assert len(one.rows) == 1
     assert all(len(set(run.rows)) == 1 for run in found if run.kind == "changed")
+
+
+def test_what_no_adapter_touches_is_copied_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once digests are known, which are of the base, too: its values, not of what is computed."""
+    pool = pool_of(tmp_path)
+    blend = Blend(pool.members[1:], pool.reference)
+    expected = written(blend, tmp_path / "read")
+    assert all(member.digest for member in blend.members)
+    one = blend.members[0]
+    assert set(one.roots) == {"frozen.weight", "h.weight"}
+    looked: list[str] = []
+    look = onepass._Pass._look
+
+    def watched(self: Any, run: runs.Run, *rest: Any) -> Any:
+        looked.extend(piece.info.name for piece in run.pieces)
+        return look(self, run, *rest)
+
+    monkeypatch.setattr(onepass._Pass, "_look", watched)
+    assert written(blend, tmp_path / "copied") == expected
+    assert looked == ["h.weight"]
 
 
 def test_an_average_of_adapters_needs_no_torch(tmp_path: Path) -> None:
