@@ -20,7 +20,7 @@ from pathlib import Path
 
 from soup import compiled
 from soup.blending.blend import Blend
-from soup.blending.changes import prepared
+from soup.blending.changes import prepared, read_of
 from soup.blending.common import equal, roots
 from soup.blending.layout import Layout
 from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
@@ -139,7 +139,9 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
     for run in written.unsettled:
         rows = []
         for member in blend.members:
-            tensor = member.tensors[run.pieces[0].info.name]
+            found = read_of(member, run.pieces[0].info.name)
+            assert found is not None, "the blend is one that is served"
+            tensor = found[0]
             start = run.pieces[0].start * ITEMSIZES[run.dtype]
             rows.append((tensor.file, tensor.offset + start))
         pieces = [Piece(order[p.info.name], p.start, p.count, p.numel) for p in run.pieces]

@@ -251,6 +251,18 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
             written(blend, tmp_path / f"out-{name}")
 
 
+def test_what_an_adapter_replaces_is_looked_at_where_it_is(tmp_path: Path) -> None:
+    """NaN in a whole tensor of an adapter's, found while its remembered digest is proven."""
+    base = make_checkpoint(tmp_path / "base", {"a.weight": torch.ones(4, 3), "b": torch.ones(2)})
+    bad = {"a.weight": torch.full((4, 3), float("nan"))}
+    path = make_adapter(tmp_path / "bad", bad, base)
+    member = open_checkpoint(path)
+    member.remember_digest(open_checkpoint(path).digest)
+    assert member.unproven
+    with pytest.raises(BlendError, match="bad: tensor a.weight holds NaN"):
+        written(Blend((member,), member), tmp_path / "out")
+
+
 def test_factors_and_base_are_proven_while_they_are_read(tmp_path: Path) -> None:
     """Either rewritten beside a remembered digest ends it; nothing is read twice for that."""
     pool = pool_of(tmp_path)
