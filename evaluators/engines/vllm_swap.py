@@ -84,8 +84,10 @@ class Swap:
             while True:
                 same = left(before, now, made.reference.tensors)
                 pairs = tensors_of(made, task, observe, self._soup_running, same)
-                known, seen = lambda name: known_as(kinds, name), before and before.seen
-                report, found = load(self.model_runner, pairs, known, seen)
+                seen = None if before is None else before.seen
+                report, found = load(
+                    self.model_runner, pairs, lambda name: known_as(kinds, name), seen
+                )
                 written += report["written"]
                 bad = report["missing"] or report["unequal"]
                 if not (bad and same):

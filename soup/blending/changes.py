@@ -65,7 +65,8 @@ def prepared(
         if update is not None
         for info in (update.down, update.up)
     ]
-    return compiled.Changes([u and _change(u, files) for u in updates], width, read)
+    by = [None if update is None else _change(update, files) for update in updates]
+    return compiled.Changes(by, width, read)
 
 
 def _change(update: LoraUpdate, files: Mapping[Path, compiled.Mapped]) -> compiled.Change:
