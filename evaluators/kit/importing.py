@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
-from typing import Any
+from typing import Any, cast
 
 from soup.evaluators.models.workarounds import before_import
 
@@ -170,7 +170,8 @@ def reckoned(text: Any) -> Any:
 
 def _worked_out(node: Any) -> float:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value  # type: ignore[no-any-return]
+        number: Any = node.value
+        return cast("float", number)
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:
         return _OPERATIONS[type(node.op)](_worked_out(node.operand))  # type: ignore[no-any-return]
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
@@ -201,7 +202,7 @@ class _Literally:
         return spec
 
 
-sys.meta_path.insert(0, _Literally)  # type: ignore[arg-type]
+sys.meta_path.insert(0, _Literally)
 
 read_csv = pd.read_csv
 """Pandas' own."""
