@@ -212,8 +212,8 @@ def reads(runs: Runs, times: int, chosen: random.Random) -> Iterator[Row]:
     if library is None:
         print("(reads that fail are left out: there is no C compiler)")
         return
-    for way in ("EIO", "short read"):
-        row = Row(f"{way} in a worker")
+    for way in ("EIO at a read", "short read"):
+        row = Row(f"{way} of a worker")
         for kind, part in READ.items():
             place = runs.fresh(f"{way}-{kind}".replace(" ", "-"))
             if kind in ("an image", "kept answers"):  # the second run reads them

@@ -18,7 +18,7 @@ from tests.faults.runs import DONE, REFUSED, Place, Row, files
 
 COUNT = 1
 WAYS = {
-    "EIO": 2,
+    "EIO at a read": 2,
     "short read": 3,
     "file that shrinks": 4,
     "file that vanishes": 5,
