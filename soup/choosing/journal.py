@@ -143,7 +143,7 @@ class Journal:
             ) from error
         return journal
 
-    def append(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, /, **fields: Any) -> None:
         """Add one record and flush it to the disk.
 
         Raises:
