@@ -18,7 +18,7 @@ from tests.faults.runs import DONE, REFUSED, Place, Row, files
 
 COUNT = 1
 WAYS = {
-    "EIO": 2,
+    "EIO at a read": 2,
     "short read": 3,
     "file that shrinks": 4,
     "file that vanishes": 5,
@@ -48,13 +48,13 @@ def library() -> ctypes.CDLL | None:
     return here if hasattr(here, "soup_reads") else None
 
 
-def build(into: Path) -> Path | None:
-    """Compile it; None where that cannot be."""
+def build(into: Path, name: str = "reads") -> Path | None:
+    """Compile a library that stands before the system's; None where that cannot be."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         return None
-    found = into / "reads.so"
-    source = Path(__file__).with_name("reads.c")
+    found = into / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.c")
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(found), str(source), "-ldl"]
     return found if subprocess.run(command, check=False).returncode == 0 else None
 
