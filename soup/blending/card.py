@@ -144,7 +144,7 @@ def _card(directory: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-class _Plain(yaml.SafeLoader):  # type: ignore[misc]
+class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Safe YAML in which nothing stands for something that is said elsewhere.
 
     A few names of names are a list of thousands of millions to whoever compares or writes it.
