@@ -12,6 +12,7 @@ import typer
 import soup
 from soup.cli import stopping
 from soup.cli.help import command
+from soup.cli.streams import ReaderGone
 from soup.errors import SoupError
 from soup.words import folded, plain
 
@@ -119,8 +120,8 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = stopping.CODE
-    except BrokenPipeError:
-        os._exit(141)  # whoever read our output has gone
+    except ReaderGone:
+        os._exit(ReaderGone.CODE)
     if code == stopping.CODE:  # typer, too, returns this for Ctrl-C
         _fail(stopping.TEXT, code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
-from typing import Any
+from typing import Any, cast
 
 from soup.evaluators.kit.later import later
 from soup.evaluators.models.workarounds import before_import
@@ -175,8 +175,9 @@ def reckoned(text: Any) -> Any:
 
 
 def _worked_out(node: Any) -> float:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return node.value
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        number: Any = node.value
+        return cast("float", number)
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:
         return _OPERATIONS[type(node.op)](_worked_out(node.operand))  # type: ignore[no-any-return]
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
