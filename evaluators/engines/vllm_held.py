@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from soup.blending.blend import Blend
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.evaluators.engines.ledger import bits
 
 QUIET = "vllm.model_executor.model_loader.reload.layerwise"
@@ -114,6 +116,26 @@ def fingerprint(layer: Any, tensor: torch.Tensor, probe: torch.Tensor | None) ->
     if probe is not None:
         tensor = layer.quant_method.apply(layer, probe, None)
     return int(bits(tensor)) % (1 << 64)
+
+
+def met_again(blend: Blend, met: dict[Any, Checkpoint]) -> Blend:
+    """A blend of the checkpoints that were met before, where it is of the same ones.
+
+    What came from another process, or was pickled, is proven nowhere (``checkpoints.proving``): it
+    would be read whole at every swap.
+
+    Args:
+        blend: just unpickled.
+        met: all that were met so far; its own are added.
+    """
+
+    def known(one: Checkpoint) -> Checkpoint:
+        where = one.path, one.base and one.base.path, one.left_out, one.ties
+        return met.setdefault((*where, one.states, one.known_digest), one)
+
+    base = None if blend.base is None else known(blend.base)
+    members = tuple(map(known, blend.members))
+    return replace(blend, members=members, reference=known(blend.reference), base=base)
 
 
 @contextmanager

@@ -19,12 +19,21 @@ import torch
 from soup.blending.blend import Blend
 from soup.blending.common import held
 from soup.blending.running import RunningSum, memory_budget
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.ties import EMBEDDINGS, HEADS, partner
 from soup.errors import SoupError
 from soup.evaluators.engines.ledger import Ledger
 from soup.evaluators.engines.pulling import tensors_of
 from soup.evaluators.engines.vllm_gaps import fill, known_as
-from soup.evaluators.engines.vllm_held import Held, Seen, after, fingerprint, left, quiet
+from soup.evaluators.engines.vllm_held import (
+    Held,
+    Seen,
+    after,
+    fingerprint,
+    left,
+    met_again,
+    quiet,
+)
 from soup.events import Observer, ignore
 
 WATCHING: dict[str, Observer] = {}
@@ -53,6 +62,7 @@ class Swap:
     model_runner: Any
     _soup_running: RunningSum | None = None
     _soup_held: Held | None = None
+    _soup_met: dict[Any, Checkpoint] | None = None
 
     def soup_swap(
         self, blend: bytes, task: str, watching: str, cache: str, anew: bool
@@ -78,7 +88,9 @@ class Swap:
         observe = WATCHING.get(watching, ignore)
         before, self._soup_held = None if anew else self._soup_held, None
         try:
-            made: Blend = pickle.loads(blend)
+            if self._soup_met is None:
+                self._soup_met = {}
+            made = met_again(pickle.loads(blend), self._soup_met)
             kinds = made.reference.config.get("architectures") or ()
             now, written = held(made), 0
             while True:

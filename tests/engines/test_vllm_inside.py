@@ -203,9 +203,13 @@ def families(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_answered_as_by_transformers(families: Any, family: str) -> None:
-    """In float32: two members, their average, the first again; with one and with two pictures."""
+    """In float32: two members, their average, the first again; with one and with two pictures; and
+    one that differs in two tensors, which are sent alone.
+    """
     found = families[family]
     assert found.get("why") is None
     assert found["vllm"] == found["transformers"]
     first, second, *_ = found["vllm"]
     assert first != second
+    *whole, one, other = found["bytes"]
+    assert one == other < min(whole) / 2, found["bytes"]  # two tensors, and what goes with them
