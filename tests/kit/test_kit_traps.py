@@ -234,7 +234,10 @@ def test_trap_7_a_model_that_says_nothing_is_known_by_its_rate(
 def test_trap_8_importing_vlmeval_changes_nothing_in_the_users_process(
     demo: Path, small_benchmarks: Path, tmp_path: Path
 ) -> None:
-    """Trap 8: gradients, random state, TLS, logging and environment are as they were."""
+    """Trap 8: gradients, random state, TLS, logging and environment are as they were.
+
+    All that was asked for is there: outcomes, kept predictions, what it was measured with.
+    """
     code = f"""
 import logging, os, random, ssl, sys
 import numpy, torch
@@ -255,12 +258,17 @@ from soup.checkpoints.pool import Pool
 pool = Pool.open({str(demo / "ckpts" / "digit")!r})
 with VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu", max_new_tokens=4) as scorer:
     (benchmark,) = scorer.benchmarks(pool.reference, [{str(small_benchmarks / "digit.tsv")!r}])
-    scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
+    result = scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
 assert state() == before
+assert benchmark.samples == result.samples == len(result.outcomes) == 40
+assert abs(sum(result.outcomes.values()) / 40 * 100 - result.value) < 1e-9
+assert benchmark.settings["vlmeval"].startswith("ms-vlmeval ")
+assert benchmark.settings["compute_dtype"] == "float32"
 assert not {{"vlmeval", "transformers", "pandas", "PIL"}} & sys.modules.keys()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert len(list((tmp_path / "predictions").glob("*.tsv.gz"))) == 1
 
 
 def prompts_and_scores(directory: Path, answers: dict[str, list[str]]) -> dict[str, Any]:
