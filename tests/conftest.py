@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("soup")
 LONG = (
     "test_end_to_end.py", "workers/test_second_environment.py", "models/test_fidelity.py",
     "publishing/test_seven_nights.py", "workers/test_worker.py", "test_docs.py",
-    "cli/test_terminal.py", "kit/test_kit_traps.py", "workers/test_doctor.py",
+    "cli/test_terminal.py", "kit/test_traps_left.py", "workers/test_doctor.py",
 )  # fmt: skip
 """Files whose tests take a minute or more, most of it in workers that come up.
 
