@@ -13,9 +13,10 @@ Each is the median of --repeats runs in fresh processes, inputs in the page cach
 as soon as it is there:
     floor      reading all bytes and writing the output, same threads, no arithmetic
     average    `soup average`, the whole command, by phases: start (Python and imports), open
-               (headers, configs), model (what transformers says of config.json, which is asked once
-               and kept), pass (digests and blend at once, or nothing where digests are known),
-               write (the blend where digests are known; the rest of the directory; flushing), rest.
+               (headers, configs), pass (digests and blend at once, or nothing where digests are
+               known), model (waiting for what transformers says of config.json, which is asked
+               beside that, once, and kept), write (the blend where digests are known; the rest of
+               the directory; flushing), rest.
                Its pools: of members that share nothing, of such that share 80% of their bytes, of
                float16
     soup       with --parts, the blending and writing alone
@@ -23,6 +24,7 @@ as soon as it is there:
                the sum in as many files as we; with --device cuda its flags for GPUs, too
 
 Memory is the peak resident set of whole commands; of parts, what they need above their imports.
+Our modules are compiled beforehand, as those of an installation are.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from typing import Any
 import pools
 
 SCRIPT = Path(__file__).with_name("blend_jobs.py")
+ROOT = SCRIPT.resolve().parent.parent
 PARTS = ("floor", "soup")
 PHASES = ("start", "open", "model", "pass", "write", "rest")
 MERGEKIT = "mergekit==0.1.5"
@@ -133,8 +136,14 @@ def timed(arguments: Sequence[Any]) -> tuple[float, float, str, int]:
     return seconds, usage.ru_maxrss / 1e3, said, process.returncode
 
 
+def keep_bytecode() -> None:
+    """Have our modules compiled beforehand, as those of an installation are."""
+    places = [ROOT / name for name in ("soup", "cli", "evaluators")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *places], check=True)
+
+
 def measure_command(
-    paths: list[Path], scratch: Path, repeats: int, kind: str, known: bool
+    paths: list[Path], scratch: Path, repeats: int, kind: str, known: bool, said: bool = True
 ) -> dict[str, Any]:
     """Wall time and phases of a `soup` command; its memory is that of the whole process.
 
@@ -144,6 +153,7 @@ def measure_command(
         repeats: how often.
         kind: average or check.
         known: whether the members' digests are known: a run before has learned them.
+        said: whether it is known, too, what transformers says of config.json.
     """
     runs: list[dict[str, float]] = []
     memory = 0.0
@@ -156,10 +166,12 @@ def measure_command(
             for file in work.iterdir():
                 if file.is_file():
                     file.unlink()
-        seconds, most, said, status = timed(arguments)
+        if not said:
+            shutil.rmtree(work / "models", ignore_errors=True)
+        seconds, most, printed, status = timed(arguments)
         if status:
             raise SystemExit(f"soup {kind} ended with status {status}")
-        runs.append({"seconds": seconds, **json.loads(said.splitlines()[-1])})
+        runs.append({"seconds": seconds, **json.loads(printed.splitlines()[-1])})
         memory = max(memory, most)
         shutil.rmtree(out, ignore_errors=True)
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
@@ -251,6 +263,9 @@ def whole_commands(given: argparse.Namespace, scratch: Path) -> None:
             found = measure_command(paths, scratch, given.repeats, "average", known)
             row(name, found, floor)
             seconds[name] = found["seconds"]
+        if not label:
+            found = measure_command(paths, scratch, given.repeats, "average", False, False)
+            row("average, transformers not asked yet", found, floor)
         if given.mergekit and not label:
             program = given.mergekit_program or installed_mergekit(scratch)
             flags = MERGEKIT_FLAGS | (MERGEKIT_ON_GPU if given.device == "cuda" else {})
@@ -366,6 +381,7 @@ def main() -> None:
     say(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
         f"{of}{given.threads} threads, median of {given.repeats}")  # fmt: skip
+    keep_bytecode()
     with tempfile.TemporaryDirectory(prefix="soup-bench-", dir=given.directory) as place:
         scratch = Path(place)
         for only in (many, chunks, lora):

@@ -1,5 +1,6 @@
 """`soup`: options become one library call; errors become one line and an exit code."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -39,6 +40,10 @@ COMMANDS = {
     "demo": "demo.demo",
 }
 """In the order of the help: module and function of each, imported when it is asked for."""
+
+GARBAGE = 100_000
+"""Objects made from one search for garbage to the next: what a command makes stays, nearly all, and
+of tens of thousands of tensors looking at it again and again takes a tenth of the time."""
 
 CommandError: Any = typer.BadParameter.__mro__[2]
 """Click's base of all usage errors; newer typers carry their own click, older ones import it."""
@@ -102,6 +107,7 @@ def _imported(name: str) -> Callable[..., Any]:
 def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
     first = sys.argv[1] if len(sys.argv) > 1 else None
+    gc.set_threshold(GARBAGE)
     try:
         # Others need not be imported, nor their options made; where none is named, help lists all.
         app = application(first if first in COMMANDS else None)

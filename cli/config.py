@@ -1,10 +1,13 @@
 """soup.toml: every option may stand there; the command line wins."""
 
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints.safe import read_bounded
 from soup.cli.values import Option, require
 from soup.errors import UsageError
 from soup.words import did_you_mean
@@ -13,10 +16,17 @@ FILE = "soup.toml"
 FAMILY = "family"
 ENGINE = "engine"
 
+LARGEST = 1 << 18
+"""Bytes of it, at most."""
+
+_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
+_LONG_KEY = re.compile(r"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){20}")
+"""Of more names than any of ours has: to read one takes its square."""
+
 
 def there() -> bool:
-    """Whether there is one."""
-    return Path(FILE).is_file()
+    """Whether there is one, or something of its name that cannot be one."""
+    return os.path.lexists(FILE)
 
 
 def defaults(commands: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
@@ -71,8 +81,7 @@ def families() -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: not TOML, or an option outside of such a table.
     """
-    file = Path(FILE)
-    content = read(file).get(FAMILY) if file.is_file() else None
+    content = read(Path(FILE)).get(FAMILY) if there() else None
     if not isinstance(content, dict):  # nothing, or an option's value
         return {}
     found: dict[str, dict[str, Any]] = {}
@@ -92,8 +101,7 @@ def vllm() -> dict[str, Any]:
     Raises:
         UsageError: not TOML.
     """
-    file = Path(FILE)
-    content = read(file).get(ENGINE) if file.is_file() else None
+    content = read(Path(FILE)).get(ENGINE) if there() else None
     table = content.get("vllm") if isinstance(content, dict) else None
     return {_name(key): value for key, value in table.items()} if isinstance(table, dict) else {}
 
@@ -118,8 +126,15 @@ def read(file: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        text = read_bounded(file, LARGEST).decode()
+        if _LONG_KEY.search(_STRING.sub("x", text)):
+            raise ValueError("a key of more than 20 names")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UsageError(f"{file}: cannot be read as TOML: nested too deeply") from error
+    except ValueError as error:  # TOML's own is one; so is Python's of a number of many digits
         raise UsageError(f"{file}: cannot be read as TOML: {error}") from error
 
 

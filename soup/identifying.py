@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from soup.blending.draft import Draft
 from soup.checkpoints.checkpoint import Checkpoint
-from soup.checkpoints.described import describe
+from soup.checkpoints.described import Described, Description
 from soup.checkpoints.pool import Pool
 from soup.checkpoints.problems import summary, together
 from soup.checkpoints.soundness import problems as unsound
 from soup.checkpoints.soundness import remarks
 from soup.choosing.journal import Journal
 from soup.choosing.likeness import known_distances, remember_distances
+from soup.choosing.scoring import forgetting
 from soup.errors import PoolError
-from soup.events import Note, Observer, Progress
+from soup.events import Event, Note, Observer, Progress
 
 
 def identify(
@@ -25,6 +26,9 @@ def identify(
 ) -> None:
     """Give each checkpoint its content digest: from the journal where its files are unchanged,
     else by reading it once; where there is a draft, while it is written.
+
+    Raises:
+        CheckpointError: one cannot be read; of a draft also all that ``Draft.learn`` raises.
     """
     unknown = [member for member in members if not journal.recall(member)]
     total = sum(member.nbytes for member in unknown)
@@ -38,7 +42,10 @@ def identify(
             done += count
             observe(Progress("read and digest the pool", done, total, "B"))
 
-    learned = draft.learn(unknown) if draft is not None else []
+    learned: list[Checkpoint] = []
+    if draft is not None:
+        with forgetting(journal, draft.blend):
+            learned = draft.learn(unknown)
     total -= sum(member.nbytes for member in learned)
     for member in unknown:
         before = journal.rewritten(member)
@@ -74,18 +81,53 @@ def require_sound(members: Sequence[Checkpoint], observe: Observer) -> None:
         observe(Note(line, warning=True))
 
 
-def require_described(
-    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer
-) -> None:
-    """The reference can be loaded as what it says it is: for runs that score nothing.
+class Loadable:
+    """Whether transformers would load a reference as what it says it is: for runs that score
+    nothing. It is asked beside the reading and writing, which ``observe`` ends where it would not.
 
-    Raises:
-        PoolError: it cannot.
+    Without a reference nobody is asked.
     """
-    found = describe(reference, work, observe)
-    for note in found.notes:
-        observe(Note(f"{reference.name}: {note}"))
-    problems = found.problems(reference.name)
-    if problems:
-        first, *more = summary(problems, len(reference.tensors))
-        raise PoolError(first + (f" (and {len(more)} more)" if more else ""))
+
+    def __init__(
+        self, reference: Checkpoint | None, work: str | os.PathLike[str], observe: Observer
+    ) -> None:
+        self._observe = observe
+        self._name = reference.name if reference else ""
+        self._count = len(reference.tensors) if reference else 0
+        self._description = Description(reference, work, observe) if reference else None
+
+    def __enter__(self) -> "Loadable":
+        return self
+
+    def __exit__(self, *of_an_error: object) -> None:
+        if self._description is not None:
+            self._description.close()
+
+    def observe(self, event: Event) -> None:
+        """Pass on what a run tells; a problem that is known by now ends it.
+
+        Raises:
+            PoolError: it cannot be loaded.
+        """
+        if self._description is not None and self._description.found is not None:
+            self._require(self._description.found)
+        self._observe(event)
+
+    def require(self) -> None:
+        """Wait for the answer, and tell what a user should know.
+
+        Raises:
+            PoolError: it cannot be loaded.
+        """
+        if self._description is None:
+            return
+        found = self._description.wait()
+        for note in found.notes:
+            self._observe(Note(f"{self._name}: {note}"))
+        self._require(found)
+
+    def _require(self, found: Described) -> None:
+        problems = found.problems(self._name)
+        if problems:
+            first, *more = summary(problems, self._count)
+            raise PoolError(first + (f" (and {len(more)} more)" if more else ""))

@@ -10,6 +10,7 @@ from soup.blending.blend import Blend
 from soup.blending.draft import Draft
 from soup.blending.stack import stack
 from soup.blending.writer import check_target, write
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.pool import Pool
 from soup.choosing.attempts import Attempt, failures_recorded
 from soup.choosing.leaderboard import Leaderboard
@@ -18,7 +19,7 @@ from soup.choosing.scoring import Scorer, forgetting
 from soup.errors import UsageError
 from soup.events import Note, Observer
 from soup.holding import alone
-from soup.identifying import compare_weights, require_described
+from soup.identifying import Loadable, compare_weights
 from soup.remote.address import elsewhere
 from soup.settings import Settings as Settings  # known from here, too
 from soup.settings import whole
@@ -85,11 +86,20 @@ def make(
         alone(settings.work, lambda text: shown(Note(text, warning=True))),
         stated(shown, settings.work, kind) as told,
         failures_recorded(kind, asdict(settings)) as attempt,
-        Draft(every, out, told) as draft,
+        Loadable(_unscored(pool, settings), settings.work, told) as loadable,
+        Draft(every, out, loadable.observe) as draft,
     ):
         if target is not None:
             target.require_takeable(told)
-        return _make(kind, pool, scorer, settings, out, told, attempt, draft, target, gate, draw)
+        return _make(
+            kind, pool, scorer, settings, out, loadable, attempt, draft, target, gate, draw
+        )
+
+
+def _unscored(pool: Pool, settings: Settings) -> Checkpoint | None:
+    """What may be no working model, without a scorer that finds out by itself."""
+    scored = settings.benchmarks or settings.holdouts
+    return None if scored or settings.as_adapter else pool.reference
 
 
 def _make(
@@ -98,15 +108,14 @@ def _make(
     scorer: Scorer | None,
     settings: Settings,
     out: Path,
-    observe: Observer,
+    loadable: Loadable,
     attempt: Attempt,
     draft: Draft,
     there: "Target | None",
     gate: Gate | None = None,
     draw: Draw | None = None,
 ) -> Leaderboard:
-    if not settings.benchmarks and not settings.holdouts and not settings.as_adapter:
-        require_described(pool.reference, settings.work, observe)  # a scorer would find out itself
+    observe = loadable.observe
     unscored = kind in UNSCORED and not (settings.benchmarks or settings.holdouts)
     one_pass = unscored and settings.weights is None and not settings.as_adapter
     walk = begin(kind, pool, scorer, settings, observe, attempt, draft if one_pass else None)
@@ -135,6 +144,7 @@ def _make(
             pictures=draw(walk.journal, soup.key, observe) if draw else (),
             observe=observe,
             draft=draft,
+            require=loadable.require,
         )
     walk.remember_soup(written, soup)
     place = str(written.path)

@@ -1,7 +1,12 @@
 """Whole runs with faults in them; the long form is ``python -m tests.faults --long``."""
 
 import errno
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.faults.machines import clocks, full_disks, locks, mounts, renames
 from tests.faults.runs import Place, errors_at_steps, flipped_bits, kills_at_random, kills_at_steps
@@ -26,3 +31,12 @@ def test_runs_survive_what_machines_do(tmp_path: Path) -> None:
     assert [text for row in rows for text in row.wrong] == []
     assert sum(row.lost + row.repeated for row in rows) == 0
     assert all(row.injected == row.survived > 0 for row in rows)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="no compiler")
+def test_runs_survive_reads_that_fail() -> None:
+    """The journal cannot be read, comes in short pieces, shrinks, vanishes or changes."""
+    command = [sys.executable, "-m", "tests.faults", "--reads", "the journal", "--each", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("| 1 | 1 | 0 | 0 |") == 5

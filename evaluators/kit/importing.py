@@ -7,13 +7,15 @@ variables, so this happens in a worker process only.
 
 import ast
 import importlib.metadata
+import operator
 import os
 import string
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib.machinery import PathFinder
+from typing import Any, cast
 
 from soup.evaluators.kit.later import later
 from soup.evaluators.models.workarounds import before_import
@@ -116,6 +118,10 @@ class _Here:
 image_vqa.mp = _Here
 
 
+EXPRESSION = 1000
+"""Characters of what is worked out, at most."""
+
+
 def literal(text: Any) -> Any:
     """In place of ``eval``, to which VLMEvalKit gives a table's fields: values, never code.
 
@@ -128,9 +134,81 @@ def literal(text: Any) -> Any:
         raise ValueError(f"not a value: {str(text)[:60]!r}") from error
 
 
+def _reads_tables(name: str) -> bool:
+    """Whether a module is one of those that VLMEvalKit reads tables and answers with."""
+    return name == "vlmeval.smp" or name.startswith(("vlmeval.smp.", "vlmeval.dataset"))
+
+
 for _name, _module in list(sys.modules.items()):
-    if _name == "vlmeval.smp" or _name.startswith(("vlmeval.smp.", "vlmeval.dataset")):
+    if _reads_tables(_name):
         _module.eval = literal  # type: ignore[attr-defined]
+
+
+_OPERATIONS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+
+
+def reckoned(text: Any) -> Any:
+    """As ``literal``; sums and products of numbers, too: some metrics have answers worked out.
+
+    Raises:
+        ValueError: neither.
+    """
+    try:
+        return literal(text)
+    except ValueError:
+        if not isinstance(text, str) or len(text) > EXPRESSION:
+            raise
+    try:
+        return _worked_out(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ArithmeticError, MemoryError, RecursionError, ValueError) as error:
+        raise ValueError(f"not a value: {text[:60]!r}") from error
+
+
+def _worked_out(node: Any) -> float:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        number: Any = node.value
+        return cast("float", number)
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_worked_out(node.operand))  # type: ignore[no-any-return]
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        left, right = _worked_out(node.left), _worked_out(node.right)
+        if isinstance(node.op, ast.Pow) and not (abs(left) < 1e6 and abs(right) < 100):
+            raise ValueError("a power of many digits")
+        found: float = _OPERATIONS[type(node.op)](left, right)
+        return found
+    raise ValueError("no number")
+
+
+class _Literally:
+    """Finds those that are imported later, some of them when they evaluate, and has them do so."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        """The module as Python finds it, and in it ``reckoned`` before anything runs."""
+        spec = PathFinder.find_spec(name, path, target) if _reads_tables(name) else None
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def prepared(module: Any) -> None:
+            module.eval = reckoned
+            run(module)
+
+        spec.loader.exec_module = prepared  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _Literally)
 
 read_csv = pd.read_csv
 """Pandas' own."""

@@ -7,6 +7,7 @@ could never count is an error that names its row. Every other word stays as it i
 
 import ast
 import json
+import os
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -446,4 +447,5 @@ def resolve(picture: Picture, folder: Path) -> Path:
     """Where a path in a table leads: from the table's own folder, else from where we are."""
     assert picture.path is not None
     beside = folder / picture.path
-    return beside if beside.exists() else Path(picture.path).absolute()
+    # A name may be too long for any file, which is an error to Path.
+    return beside if os.path.exists(beside) else Path(picture.path).absolute()

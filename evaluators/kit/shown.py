@@ -137,7 +137,8 @@ def _linked(kit: Any) -> Iterator[tuple[Any, Path]]:
     for index, paths in zip(kit.data["index"], kit.data["image_path"], strict=True):
         for path in paths if isinstance(paths, list) else [paths]:
             beside = Path(kit.img_root) / path
-            yield index, beside if not Path(path).exists() and beside.exists() else Path(path)
+            here = os.path.exists(path) or not os.path.exists(beside)  # what is no path is neither
+            yield index, Path(path) if here else beside
 
 
 def file_content(file: Path, name: str) -> bytes:

@@ -2,8 +2,9 @@
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from soup.errors import UsageError
 from soup.words import did_you_mean
@@ -37,6 +38,9 @@ QUESTIONS = {
 NEEDS_JUDGE = ("MathVista_MINI", "MMVet", "MMVet_Hard")
 """Benchmarks whose headline is known here, and which have none without a judge's verdicts."""
 
+LONGEST = 1 << 26
+"""Characters of a line, at most: a row with its images."""
+
 TABLES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".xlsx")
 """Ends of the names of files that are read as tables of questions."""
 
@@ -65,11 +69,23 @@ def questions_in(source: str) -> int | None:
     with open(source, newline="", encoding="utf-8", errors="replace") as lines:
         before = csv.field_size_limit(1 << 30)
         try:
-            return sum(1 for _ in csv.reader(lines, delimiter="\t")) - 1
+            return sum(1 for _ in csv.reader(_bounded(lines), delimiter="\t")) - 1
         except csv.Error:
             return None  # scoring says what is wrong with it
         finally:
             csv.field_size_limit(before)
+
+
+def _bounded(stream: TextIO) -> Iterator[str]:
+    """Its lines.
+
+    Raises:
+        csv.Error: one is longer than a row with its images can be.
+    """
+    while line := stream.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise csv.Error("a line without an end")
+        yield line
 
 
 def judged_only(sources: Iterable[str]) -> list[str]:

@@ -269,7 +269,7 @@ class Dataset:
         """Have VLMEvalKit evaluate answers to these rows, one to each."""
         left_out = ["image", "image_path"] if self.own else ["image"]
         frame = data.drop(columns=left_out, errors="ignore").copy()
-        frame["prediction"] = [text.replace("\t", " ").replace("\0", "") for text in answers]
+        frame["prediction"] = [_written(text) for text in answers]
         self.kit.data = data.copy()  # evaluate may change it
         asked, columns = frame, frozenset[str]()
         if self.own is not None:
@@ -318,6 +318,11 @@ class Dataset:
         else:  # free text: whatever was said is the answer
             missed = sum(not row["prediction"].strip() for row in rows)
         return float(missed / len(rows))
+
+
+def _written(answer: str) -> str:
+    """An answer as a TSV can hold it: no tab, no NUL, no half of a character."""
+    return answer.replace("\t", " ").replace("\0", "").encode(errors="replace").decode()
 
 
 def version() -> str:

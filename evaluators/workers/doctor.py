@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
-from soup.checkpoints.checkpoint import UNREAD, Checkpoint
+from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.known import UNREAD
 from soup.choosing.scoring import result_key
 from soup.errors import ScoringError
 from soup.evaluators.kit.finished import rows_of, table_of

@@ -21,6 +21,7 @@ from soup.evaluators.workers.gathering import Asked, Gathering, Work
 from soup.evaluators.workers.jobs import Job, Rules, Slice
 from soup.evaluators.workers.process import Died
 from soup.evaluators.workers.queue import Queue
+from soup.evaluators.workers.sealing import unfit
 from soup.evaluators.workers.seats import Errand, Hand, Seat, request_of
 from soup.events import Crew, Event, Note, Observer, Progress, Took, ignore
 from soup.words import counted
@@ -292,6 +293,8 @@ class Fleet:
         started = time.monotonic()
         try:
             answer = seat.hand.ask(dict(request), lambda event: self._hear(seat, found, event))
+            if (why := unfit(request, answer)) is not None:
+                raise Died(why, "", True)
         except Died as end:
             self._died(seat, found, end)
         except SoupError as error:

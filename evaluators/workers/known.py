@@ -34,7 +34,7 @@ from soup.evaluators.workers.environment import Environment
 from soup.evaluators.writing import write_whole
 
 FILE = "known.json"
-VERSION = 1
+VERSION = 2
 KEPT = 50  # answers, the newest
 MOST = 20_000  # files of one answer: beyond, asking a worker is as fast
 SETTLED = 1_000_000_000  # ns; clocks of file systems are coarse
@@ -96,6 +96,8 @@ class Known:
         try:
             if entry is None or self._base is None:
                 return None
+            if entry["check"] != _check(entry):
+                return None  # damaged
             files = [*self._base, *entry["files"]]
             return dict(entry["answer"]) if entry["states"] == _states(files) else None
         except (KeyError, TypeError, ValueError):  # written by another version
@@ -118,7 +120,8 @@ class Known:
         entries = self._entries()
         key = self._key(request)
         entries.pop(key, None)
-        entries[key] = {"answer": dict(answer), "files": files, "states": states}
+        entry = {"answer": dict(answer), "files": files, "states": states}
+        entries[key] = entry | {"check": _check(entry)}
         newest = dict(list(entries.items())[-KEPT:])
         content = json.dumps({"version": VERSION, "entries": newest})
         with contextlib.suppress(ScoringError):  # without it the next run only takes longer
@@ -132,7 +135,7 @@ class Known:
         try:
             content = json.loads(self._file.read_text())
             return dict(content["entries"]) if content["version"] == VERSION else {}
-        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or damaged
             return {}
 
     def _key(self, request: Mapping[str, Any]) -> str:
@@ -140,6 +143,12 @@ class Known:
         whole = os.path.abspath(source) if is_table(source) else source  # however it was spelled
         text = json.dumps([self._about, {**request, "source": whole}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(entry: Mapping[str, Any]) -> str:
+    """SHA-256 of all else in an entry."""
+    content = {name: value for name, value in entry.items() if name != "check"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def now() -> int:

@@ -131,7 +131,11 @@ class Process:
                 if not self._greeted:
                     self._greet(line)
                     continue
-                message = json.loads(line)
+                message = _message(line)
+                if message is None:
+                    self.kill()
+                    words = last_words(self._log, self._begin)
+                    raise Died(f"said what is no answer ({line[:40]!r})", words, True)
                 if "progress" in message:
                     observe(Progress(*message["progress"]))
                 elif "note" in message:
@@ -192,6 +196,16 @@ class Process:
         if code < 0:
             return f"was ended by signal {-code} ({signal.strsignal(-code)})"
         return f"ended with exit code {code}"
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    """What a worker says in one line; None where it is nothing of the protocol."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    known = ("progress", "note", "error", "result")
+    return message if isinstance(message, dict) and any(name in message for name in known) else None
 
 
 def last_words(log: Path, begin: int) -> str:

@@ -22,7 +22,8 @@ that died, so the same must come of it:
 
 Where several workers share the work (``fleet``), they keep nothing. Who asks puts together what
 they say:
-    answer      blend, benchmark (source), positions, task → {"answers", "loading", "answering"}:
+    answer      blend, benchmark (source), positions, task → {"answers", "positions", "check",
+                "loading", "answering"}, see ``sealing``:
                 texts, and the seconds that both took
     score       benchmark (source), answers (to all, in order), keep, task → a Result's fields
     positions   benchmark (source), samples → {"positions"}: of the questions behind them
@@ -37,7 +38,7 @@ from soup.blending.blend import Blend
 from soup.blending.common import packed
 from soup.checkpoints.checkpoint import Checkpoint
 
-PROTOCOL = 8
+PROTOCOL = 9
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> list[Any]:

@@ -32,6 +32,7 @@ from soup.errors import CheckpointError, ScoringError, SoupError
 from soup.evaluators.engines.kept import ANSWERS, Kept
 from soup.evaluators.models.wrapper import QuestionError
 from soup.evaluators.workers.protocol import PROTOCOL
+from soup.evaluators.workers.sealing import sealed
 from soup.events import Event, Note, Progress
 
 INTERVAL = 0.2  # seconds between progress lines
@@ -190,7 +191,7 @@ class Worker:
         loaded = time.perf_counter()
         answers = self._answer(benchmark, positions, None, task)
         seconds = {"loading": loaded - begun, "answering": time.perf_counter() - loaded}
-        return {"answers": answers, **seconds}
+        return {**sealed(positions, answers), **seconds}
 
     def positions(self, benchmark: str, samples: list[str]) -> dict[str, Any]:
         """The questions behind some samples, see ``soup.evaluators.kit.vlmevalkit.Dataset``."""

@@ -25,6 +25,9 @@ HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 LONGEST = 1 << 16
 """Characters of a card in which front matter is looked for."""
 
+LISTS = 1000
+"""Lists and objects in brackets, at most: of those within each other each costs as much as all."""
+
 
 def model_card(
     name: str, blend: Blend, manifest: Mapping[str, Any], pictures: Sequence[Picture] = ()
@@ -133,10 +136,25 @@ def _card(directory: Path) -> dict[str, Any]:
     try:
         text = read_bounded(directory / "README.md").decode("utf-8")
         matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text[:LONGEST], re.DOTALL)
-        found = yaml.safe_load(matter[1]) if matter else None
+        if matter is None or sum(map(matter[1].count, "[{")) > LISTS:
+            return {}
+        found = yaml.load(matter[1], _Plain)
     except (OSError, ValueError, TypeError, ArithmeticError, yaml.YAMLError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Safe YAML in which nothing stands for something that is said elsewhere.
+
+    A few names of names are a list of thousands of millions to whoever compares or writes it.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As for all, but for aliases."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _json(file: Path) -> dict[str, Any]:

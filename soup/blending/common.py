@@ -15,7 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from soup.blending.blend import Blend, role
-from soup.checkpoints.checkpoint import file_states
+from soup.checkpoints.known import file_states
 
 NARROW = frozenset({"F32", "BF16", "F16"})
 """Dtypes of at most 24 significant bits."""

@@ -19,7 +19,11 @@ from soup.events import Note, Observer
 
 
 class Draft:
-    """An average's weights, hidden beside where they will be; gone when the context ends."""
+    """An average's weights, hidden beside where they will be; gone when the context ends.
+
+    Attributes:
+        blend: the average, of members in any order.
+    """
 
     def __init__(self, blend: Blend, target: Path, observe: Observer) -> None:
         """Nothing is made before ``learn`` is called.
@@ -29,7 +33,7 @@ class Draft:
             target: the directory that it will be.
             observe: told of progress.
         """
-        self._blend, self._target, self._observe = blend, target, observe
+        self.blend, self._target, self._observe = blend, target, observe
         self._stack = ExitStack()
         self._made: tuple[Path, Layout, onepass.Written] | None = None
 
@@ -53,7 +57,7 @@ class Draft:
             BlendError, CheckpointError: see ``soup.blending.streaming.stream``; or a member's tied
                 tensors have different values.
         """
-        blend, target = self._blend, self._target
+        blend, target = self.blend, self._target
         learn = [member for member in members if member in blend.members]
         if not learn or not serves(blend):
             return []
@@ -87,7 +91,7 @@ class Draft:
             BlendError, CheckpointError: see ``learn``.
         """
         made, self._made = self._made, None
-        if made is not None and self._is_of(blend) and not made[2].unsound:
+        if made is not None and self._is_of(blend):
             directory, layout, written = made
             if onepass.settle(blend, layout, shards.plainly, written):
                 layout.finish()
@@ -97,7 +101,7 @@ class Draft:
 
     def _is_of(self, blend: Blend) -> bool:
         """Whether it is a blend of the same, perhaps in another order."""
-        mine = self._blend
+        mine = self.blend
         alike = (blend.coefficients, blend.dtype, blend.method, blend.reference) == (
             *(mine.coefficients, mine.dtype, mine.method, mine.reference),
         )

@@ -17,6 +17,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 #define VERSION 2 /* of what is called from outside; see kernel.py's side of it */
 
@@ -76,9 +80,75 @@ INLINE double element(const char *row, int64_t at, int kind) {
     return from_bits((bits & 0x8000u) << 16 | found);
 }
 
+/* Float16 as float32, and a float32 rounded to float16, to nearest, ties to even: by the processor
+   where it can, which gives the same bits as what is written out here. */
+static void widen_plainly(const char *row, int64_t size, float *out) {
+    EACH(k) out[k] = (float)element(row, k, F16);
+}
+
+/* Below 2^-14 float16 is whole multiples of 2^-24, the last place of a float32 between a half and one:
+   adding a half rounds there. What overflows is Inf, and so is NaN. */
+INLINE uint16_t narrowed(float value) {
+    uint32_t bits, low;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t magnitude = bits & 0x7FFFFFFFu, even = magnitude >> 13 & 1u;
+    const float raised = from_bits(magnitude) + 0.5f;
+    memcpy(&low, &raised, sizeof low);
+    const uint32_t normal = ((magnitude + 0xFFFu + even) >> 13) - (112u << 10);
+    const uint32_t found = magnitude < 0x38800000u ? low - 0x3F000000u : normal;
+    return (uint16_t)((found < 0x7C00u ? found : 0x7C00u) | bits >> 31 << 15);
+}
+
+static void narrow_plainly(const float *row, int64_t size, uint16_t *out) {
+    EACH(k) out[k] = narrowed(row[k]);
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2,f16c"))) static void widen_f16c(const char *row, int64_t size,
+                                                            float *out) {
+    int64_t k = 0;
+    for (; k + 8 <= size; k += 8)
+        _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + k * 2))));
+    for (; k < size; k++) out[k] = (float)element(row, k, F16);
+}
+
+__attribute__((target("avx2,f16c"))) static void narrow_f16c(const float *row, int64_t size,
+                                                             uint16_t *out) {
+    int64_t k = 0;
+    for (; k + 8 <= size; k += 8)
+        _mm_storeu_si128((void *)(out + k),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(row + k), _MM_FROUND_TO_NEAREST_INT));
+    for (; k < size; k++) out[k] = narrowed(row[k]);
+}
+
+static int f16c; /* whether this processor can */
+
+__attribute__((constructor)) static void find_f16c(void) {
+    unsigned a, b, c = 0, d;
+    __builtin_cpu_init();
+    f16c = __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#else
+#define f16c 0
+#define widen_f16c widen_plainly
+#define narrow_f16c narrow_plainly
+#endif
+
 /* Float64 sums, in the order of members. */
 INLINE void sum(const struct job *job, int64_t at, int64_t size, int kind, double *total) {
     int64_t i = 0;
+    if (kind == F16) { /* a member's elements as float32 first */
+        float wide[TILE];
+        if (job->before) memcpy(total, job->before + at, size * sizeof *total);
+        for (; i < job->members; i++) {
+            const double factor = job->factors ? job->factors[i] : 1;
+            (f16c ? widen_f16c : widen_plainly)(job->rows[i] + at * 2, size, wide);
+            if (i || job->before) EACH(k) total[k] += wide[k] * factor;
+            else EACH(k) total[k] = wide[k] * factor;
+        }
+        if (job->after) memcpy(job->after + at, total, size * sizeof *total);
+        return;
+    }
     if (job->before) {
         memcpy(total, job->before + at, size * sizeof *total);
     } else { /* not added to zero: that would lose -0.0 */
@@ -156,11 +226,10 @@ INLINE int to_bfloat16(const double *total, int64_t size, double divisor, uint16
    side of it the truth lies is exact, too. So it can be rounded to odd: towards zero, and then its
    last bit set where something was cut off (Boldo & Melquiond 2008, IEEE Trans. Computers 57(4)).
    As a float32 has two bits more than a float16 and its tie need, rounding that again gives what
-   rounding the quotient once gives. Below 2^-14 float16 is whole multiples of 2^-24, the last place
-   of a float32 between a half and one: adding a half rounds there. */
+   rounding the quotient once gives. */
 INLINE int to_float16(const double *total, int64_t size, double divisor, uint16_t *out) {
-    float near[TILE], missed[TILE], raised[TILE];
-    uint32_t bits[TILE], side[TILE], low[TILE], largest = 0;
+    float near[TILE], missed[TILE];
+    uint32_t bits[TILE], side[TILE], largest = 0;
     const double share = 1 / divisor;
     EACH(k) near[k] = (float)(total[k] * share);
     EACH(k) {
@@ -174,15 +243,9 @@ INLINE int to_float16(const double *total, int64_t size, double divisor, uint16_
         const uint32_t sign = bits[k] & 0x80000000u, magnitude = bits[k] & 0x7FFFFFFFu;
         bits[k] = sign | ((magnitude - (below & cut)) | cut);
     }
-    EACH(k) raised[k] = from_bits(bits[k] & 0x7FFFFFFFu) + 0.5f;
-    memcpy(low, raised, size * sizeof *low);
-    EACH(k) {
-        const uint32_t magnitude = bits[k] & 0x7FFFFFFFu, even = magnitude >> 13 & 1u;
-        const uint32_t normal = ((magnitude + 0xFFFu + even) >> 13) - (112u << 10);
-        const uint32_t found = magnitude < 0x38800000u ? low[k] - 0x3F000000u : normal;
-        largest = found > largest ? found : largest;
-        out[k] = (uint16_t)(found | bits[k] >> 31 << 15);
-    }
+    memcpy(near, bits, size * sizeof *bits);
+    (f16c ? narrow_f16c : narrow_plainly)(near, size, out);
+    EACH(k) largest = (out[k] & 0x7FFFu) > largest ? out[k] & 0x7FFFu : largest;
     return largest < 0x7C00u; /* Inf and NaN are above it */
 }
 

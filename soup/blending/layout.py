@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.blending.blend import Blend
+from soup.blending.flushing import flushed_early
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.checkpoints.weights import INDEX, SINGLE
 
@@ -65,6 +66,8 @@ class Layout:
 def laid_out(blend: Blend, directory: Path) -> Iterator[Layout]:
     """Shards after the reference's, their headers written, open while the context lasts.
 
+    What is written into them goes to the disk at once, see ``flushing``.
+
     Raises:
         OSError: no room, or the like.
     """
@@ -77,12 +80,14 @@ def laid_out(blend: Blend, directory: Path) -> Iterator[Layout]:
     places: dict[str, tuple[int, int]] = {}
     weight_map: dict[str, str] = {}
     handles: list[int] = []
+    sizes: list[int] = []
     total = 0
     try:
         for name, infos in zip(names if sharded else [SINGLE], by_shard.values(), strict=True):
             start, size = header([(info.name, blend.dtype_of(info), info.shape) for info in infos])
             handle = os.open(directory / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             handles.append(handle)
+            sizes.append(size)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, size)  # a full disk is known here, not at the end
             else:
@@ -95,7 +100,8 @@ def laid_out(blend: Blend, directory: Path) -> Iterator[Layout]:
                 offset += blend.nbytes_of(info)
             total += offset - len(start)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        yield Layout(directory, places, tuple(handles), index if sharded else None)
+        with flushed_early(list(zip(handles, sizes, strict=True))):
+            yield Layout(directory, places, tuple(handles), index if sharded else None)
     finally:
         for handle in handles:
             os.close(handle)

@@ -2,18 +2,20 @@
 
 While a run of elements is in a core's cache it is compared, hashed, looked at for what is not
 finite, summed, rounded, hashed again and written: whatever is wanted of bytes costs no reading of
-its own. Members whose digests are not known are learned that way; what of the result depends on the
-order of members, which their digests decide, is done again once they are known.
+its own. Members whose digests are not known are learned that way, and so are those whose digests
+are remembered, but not proven (``soup.checkpoints.proving``): in the end the two are compared. What
+of the result depends on the order of members, which their digests decide, is done again once they
+are known.
 """
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 from soup import compiled
@@ -23,11 +25,14 @@ from soup.blending.layout import Layout
 from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.digests import BLOCK, Hasher, Learned, Seen, block_digest, place, workers
-from soup.checkpoints.proving import Proof
+from soup.checkpoints.proving import require_same
 from soup.checkpoints.soundness import INFINITE, zeros_behind
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 from soup.errors import CheckpointError
 from soup.events import Observer, Progress
+
+TELL = 0.05
+"""Seconds from one report of progress to the next."""
 
 Otherwise = Callable[[Blend, Piece], memoryview]
 """The bytes of a piece as the plain way makes them, or its error, which names what is wrong."""
@@ -40,15 +45,13 @@ class Written:
     Attributes:
         hasher: of the result.
         known: roots of tensors that were copied whole.
-        unsettled: runs whose result may depend on the order of members, which was not known.
-        unsound: whether a member that was learned holds what is not finite: the result is not
-            whole then, and the member's soundness says so.
+        unsettled: runs to do again: their result may depend on the order of members, which was not
+            known; or they hold what is not finite, which is said of all members at once.
     """
 
     hasher: Hasher
     known: dict[str, bytes] = field(default_factory=dict)
     unsettled: list[Run] = field(default_factory=list)
-    unsound: bool = False
 
     def roots(self) -> dict[str, bytes]:
         """By tensor of the result the root of its values."""
@@ -83,45 +86,49 @@ def write(
         BlendError, CheckpointError: as ``soup.blending.streaming.stream``; members whose digests
             are remembered, and not proven, are.
     """
+    unproven = list(dict.fromkeys(member for member in blend.members if member.unproven))
+    read = [*learn, *unproven]
     sizes = {info.name: blend.nbytes_of(info) for info in blend.reference.tensors.values()}
-    common = frozenset() if learn else equal(blend)
+    common = frozenset() if read else equal(blend)
     runs = list(of_blend(blend, layout, common))
-    runs += of_others(_unread(learn, sizes))
+    runs += of_others(_unread(read, sizes))
     known = roots(blend, common)
     hasher = Hasher({name: size for name, size in sizes.items() if name not in known})
     written = Written(hasher, known)
-    learned = Learned() if learn else None
-    proof = Proof(blend.members)
+    learned = Learned() if read else None
     with ExitStack() as stack:
         files = _mapped(runs, stack)
         if files is None:
             return None
-        wanted = [k for k, member in enumerate(blend.members) if member in learn]
-        one = _Pass(blend, layout, otherwise, files, learned, frozenset(wanted), proof, written)
+        wanted = frozenset(k for k, member in enumerate(blend.members) if member in read)
+        one = _Pass(blend, layout, otherwise, files, learned, wanted, not learn, written)
         one.all(runs, task, observe, threads)
-    proof.settle()
-    for member in learn:
-        assert learned is not None
-        member.take_read(learned)
+    if learned is not None:
+        for member in learn:
+            member.take_read(learned)
+        for member in unproven:
+            require_same(member, [learned.of(info)[0] for info in member.read_for_digest])
+    if not learn and written.unsettled and not settle(blend, layout, otherwise, written):
+        return None
     return written
 
 
-def _unread(learn: Sequence[Checkpoint], names: Collection[str]) -> list[TensorInfo]:
+def _unread(members: Sequence[Checkpoint], names: Collection[str]) -> list[TensorInfo]:
     """What the digests of members are of, besides the tensors that a blend reads of them."""
     rest = {}
-    for member in learn:
+    for member in members:
         tensors = member.tensors
         for info in member.read_for_digest:
             if not (info.name in names and tensors.get(info.name) is info):
                 rest[place(info)] = info
     if not rest:  # nearly always
         return []
-    read = {place(member.tensors[name]) for name in names for member in learn}
+    read = {place(member.tensors[name]) for name in names for member in members}
     return [info for where, info in rest.items() if where not in read]
 
 
 def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written) -> bool:
-    """Do again what depends on the order of members, now that the blend has it.
+    """Do again what could not be settled, now that the blend's members stand in their order.
 
     Returns:
         False where a file cannot be mapped any more.
@@ -141,7 +148,7 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
         files = _mapped(again, stack)
         if files is None:
             return False
-        one = _Pass(blend, layout, otherwise, files, None, frozenset(), Proof(()), written)
+        one = _Pass(blend, layout, otherwise, files, None, frozenset(), True, written)
         for run in again:
             one.do(run, memoryview(bytearray(CHUNK * 4)))
     return True
@@ -174,14 +181,9 @@ class _Pass:
     files: dict[Path, compiled.Mapped]
     learned: Learned | None
     wanted: frozenset[int]
-    proof: Proof
+    ordered: bool
     written: Written
     faults: int = field(default_factory=lambda: compiled.faults())
-
-    @cached_property
-    def proven(self) -> frozenset[int]:
-        """Which members' bytes are hashed to prove their digests."""
-        return frozenset(k for k, m in enumerate(self.blend.members) if m in self.proof.members)
 
     def all(self, runs: Sequence[Run], task: str, observe: Observer, threads: int | None) -> None:
         """Do all runs, by threads."""
@@ -191,9 +193,10 @@ class _Pass:
         lock = threading.Lock()
         failed = threading.Event()
         done = released = 0
+        told = -math.inf
 
         def some() -> None:
-            nonlocal done, released
+            nonlocal done, released, told
             result = memoryview(bytearray(CHUNK * 4))
             try:
                 while not failed.is_set():
@@ -204,7 +207,9 @@ class _Pass:
                     self.do(run, result)
                     with lock:
                         done += run.nbytes * len(run.rows)
-                        observe(Progress(task, done, total, "B"))
+                        if (now := time.monotonic()) >= told + TELL or done == total:
+                            told = now
+                            observe(Progress(task, done, total, "B"))
                         if done - released >= compiled.RELEASE:
                             released = done
                             for file in self.files.values():
@@ -230,7 +235,6 @@ class _Pass:
             self._plainly(run)  # it had shrunk before it was mapped
             return
         rows = compiled.addresses([file.address + offset for file, offset in places])
-        compiled.populate(rows, run.nbytes)
         first = compiled.alike(rows, run.nbytes) if len(places) > 1 else [0]
         views = [file.bytes[offset : offset + run.nbytes] for file, offset in places]
         seen, finite, settled = self._look(run, views, rows, first)
@@ -238,7 +242,7 @@ class _Pass:
             self._require_read(run)
             return
         if not finite and self.learned is not None:
-            self.written.unsound = True  # said of all members at once, when all are learned
+            self.written.unsettled.append(run)  # whether it may be is known when all is learned
             return
         source: memoryview | None = None
         digests: Sequence[bytes] | None = None
@@ -254,7 +258,7 @@ class _Pass:
             self._plainly(run)
             return
         self._put(run, source, digests)
-        if self.learned is not None and not settled:
+        if not (self.ordered or settled):
             self.written.unsettled.append(run)
 
     def _keeps(self, run: Run) -> bool:
@@ -267,14 +271,7 @@ class _Pass:
             return False
         path, offset = run.rows[0]
         handle, there = self.layout.places[run.pieces[0].info.name]
-        if not copy(self.files[path].descriptor, offset, handle, there, run.nbytes):
-            return False
-        if 0 in self.proven and offset + run.nbytes <= self.files[path].size:
-            for piece in run.pieces:
-                info = self.blend.members[0].tensors[piece.info.name]
-                self.proof.take(info, 0, self.files[path].bytes[offset : offset + info.nbytes])
-                offset += info.nbytes
-        return True
+        return copy(self.files[path].descriptor, offset, handle, there, run.nbytes)
 
     def _look(
         self, run: Run, views: Sequence[memoryview], rows: Sequence[int], first: Sequence[int]
@@ -286,7 +283,6 @@ class _Pass:
             is finite; whether sums do not depend on the order of members.
         """
         if self.learned is None and run.kind == "blend" and any(first):
-            self._prove(run, views, first, {})
             return None, True, True  # what is not finite the sum shows
         width, infinite = ITEMSIZES[run.dtype], INFINITE.get(run.dtype)
         ends: list[int] = []
@@ -304,35 +300,9 @@ class _Pass:
             finite = False
         if self.learned is not None:
             self._learn(run, distinct, first)
-        if run.kind != "look":
-            self._prove(run, views, first, {k: [d for d, *_ in of] for k, of in distinct.items()})
-        settled = self.learned is None or run.kind != "blend" or not any(first)
+        settled = self.ordered or run.kind != "blend" or not any(first)
         settled = settled or not finite or _exact(run, rows, high, low)
         return [seen[0] for seen in distinct[0]], finite, settled
-
-    def _prove(
-        self,
-        run: Run,
-        views: Sequence[memoryview],
-        first: Sequence[int],
-        found: dict[int, list[bytes]],
-    ) -> None:
-        """Give members' digests to the proof; ``found`` has those of some members' pieces."""
-        width = ITEMSIZES[run.dtype]
-        for k in self.proven:
-            if k >= len(views):  # of tensors known to be equal only the first is read
-                continue
-            if not found.get(first[k]):
-                ends = accumulate(piece.count * width for piece in run.pieces)
-                parts = zip(ends, run.pieces, strict=True)
-                view = views[first[k]]
-                found[first[k]] = [_digests(view[end - p.count * width : end]) for end, p in parts]
-            path, at = run.rows[k]
-            file = str(path)
-            for piece, digests in zip(run.pieces, found[first[k]], strict=True):
-                start, size = piece.start * width, piece.count * width
-                self.proof.put((file, at - start, piece.numel * width), start, size, digests)
-                at += size
 
     def _learn(self, run: Run, found: Mapping[int, Sequence[Seen]], first: Sequence[int]) -> None:
         """Keep what was found of the members that are learned, or of what is only looked at."""
@@ -386,7 +356,7 @@ class _Pass:
             self._require_read(run)
             self.layout.write(piece.info.name, piece.start * width, values)
             self.written.hasher.put(piece.info.name, piece.start * width, values)
-        if self.learned is not None:
+        if not self.ordered:
             self.written.unsettled.append(run)
 
     def _require_read(self, run: Run) -> None:

@@ -9,18 +9,21 @@ from typing import Any
 
 from blake3 import blake3
 
+from soup.checkpoints.json_text import parse, shallow
 from soup.checkpoints.opening import open_checkpoint
-from soup.checkpoints.tensors import TensorInfo
+from soup.checkpoints.safe import BESIDE, opened_regular, read_bounded
+from soup.checkpoints.tensors import MAX_HEADER, TensorInfo
 from soup.errors import CheckpointError, SoupError
 from soup.events import Observer, Progress, ignore
 from soup.words import shown
 
 MANIFEST = "soup.json"
-LARGEST = 1 << 28
-"""Bytes of a manifest, at most."""
-
 WEIGHTS = (".safetensors",)
-"""Files whose tensors have a digest of their own: the soup's content."""
+"""Files whose tensors have a digest of their own, the soup's content; of them the manifest has the
+headers, which hold more than that."""
+
+ADDED = ("files", "headers", "check")
+"""Keys of a manifest that ``sealed`` adds."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,18 @@ class Verified:
 def sealed(manifest: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """A manifest with the digest of every other file of its directory, and with its own.
 
-    Weights are left out: ``digest`` is of their content.
+    Of weights it is that of their headers: ``digest`` is of their content.
     """
-    files = {name: file_digest(directory / name) for name in _files(directory)}
-    whole = {**manifest, "files": files}
+    names = [name for name in _files(directory) if name != MANIFEST]
+    files = {name: file_digest(directory / name) for name in names if not _is_weights(name)}
+    headers = {name: header_digest(directory / name) for name in names if _is_weights(name)}
+    whole = {**manifest, "files": files, "headers": headers}
     return whole | {"check": check(whole)}
 
 
 def unsealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest without what ``sealed`` has added."""
-    return {key: value for key, value in manifest.items() if key not in ("files", "check")}
+    return {key: value for key, value in manifest.items() if key not in ADDED}
 
 
 def check(manifest: Mapping[str, Any]) -> str:
@@ -69,12 +74,28 @@ def file_digest(file: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
+        ValueError: it is no regular file, or larger than one beside weights can be.
     """
     found = blake3()
-    with file.open("rb") as stream:
+    with opened_regular(file, BESIDE) as stream:
         while part := stream.read(1 << 20):
             found.update(part)
     return found.hexdigest()
+
+
+def header_digest(file: Path) -> str:
+    """BLAKE3 of all bytes of a safetensors file that come before its tensors'.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, or its header has no size that one can have.
+    """
+    with opened_regular(file) as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"a header of {length:,} bytes")
+        return blake3(start + stream.read(length)).hexdigest()
 
 
 def verify(
@@ -98,20 +119,19 @@ def verify(
     if manifest.get("check") != check(manifest):
         problems.append(f"{MANIFEST}: changed since it was written: what it says cannot be trusted")
     listed = {str(name): str(value) for name, value in manifest["files"].items()}
-    there = set(_files(place))
+    headers = manifest.get("headers")  # earlier versions did not name them
+    if isinstance(headers, dict):
+        listed |= {str(name): str(value) for name, value in headers.items()}
+    there = {name for name in _files(place) if name != MANIFEST}
+    if headers is None:
+        there = {name for name in there if not _is_weights(name)}
     for name in sorted(listed.keys() | there):
         if name not in there:
             problems.append(f"{shown(name)}: missing")
         elif name not in listed:
             problems.append(f"{shown(name)}: not part of the soup")
-        else:
-            try:
-                same = file_digest(place / name) == listed[name]
-            except OSError as error:
-                problems.append(f"{shown(name)}: cannot be read: {error.strerror}")
-                continue
-            if not same:
-                problems.append(f"{shown(name)}: changed since it was written")
+        elif (why := _difference(place / name, listed[name])) is not None:
+            problems.append(f"{shown(name)}: {why}")
     digest, nbytes = "", 0
     try:
         soup = open_checkpoint(place, base=None if base is None else Path(base))
@@ -134,16 +154,27 @@ def verify(
     return Verified(place, digest, len(listed) + 1, nbytes, tuple(problems))
 
 
+def _difference(file: Path, expected: str) -> str | None:
+    """What is wrong with a file, None where nothing is."""
+    try:
+        found = header_digest(file) if _is_weights(file.name) else file_digest(file)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except ValueError as error:
+        return f"cannot be what was written: {error}"
+    return None if found == expected else "changed since it was written"
+
+
 def _manifest(place: Path) -> dict[str, Any]:
     file = place / MANIFEST
     try:
-        if not file.is_file() or file.stat().st_size > LARGEST:
+        if not file.exists():
             raise CheckpointError(f"{place}: no {MANIFEST}; expected a soup's directory")
-        found = json.loads(file.read_bytes())
+        found = shallow(parse(read_bounded(file)))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: damaged: it is not JSON any more") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged: it is not JSON any more ({error})") from error
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         raise CheckpointError(
             f"{file}: names no files: it was changed, or written by an earlier version of soup; "
@@ -152,11 +183,14 @@ def _manifest(place: Path) -> dict[str, Any]:
     return found
 
 
+def _is_weights(name: str) -> bool:
+    return name.endswith(WEIGHTS)
+
+
 def _files(directory: Path) -> Iterator[str]:
-    """Every file that a manifest lists: all but itself and the weights."""
+    """Everything in a directory but its folders; links to folders, which nobody has written."""
     for root, folders, files in os.walk(directory):
         folders.sort()
-        for name in sorted(files):
-            relative = (Path(root) / name).relative_to(directory).as_posix()
-            if relative != MANIFEST and not name.endswith(WEIGHTS):
-                yield relative
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for name in sorted(files + links):
+            yield (Path(root) / name).relative_to(directory).as_posix()

@@ -61,6 +61,7 @@ def write(
     pictures: Sequence[Picture] = (),
     observe: Observer = ignore,
     draft: Draft | None = None,
+    require: Callable[[], None] = lambda: None,
 ) -> Written:
     """Stream a blend into the new model directory ``out``.
 
@@ -80,6 +81,7 @@ def write(
         pictures: charts for the model card.
         observe: told of progress.
         draft: where its weights may have been written already.
+        require: called before the result gets its name; nothing is left of it where that raises.
 
     Raises:
         OutputError: ``out`` holds something that is not a soup, or there is no room.
@@ -106,6 +108,7 @@ def write(
             temporary.chmod(0o777 & ~_umask())
             beside.write(temporary)
             blend.require_unchanged()
+            require()
             made = open_checkpoint(temporary, base=blend.reference.base)
             digest = made.take_roots(roots) if stacked is None else made.digest
             manifest["digest"] = digest

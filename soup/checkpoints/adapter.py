@@ -16,7 +16,6 @@ from soup.checkpoints.bases import QUANTISED
 from soup.checkpoints.checkpoint import (
     Checkpoint,
     TensorInfo,
-    file_states,
     open_model,
     require_gathered,
 )
@@ -26,6 +25,7 @@ from soup.checkpoints.files import require_plain, weights_beside
 from soup.checkpoints.heads import require_both, with_head
 from soup.checkpoints.inside import is_wrapped
 from soup.checkpoints.json_text import read_object
+from soup.checkpoints.known import file_states
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement, RowsUpdate
 from soup.checkpoints.names import unwrapped
 from soup.checkpoints.origins import called

@@ -8,16 +8,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from soup.checkpoints.checkpoint import Checkpoint
+from soup.checkpoints.describe import COSTLY
 from soup.checkpoints.installed import version_of
 
 PATIENCE = 300  # seconds for transformers to be imported, from a slow disk, too
+POLL = 0.1  # seconds until it is seen that nobody wants the answer any more
 SCRIPT = Path(__file__).with_name("describe.py")
 
 
@@ -43,22 +46,49 @@ def _registered(folder: Path) -> str:
     return "".join(file.read_text(errors="replace") for file in files)
 
 
-def ask(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``describe.py`` answers; ``{"unknown": why, "again": true}`` where it could not."""
+def ask(asked: Mapping[str, Any], stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """What ``describe.py`` answers; ``{"unknown": why, "again": true}`` where it could not.
+
+    Args:
+        asked: the question.
+        stop: whether nobody wants the answer any more; asked several times a second.
+    """
+    said = _asked(asked, stop, ())
+    if any(name in str(said.get("unknown", "")) for name in COSTLY):
+        said = _asked(asked, stop, ("--whole",))
+    return said
+
+
+def _asked(
+    asked: Mapping[str, Any], stop: Callable[[], bool], options: Sequence[str]
+) -> dict[str, Any]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    pipe, end = subprocess.PIPE, time.monotonic() + PATIENCE
+    question: str | None = json.dumps(asked)
     try:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT)],
-            input=json.dumps(asked),
-            capture_output=True,
+        with subprocess.Popen(
+            [sys.executable, str(SCRIPT), *options],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
             text=True,
-            timeout=PATIENCE,
             env=environment,
-            check=False,
-        )
-        said = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return {"unknown": f"transformers took more than {PATIENCE} s", "again": True}
+        ) as process:
+            try:
+                while True:
+                    try:
+                        out, _ = process.communicate(question, timeout=POLL)
+                        break
+                    except subprocess.TimeoutExpired:
+                        question = None  # it is on its way
+                    if stop():
+                        return {"unknown": "nobody waited for the answer", "again": True}
+                    if time.monotonic() > end:
+                        text = f"transformers took more than {PATIENCE} s"
+                        return {"unknown": text, "again": True}
+            finally:
+                process.kill()  # nothing, where it has ended
+        said = json.loads(out)
     except (OSError, ValueError) as error:
         return {"unknown": f"transformers cannot be asked ({error})", "again": True}
     assert isinstance(said, dict)

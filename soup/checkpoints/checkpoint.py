@@ -15,6 +15,7 @@ from soup.checkpoints import digests, names, quantised
 from soup.checkpoints.companions import Companions, brought, gather
 from soup.checkpoints.files import require_plain
 from soup.checkpoints.json_text import read_object
+from soup.checkpoints.known import FileState, Known, file_states
 from soup.checkpoints.soundness import Soundness, soundness
 from soup.checkpoints.tensors import TensorInfo as TensorInfo  # known from here, too
 from soup.checkpoints.trainers import instead_of
@@ -34,26 +35,6 @@ UNTIE = (
     "it with --base; merging it into the tied model would change both"
 )
 """What to do with an adapter that changes one half of tied weights."""
-
-UNREAD = "0" * 64
-"""Stands for the digest of a checkpoint of which nothing will be recorded; nobody compares it."""
-
-FileState = tuple[str, int, int, int, int]
-"""Path, size, mtime (ns), inode and ctime (ns) of a file: while none differs, its content is the
-same. The last is the kernel's: no program that writes a file can set it back."""
-
-
-def file_states(files: Iterable[Path]) -> tuple[FileState, ...]:
-    """What is known of files without reading them.
-
-    Raises:
-        CheckpointError: one is not there any more.
-    """
-    try:
-        pairs = [(str(file.resolve()), file.stat()) for file in files]
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return tuple((path, s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns) for path, s in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +87,7 @@ class Checkpoint:
     supplied: tuple[tuple[str, Path], ...] = field(default=(), repr=False)
     undecided: str = field(default="", repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
+    _known: Known = field(default_factory=Known, init=False, repr=False)
 
     @property
     def home(self) -> Path:
@@ -165,7 +147,7 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is another one, or was written to; it is named.
         """
-        known: tuple[FileState, ...] = vars(self).get("_states", self.states)
+        known = self._known.states or self.states
         states = file_states((*self.shards, *self.settings))
         for before, now in zip(known, states, strict=True):
             if before[:3] != now[:3]:
@@ -173,19 +155,19 @@ class Checkpoint:
         if known == states:
             return
         # A link, a mode, another inode of a network disk; or other bytes with the old time.
-        vars(self)["_states"] = states
-        digest = vars(self).get("digest")
+        self._known.states = states
+        digest = self._known.digest
         if digest is not None and replace(self, states=states).compute_digest() != digest:
             raise _changed(states[0][0])
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Of the content (see ``digests``), equal for equal tensors whatever the files' names and
         layout.
 
         Reads every byte, once; see ``compute_digest`` for progress.
         """
-        return self.compute_digest()
+        return self._known.digest or self.compute_digest()
 
     def compute_digest(self, progress: Callable[[int], None] | None = None) -> str:
         """Hash every tensor (name, dtype, shape, bytes) on all cores.
@@ -274,7 +256,7 @@ class Checkpoint:
         """The digest of all, from the roots of the inputs in order; it is remembered."""
         found, own = self._digest_of(inputs, roots)
         self.remember_digest(found, values, own)
-        vars(self)["_proven"] = found
+        self._known.prove()
         return found
 
     def _digest_of(
@@ -295,13 +277,12 @@ class Checkpoint:
     @property
     def known_digest(self) -> str | None:
         """Its digest, if it can be told without reading anything."""
-        found: str | None = vars(self).get("digest")
-        return None if found == UNREAD else found
+        return self._known.told
 
     @property
     def unproven(self) -> bool:
         """Whether its digest is known, but not from bytes that this process has read."""
-        return self.known_digest is not None and vars(self).get("_proven") != self.known_digest
+        return self._known.unproven
 
     def prove(self, roots: Sequence[bytes]) -> bool:
         """Compare its digest with what was read; a second reading decides where they differ.
@@ -316,8 +297,8 @@ class Checkpoint:
         if found != self.digest and replace(self).compute_digest() != self.digest:
             return False
         if found == self.digest and not self.roots and not self.updates:
-            vars(self)["_roots"] = own
-        vars(self)["_proven"] = self.digest
+            self._known.roots = own
+        self._known.prove()
         return True
 
     @property
@@ -325,7 +306,7 @@ class Checkpoint:
         """Of each tensor the root of its values (``digests``), where they were read or written by
         this process, or are remembered; none of computed tensors.
         """
-        return vars(self).get("_roots") or {}
+        return self._known.roots
 
     def root_of(self, info: TensorInfo) -> str | None:
         """The root of a stored tensor's values, by whatever name, where it is known."""
@@ -333,12 +314,7 @@ class Checkpoint:
             return None
         if self._stored.get(info.name) is info:  # nearly always
             return self.roots.get(info.name)
-        known: dict[digests.Place, str] = vars(self).setdefault("_by_place", {})
-        if not known:
-            for name, infos in self._inputs.items():
-                if name in self.roots:
-                    known[digests.place(infos[0])] = self.roots[name]
-        return known.get(digests.place(info))
+        return self._known.root_at(info, self._inputs)
 
     def _prove_tie(self, one: TensorInfo, other: TensorInfo) -> None:
         changed = [info.name for info in (one, other) if info.name in self.updates]
@@ -371,15 +347,12 @@ class Checkpoint:
         """Take a digest, what is wrong with the values, and by tensor the root of each, if known,
         so that nothing is read again.
         """
-        vars(self)["digest"] = digest
-        vars(self)["_values"] = values
-        if roots and not self.updates:
-            vars(self)["_roots"] = roots
+        self._known.take(digest, values, None if self.updates else roots)
 
     @property
     def soundness(self) -> Soundness | None:
         """What is wrong with its values; None before it is digested."""
-        return vars(self).get("_values")
+        return self._known.soundness
 
 
 def _changed(file: str) -> UnfinishedError:

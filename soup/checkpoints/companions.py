@@ -8,6 +8,7 @@ in the same way, whatever files hold them and whoever wrote them.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -18,6 +19,7 @@ from typing import Any
 from soup.checkpoints.configs import meaning
 from soup.checkpoints.files import VOLATILE_CONFIG, companions, template_of
 from soup.checkpoints.json_text import parse, read_object, shallow
+from soup.checkpoints.safe import BESIDE, read_bounded
 from soup.errors import CheckpointError
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -147,7 +149,8 @@ class Companions:
     def files_digest(self) -> str:
         """SHA-256 of every name and byte; licence and documents, too."""
         lines = [f"{name} {hashlib.sha256(self._content(name)).hexdigest()}" for name in self.files]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        # The bytes of names as they are: they need not be text.
+        return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()
 
     def read(self, name: str) -> bytes | None:
         """The content of one file; None where there is none of that name."""
@@ -199,7 +202,7 @@ class Companions:
         """Whether they are that directory's own, as they lie there."""
         own = {relative.as_posix(): directory / relative for relative in companions(directory)}
         config = directory / "config.json"
-        return own == dict(self.files) and self.read("config.json") == config.read_bytes()
+        return own == dict(self.files) and self.read("config.json") == read_bounded(config, BESIDE)
 
     def _counts(self, name: str) -> bool:
         """Of several forms of one tokenizer, the one that is read."""
@@ -215,9 +218,11 @@ class Companions:
             return source
         try:
             before = source.stat()
-            content = source.read_bytes()
+            content = read_bounded(source, BESIDE)
         except OSError as error:
             raise CheckpointError(f"{source}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{source}: cannot be copied into a soup: {error}") from error
         digest = hashlib.sha256(content).hexdigest()
         seen = (before.st_size, before.st_mtime_ns, before.st_ctime_ns, digest)
         if self._seen.setdefault(name, seen)[3] != digest:
@@ -397,8 +402,8 @@ def _require_same(path: Path, seen: tuple[int, int, int, str]) -> None:
         now = path.stat()
         if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == seen[:3]:
             return
-        same = hashlib.sha256(path.read_bytes()).hexdigest() == seen[3]
-    except OSError:
+        same = hashlib.sha256(read_bounded(path, BESIDE)).hexdigest() == seen[3]
+    except (OSError, ValueError):
         same = False
     if not same:
         raise CheckpointError(_changed(path))

@@ -6,16 +6,26 @@ Reads one JSON object, ``{"path", "rewritten", "tensors": [[name, shape], …]}`
 torch's meta device: nothing is read and nothing takes memory. Transformers renames and fuses on
 loading; as it is transformers that loads here, its own rules say which tensor is which. No code
 that lies beside a checkpoint is run.
+
+With ``--whole`` nothing is kept from being imported.
 """
 
 import json
 import sys
 from typing import Any
 
+COSTLY = ("sklearn", "torchvision")
+"""Packages that transformers imports beside models, where it finds them: half of the seconds that
+it takes. Tensors of language and vision models do not depend on them; where something does after
+all, its error names them, and it is asked again with them."""
+
 
 def main() -> None:
     """Answer the one question on stdin."""
     sys.path.pop(0)  # this folder, whose modules would stand before others' of the same names
+    if "--whole" not in sys.argv:
+        for name in COSTLY:
+            sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
     asked = json.load(sys.stdin)
     out = sys.stdout
     sys.stdout = sys.stderr  # libraries print

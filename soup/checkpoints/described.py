@@ -8,6 +8,7 @@ one member (the others have its names and shapes), and what it said is kept.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +84,56 @@ class Described:
 
 
 def describe(
-    reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+    reference: Checkpoint,
+    work: str | os.PathLike[str],
+    observe: Observer = ignore,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Described:
     """Compare a pool's names and shapes with the model that config.json describes.
 
     Takes seconds where transformers has to be asked; the answer is kept in ``work``.
     """
     text = "asking transformers what the model of config.json needs; this takes seconds, once"
-    return compare(reference, Path(work) / "models", lambda: observe(Note(text)))
+    return compare(reference, Path(work) / "models", lambda: observe(Note(text)), stop)
+
+
+class Description:
+    """The same, found out by a thread beside other work; ``close`` it."""
+
+    def __init__(
+        self, reference: Checkpoint, work: str | os.PathLike[str], observe: Observer = ignore
+    ) -> None:
+        self._asked = reference, work, observe
+        self._closed = threading.Event()
+        self._found: Described | None = None
+        self._thread = threading.Thread(target=self._find, name="description", daemon=True)
+        self._thread.start()
+
+    def _find(self) -> None:
+        self._found = describe(*self._asked, stop=self._closed.is_set)
+
+    @property
+    def found(self) -> Described | None:
+        """None while it is not known yet."""
+        return self._found
+
+    def wait(self) -> Described:
+        """Until it is known."""
+        self._thread.join()
+        assert self._found is not None
+        return self._found
+
+    def close(self) -> None:
+        """Nobody wants it any more, if it is not known yet."""
+        self._closed.set()
+        self._thread.join()
 
 
 def compare(
-    checkpoint: Checkpoint, cache: Path | None = None, asking: Callable[[], None] = lambda: None
+    checkpoint: Checkpoint,
+    cache: Path | None = None,
+    asking: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Described:
     """What transformers would say if it loaded this checkpoint.
 
@@ -102,6 +141,7 @@ def compare(
         checkpoint: its names and shapes are looked at, and its config.json.
         cache: a directory for what was found out; it is made where there is something to keep.
         asking: called before the seconds begin that it takes where nothing was kept.
+        stop: whether nobody wants the answer any more.
     """
     why_not = unknown(checkpoint)
     if why_not:
@@ -115,7 +155,7 @@ def compare(
     said = _kept(file)
     if said is None:
         asking()
-        said = ask(asked)
+        said = ask(asked, stop)
     if file is not None and not said.get("again"):
         _keep(file, said)
     return _described(said)

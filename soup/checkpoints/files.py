@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soup.checkpoints.json_text import parse
-from soup.checkpoints.safe import DEEPEST, MOST, require_safe
+from soup.checkpoints.safe import BESIDE, DEEPEST, MOST, opened_regular, require_safe
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
@@ -54,6 +54,9 @@ TRAINER_STATE = (
     "sft_args.json",
     "adapter_config.json",  # a full model is no adapter
 )
+LINKED = 100
+"""Links to folders that are followed, at most."""
+
 LFS_START = LFS_PREFIX + b"https://git-lfs"
 
 REPLACED = ("README.md", "soup.json", "soup-*.svg")
@@ -115,11 +118,11 @@ def _files(directory: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: it cannot be read, or holds what may not be, see ``safe``.
     """
-    home, seen = directory.resolve(), 0
+    home, seen, linked = directory.resolve(), 0, 0
 
     def walk(here: Path, around: tuple[Path, ...]) -> Iterator[Path]:
         itself = here.resolve()
-        nonlocal seen
+        nonlocal seen, linked
         if itself in around:
             return  # a link to a folder that it stands in
         folders = []
@@ -136,6 +139,9 @@ def _files(directory: Path) -> Iterator[Path]:
                 yield entry.relative_to(directory)
             elif not entry.name.startswith("."):
                 folders.append(entry)
+                linked += entry.is_symlink()
+        if linked > LINKED:  # what stands behind them counts once for each way that leads there
+            raise CheckpointError(f"{here}: more than {LINKED} links to folders; remove them")
         for folder in folders:
             yield from walk(folder, (*around, itself))
 
@@ -150,13 +156,17 @@ def require_readable(file: Path) -> None:
     """Fail now, not after hours of scoring, where a file beside the weights cannot be copied.
 
     Raises:
-        CheckpointError: it cannot be read, or is a git-lfs pointer; it is named.
+        CheckpointError: it cannot be read, is too large, or is a git-lfs pointer; it is named.
     """
     try:
-        with file.open("rb") as stream:
+        with opened_regular(file, BESIDE) as stream:
             head = stream.read(len(LFS_START))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file}: would be copied into the soup, but has {error}; move it out of the checkpoint"
+        ) from error
     if head == LFS_START:
         raise CheckpointError(f"{file}: {LFS_POINTER}")
 

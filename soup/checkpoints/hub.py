@@ -9,9 +9,12 @@ import os
 import re
 from pathlib import Path
 
+from soup.checkpoints.safe import read_bounded
 from soup.errors import CheckpointError
 
 PREFIX = "models--"
+REF = 4096
+"""Bytes of a file of ``refs``, at most: it holds one word."""
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -58,8 +61,8 @@ def snapshot(directory: Path, revision: str | None = None) -> Path:
         if name in there:
             return directory / "snapshots" / str(name)
         try:
-            wanted = (directory / "refs" / name).read_text().strip() if name else ""
-        except OSError:
+            wanted = revision_of(directory / "refs" / name) if name else ""
+        except (OSError, ValueError):
             continue
         if wanted in there:
             return directory / "snapshots" / wanted
@@ -70,6 +73,16 @@ def snapshot(directory: Path, revision: str | None = None) -> Path:
         f"{directory}: expected one snapshot{f' of {revision}' if revision else ''}, found {found}"
         "; name the one that is meant, snapshots/REVISION"
     )
+
+
+def revision_of(ref: Path) -> str:
+    """The revision that a file of ``refs`` holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, too large, or no text.
+    """
+    return read_bounded(ref, REF).decode().strip()
 
 
 def model_of(directory: Path) -> tuple[str, str] | None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from soup.checkpoints.checkpoint import Checkpoint, file_states
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.factors import Finder, Parts, lora_updates
 from soup.checkpoints.json_text import read_object
+from soup.checkpoints.known import file_states
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Update
 from soup.checkpoints.weights import ADAPTER

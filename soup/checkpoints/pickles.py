@@ -6,6 +6,7 @@ runs and no tensor is loaded.
 
 import pickle
 import re
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -48,6 +49,20 @@ MEMO = 1_000_000
 """Things that a pickle remembers, at most: a state dict has about ten for a tensor."""
 
 
+MADE = 1_000_000
+"""Lists, tuples, dicts and marks of where they begin, at most: a state dict has about eight for a
+tensor. Each takes a byte of the file and 64 of memory."""
+
+ITEMS = 1_000_000
+"""Entries of dicts that are given to them when they are made, in all. torch makes them empty."""
+
+LONGEST = 1 << 16
+"""Characters of a global's name, at most."""
+
+PARTS = 8
+"""Of what stands for a storage, at most; torch writes five."""
+
+
 class Storage(NamedTuple):
     """A storage as the pickle mentions it: dtype (None: untyped) and the record's key."""
 
@@ -78,7 +93,21 @@ _NAMES = (
 
 _PLAIN = [getattr(pickle, name)[0] for name in _NAMES]
 
+_MAKE = ("MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "EMPTY_DICT")
+
 _PYTHONS: Any = pickle._Unpickler
+
+
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """One of Python's steps that make something, of which there may be so many."""
+
+    def counted(self: Any) -> None:
+        self._made += 1
+        if self._made > MADE:
+            raise ValueError(f"makes more than {MADE:,} lists, tuples and dicts")
+        load(self)
+
+    return counted
 
 
 class Unpickler(_PYTHONS):  # type: ignore[misc]
@@ -93,9 +122,15 @@ class Unpickler(_PYTHONS):  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = {code: _PYTHONS.dispatch[code] for code in _PLAIN}
 
+    dispatch |= {
+        getattr(pickle, name)[0]: _counted(_PYTHONS.dispatch[getattr(pickle, name)[0]])
+        for name in _MAKE
+    }
+
     def __init__(self, file: Path, content: bytes) -> None:
         super().__init__(BytesIO(content), encoding="utf-8")
         self._file = file
+        self._items = self._made = 0
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -145,7 +180,10 @@ class Unpickler(_PYTHONS):  # type: ignore[misc]
 
         Raises:
             CheckpointError: it is none that a state dict of plain tensors has.
+            ValueError: its name is too long to be one.
         """
+        if len(module) + len(name) > LONGEST:  # what was remembered may be named again and again
+            raise ValueError(f"a global's name of {len(module) + len(name):,} characters")
         stand_ins = {
             ("collections", "OrderedDict"): self._dict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -171,6 +209,9 @@ class Unpickler(_PYTHONS):  # type: ignore[misc]
         )
 
     def _dict(self, items: Any = ()) -> dict[str, Any]:
+        self._items += len(items)  # one list of them may be given again and again
+        if self._items > ITEMS:
+            raise ValueError(f"makes dicts of more than {ITEMS:,} entries")
         return {_word(name): value for name, value in items}
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -179,6 +220,8 @@ class Unpickler(_PYTHONS):  # type: ignore[misc]
         Raises:
             ValueError: it is none.
         """
+        if not isinstance(pid, tuple) or len(pid) > PARTS:
+            raise ValueError("an unknown persistent id")
         kind, dtype, key, *_ = pid
         words = isinstance(key, str) and (dtype is None or isinstance(dtype, str))
         if not isinstance(kind, str) or kind != "storage" or not words:
@@ -224,6 +267,8 @@ def _word(key: Any) -> Any:
     """A dict's key, if it is one whose hash takes no time."""
     if not isinstance(key, str | int):
         raise ValueError(f"a key that is a {type(key).__name__}")
+    if isinstance(key, int) and key.bit_length() > 63:  # many of these may have the same hash
+        raise ValueError("a key that is a number of more than 63 bits")
     return key
 
 

@@ -22,7 +22,7 @@ from soup.checkpoints.problems import (
 )
 from soup.checkpoints.problems import summary, together
 from soup.checkpoints.supplying import supply
-from soup.errors import PoolError, UsageError
+from soup.errors import CheckpointError, PoolError, UsageError
 from soup.events import Observer, ignore
 from soup.remote.address import elsewhere
 
@@ -235,11 +235,18 @@ def _supplies(processor: str | os.PathLike[str] | None) -> Path | None:
 
 
 def same_files(members: Sequence[Checkpoint]) -> list[tuple[str, str]]:
-    """Pairs of members whose files are the same files (links, or a path given twice)."""
+    """Pairs of members whose files are the same files (links, or a path given twice).
+
+    Raises:
+        CheckpointError: one is not there any more.
+    """
     first: dict[str, str] = {}
     pairs = []
     for member in members:
-        stats = [file.stat() for file in (*member.shards, *member.settings)]
+        try:
+            stats = [file.stat() for file in (*member.shards, *member.settings)]
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
         key = str([(s.st_dev, s.st_ino) for s in stats])
         if key in first:
             pairs.append((first[key], member.name))

@@ -8,9 +8,7 @@ proven, as long as the states stay.
 """
 
 import threading
-from collections.abc import Iterable
-
-from blake3 import blake3
+from collections.abc import Iterable, Sequence
 
 from soup.checkpoints import digests
 from soup.checkpoints.checkpoint import Checkpoint
@@ -33,7 +31,6 @@ class Proof:
         self._wanted: dict[Place, TensorInfo] = {
             place(info): info for member in self.members for info in member.read_for_digest
         }
-        self._whole: dict[Place, bytes] = {}
         self._blocks: dict[Place, dict[int, bytes]] = {}
         self._partial: dict[tuple[Place, int], tuple[bytearray, set[tuple[int, int]]]] = {}
         self._lock = threading.Lock()
@@ -47,7 +44,7 @@ class Proof:
         ``piece`` may be reused afterwards.
         """
         where = place(info)
-        if where not in self._wanted or where in self._whole:
+        if where not in self._wanted:
             return
         found = self._blocks.setdefault(where, {})
         at, end = start, start + len(piece)
@@ -62,17 +59,6 @@ class Proof:
                 else:
                     self._keep(where, number, at - first, part, last - first)
             at = until
-
-    def put(self, where: Place, start: int, size: int, found: bytes) -> None:
-        """Take the digests of the blocks of ``size`` bytes from ``start`` on, which is a block's
-        first, one behind the other; of a tensor that is to be proven.
-        """
-        if size == where[2]:  # of tens of thousands of small tensors nearly all
-            self._whole[where] = found
-            return
-        blocks = self._blocks.setdefault(where, {})
-        for k in range(len(found) // 32):
-            blocks[start // BLOCK + k] = found[32 * k : 32 * k + 32]
 
     def _keep(self, where: Place, number: int, offset: int, part: memoryview, size: int) -> None:
         """Put a block together; the same part may come twice, and others that lap over it."""
@@ -99,9 +85,6 @@ class Proof:
         """
         known, missing = {}, []
         for where, info in self._wanted.items():
-            if (whole := self._whole.get(where)) is not None:
-                known[where] = blake3(whole).digest()
-                continue
             found, count = self._blocks.get(where, {}), -(-info.nbytes // BLOCK)
             if len(found) == count:
                 known[where] = digests.root(found[k] for k in range(count))
@@ -111,13 +94,27 @@ class Proof:
             for info, (root, *_) in zip(missing, digests.read_roots(missing), strict=True):
                 known[place(info)] = root
         for member in self.members:
-            if not member.prove([known[place(info)] for info in member.read_for_digest]):
-                member.require_unchanged()
-                raise RewrittenError(
-                    f"{member.name}: {member.path}: holds other weights than those that were read "
-                    "there before, though its files' sizes and times are the same; nothing was "
-                    "recorded of it: run the command again, it is read anew"
-                )
+            require_same(member, [known[place(info)] for info in member.read_for_digest])
+
+
+def require_same(member: Checkpoint, roots: Sequence[bytes]) -> None:
+    """Compare a member's digest with what was read of it.
+
+    Args:
+        member: one whose digest is known.
+        roots: of the tensors of its ``read_for_digest``, in order.
+
+    Raises:
+        RewrittenError: it holds other bytes than its digest is of.
+        CheckpointError: a file was changed meanwhile.
+    """
+    if not member.prove(roots):
+        member.require_unchanged()
+        raise RewrittenError(
+            f"{member.name}: {member.path}: holds other weights than those that were read "
+            "there before, though its files' sizes and times are the same; nothing was "
+            "recorded of it: run the command again, it is read anew"
+        )
 
 
 def prove(sources: Iterable[Checkpoint]) -> None:

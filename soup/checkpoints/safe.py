@@ -9,6 +9,7 @@ be a link. Counts and depths have bounds, so that nothing takes for ever.
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from soup.errors import CheckpointError
 
@@ -20,6 +21,10 @@ DEEPEST = 20
 
 LARGEST = 1 << 25
 """Bytes of a JSON file that is parsed, at most; the largest indexes have some millions."""
+
+BESIDE = 1 << 29
+"""Bytes of any other file beside the weights, at most: it is copied into a soup. The largest
+tokenizers have some 40 million."""
 
 _BLOBS, _MODELS = "blobs", "models--"
 
@@ -71,13 +76,28 @@ def read_bounded(file: Path, most: int = LARGEST) -> bytes:
         ValueError: it is none, or larger than ``most`` bytes.
         OSError: it cannot be read.
     """
+    with opened_regular(file, most) as stream:
+        size = max(os.fstat(stream.fileno()).st_size, 1 << 16)  # /proc's files say 0
+        return stream.read(min(size, most) + 1)  # room is made for all that is asked for
+
+
+def opened_regular(file: Path, most: int | None = None) -> BinaryIO:
+    """A regular file, opened to be read, without waiting for anybody.
+
+    Raises:
+        ValueError: it is none, or larger than ``most`` bytes.
+        OSError: it cannot be read.
+    """
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as stream:
+    try:
         state = os.fstat(handle)
         if stat.S_ISDIR(state.st_mode):
             raise IsADirectoryError(21, "Is a directory", str(file))
         if not stat.S_ISREG(state.st_mode):
             raise ValueError(f"expected a regular file, found {_kind(state.st_mode)}")
-        if state.st_size > most:
+        if most is not None and state.st_size > most:
             raise ValueError(f"{state.st_size:,} bytes, expected {most:,} at most")
-        return stream.read(most + 1)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise

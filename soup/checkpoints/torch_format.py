@@ -27,10 +27,8 @@ WRAPPERS = ("state_dict", "model", "module")
 LEGACY = b"\x8a\nl\xfc\x9cF"
 """How torch's first format begins, after the pickle protocol: the start of its magic number."""
 
-LARGEST = 1 << 24
-"""Bytes of a pickle, and of an archive's list of records, at most: of some 100,000 tensors."""
-
-_TAIL = (1 << 16) + 200  # where an archive's end is looked for: behind it only a comment may stand
+LARGEST = 1 << 23
+"""Bytes of a pickle, and of an archive's list of records, at most: of some 50,000 tensors."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, length of the name, of the extra field
 
@@ -94,8 +92,7 @@ def _read(file: Path, stream: BinaryIO) -> list[TensorInfo]:
 def _records(file: Path, stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """First byte and length of every record's content."""
     records = {}
-    _require_few(file, stream)
-    with zipfile.ZipFile(stream) as archive:
+    with zipfile.ZipFile(_Bounded(file, stream)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 raise CheckpointError(
@@ -113,20 +110,27 @@ def _records(file: Path, stream: BinaryIO) -> dict[str, tuple[int, int]]:
     return records
 
 
-def _require_few(file: Path, stream: BinaryIO) -> None:
-    """The archive's list of records, which is read whole, is no larger than a model's is.
+class _Bounded:
+    """A file of which nothing is read that is larger than a model's list of records.
 
-    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16
+    The list is read whole, and how large it is stands in several places, of which readers of
+    archives believe one or another: so what counts is what is asked for in the end.
     """
-    size = stream.seek(0, 2)
-    tail = _bytes(stream, max(size - _TAIL, 0), _TAIL)
-    at = tail.rfind(b"PK\x05\x06")
-    listed = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
-    if listed == 0xFFFF_FFFF and (wide := tail.rfind(b"PK\x06\x06")) >= 0:
-        listed = int.from_bytes(tail[wide + 40 : wide + 48], "little")
-    if listed > LARGEST:
-        raise CheckpointError(f"{file}: lists {listed:,} bytes of records; not a state dict")
-    stream.seek(0)
+
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
+        self._file, self._stream = file, stream
+
+    def read(self, size: int = -1) -> bytes:
+        """As the stream's; where all is asked for, one byte more than may be there."""
+        found = self._stream.read(min(size, LARGEST + 1) if size >= 0 else LARGEST + 1)
+        if len(found) > LARGEST:
+            raise CheckpointError(
+                f"{self._file}: lists more than {LARGEST:,} bytes of records; not a state dict"
+            )
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _bytes(stream: BinaryIO, offset: int, length: int) -> bytes:

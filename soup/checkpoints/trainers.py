@@ -1,7 +1,8 @@
 """Directories that trainers leave: what each kind is, and the command that makes a model of it.
 
-They hold a model's weights in pieces, or beside it, or one level down. Nothing in them is opened:
-names tell. ``advice`` is asked only where a directory holds no weights that can be read.
+They hold a model's weights in pieces, or beside it, or one level down. Nothing in them is opened
+but the file that names a hub cache's revision: names tell. ``advice`` is asked only where a
+directory holds no weights that can be read.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from soup.checkpoints import hub
 from soup.words import closest, counted, either, listed
 
 LOOK_AT = 2000
@@ -194,7 +196,7 @@ def _hub_cache(directory: Path, names: list[str]) -> str | None:
         return None
     found = sorted(p for p in (directory / "snapshots").iterdir() if p.is_dir())
     try:
-        main = directory / "snapshots" / (directory / "refs" / "main").read_text().strip()
+        main = directory / "snapshots" / hub.revision_of(directory / "refs" / "main")
     except (OSError, ValueError):
         main = directory
     choice = main if main in found else found[-1] if found else None

@@ -6,18 +6,32 @@ without runs and without what is known of this machine's files.
 
 import gzip
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soup.checkpoints.safe import read_bounded
 from soup.choosing.journal import Journal
 from soup.choosing.records import VERSION, decode, encode, head_of, version_of
 from soup.errors import JournalError, OutputError
 
-CARRIED = ("benchmark", "result", "trial")
+MADE_OF: Mapping[str, tuple[str, str, tuple[type, ...]]] = {
+    "benchmark": ("digest", "questions", (dict,)),
+    "result": ("key", "result", (dict,)),
+    "trial": ("key", "stopped", (dict, type(None))),
+}
+"""What records are found by, what they say, and of which type that is."""
+
+CARRIED = tuple(MADE_OF)
 """Kinds of records that mean the same on every machine."""
+
+LARGEST = 1 << 30
+"""Bytes of a journal that is imported, unpacked, at most: of some million results."""
+
+GZIP = zlib.MAX_WBITS | 16  # its head and its checksum, too
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,8 @@ def contents(journal: Journal) -> Contents:
     counts: Counter[str] = Counter()
     seconds = 0.0
     for record in journal.results.values():
-        counts[record["result"]["benchmark"]] += 1
+        if isinstance(result := record.get("result"), dict):  # else it was imported so
+            counts[str(result.get("benchmark"))] += 1
         seconds += record.get("seconds") or 0.0
     size = journal.path.stat().st_size if journal.path.exists() else 0
     runs = tuple(_run(records) for records in journal.runs.values())
@@ -206,10 +221,10 @@ def take_in(journal: Journal, file: Path) -> Taken:
         JournalError: the file cannot be read, or is no journal of this version.
     """
     try:
-        content = file.read_bytes()
+        content = read_bounded(file, LARGEST)
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, ValueError) as error:
+            content = _unpacked(content)
+    except (OSError, ValueError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise JournalError(f"{file}: cannot be read: {why}") from error
     lines = [line for line in content.split(b"\n") if line]
@@ -233,7 +248,10 @@ def take_in(journal: Journal, file: Path) -> Taken:
         name = (head[4] or b"").decode()
         try:
             record = decode(line)
-        except (ValueError, TypeError, KeyError):
+            found_by, meant, types = MADE_OF[kind]
+            if not name or record[found_by] != name or not isinstance(record[meant], types):
+                raise ValueError("none of ours, with a checksum of theirs")
+        except (ValueError, TypeError, KeyError, AttributeError):
             taken.damaged += 1
             continue
         if name in there:
@@ -245,3 +263,23 @@ def take_in(journal: Journal, file: Path) -> Taken:
         journal.append(kind, **record)
         taken.added[kind] += 1
     return taken
+
+
+def _unpacked(content: bytes) -> bytes:
+    """What gzip has packed, in one piece or several.
+
+    Raises:
+        ValueError: it is cut short, or has more than ``LARGEST`` bytes.
+        zlib.error: it is damaged.
+    """
+    pieces, size = [], 0
+    while content:
+        unpacker = zlib.decompressobj(GZIP)
+        pieces.append(unpacker.decompress(content, LARGEST + 1 - size))
+        size += len(pieces[-1])
+        if size > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} bytes unpacked")
+        if not unpacker.eof:
+            raise ValueError("it ends too early")
+        content = unpacker.unused_data
+    return b"".join(pieces)

@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soup.choosing.journal_file import Lines, flush, lines, locked, whole
 from soup.choosing.records import (
     VERSION,
     Lists,
@@ -28,7 +29,7 @@ from soup.choosing.records import (
     decode,
     encode,
     head_of,
-    result_at,
+    key_of_result,
     version_of,
 )
 from soup.errors import JournalError
@@ -92,13 +93,15 @@ class Journal:
     _timed: dict[str, list[dict[str, Any]]] | None = field(default=None, repr=False)
     _torn: set[str] = field(default_factory=set, repr=False)
     _order: dict[str, None] = field(default_factory=dict, repr=False)
-    _raw: bytes = field(default=b"", repr=False)
+    _lines: Lines = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.results, self.trials = (Records(self._parse, self._line) for _ in range(2))
-        self.benchmarks, self._digests = (Records(self._parse, self._line) for _ in range(2))
-        self._tensors = Records(self._parse, self._line)
-        self.runs, self.others = Lists(self._parse), Lists(self._parse)
+        parse = partial(_parse, self.path)  # without us: the file is closed when we go
+        self._lines = Lines(self.path)
+        self.results, self.trials = (Records(parse, self._lines.at) for _ in range(2))
+        self.benchmarks, self._digests = (Records(parse, self._lines.at) for _ in range(2))
+        self._tensors = Records(parse, self._lines.at)
+        self.runs, self.others = Lists(parse), Lists(parse)
 
     @classmethod
     def open(cls, work: str | os.PathLike[str], *, create: bool = True) -> Journal:
@@ -123,7 +126,8 @@ class Journal:
             if create and not os.access(directory, os.W_OK):
                 raise JournalError(f"{directory}: cannot be written to; choose another --work")
             if journal.path.exists():
-                journal._read(journal._content())
+                with locked(journal.path, os.O_RDONLY, fcntl.LOCK_SH) as handle:
+                    journal._read(journal._lines.of(handle))
                 if journal.damaged and create:
                     journal._set_aside()
         except OSError as error:
@@ -133,7 +137,7 @@ class Journal:
             ) from error
         return journal
 
-    def append(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, /, **fields: Any) -> None:
         """Add one record and flush it to the disk.
 
         Raises:
@@ -144,7 +148,7 @@ class Journal:
             record["at"] = self.runs.count(run)  # that one is missing shows by the next ones
         line = encode(record)
         try:
-            with _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as handle:
+            with locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as handle:
                 size = os.fstat(handle).st_size
                 if size == 0:
                     line = encode({"kind": "journal", "version": VERSION}) + line
@@ -259,10 +263,10 @@ class Journal:
         """
         temporary = self.path.with_name(f".{FILE}.{os.getpid()}")
         try:
-            with _locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
+            with locked(self.path, os.O_RDWR, fcntl.LOCK_EX) as handle:
                 for left in self.path.parent.glob(f".{FILE}.*"):  # of one that was killed
                     left.unlink(missing_ok=True)
-                kept = [new for line in _lines(_whole(handle)) if (new := keep(line)) is not None]
+                kept = [new for line in lines(whole(handle)) if (new := keep(line)) is not None]
                 try:
                     with temporary.open("wb") as file:
                         file.writelines(line + b"\n" for line in kept)
@@ -271,7 +275,7 @@ class Journal:
                     temporary.replace(self.path)
                 finally:
                     temporary.unlink(missing_ok=True)
-            _flush(self.path.parent)
+            flush(self.path.parent)
         except OSError as error:
             raise JournalError(f"{self.path}: cannot be written: {error.strerror}") from error
 
@@ -289,29 +293,24 @@ class Journal:
         more = " and more" if self.damaged > len(self.where) else ""
         return f" (line{'s' * (len(self.where) > 1)} {', '.join(map(str, self.where))}{more})"
 
-    def _content(self) -> bytes:
-        with _locked(self.path, os.O_RDONLY, fcntl.LOCK_SH) as handle:
-            return _whole(handle)
-
-    def _read(self, content: bytes) -> None:
-        end = content.find(b"\n")
-        version = version_of(content[: end if end >= 0 else len(content)])
-        if version is not None and version != VERSION:
-            which = "a later" if version > VERSION else "an earlier"
-            raise JournalError(
-                f"{self.path}: written by {which} version of soup (journal version {version}, "
-                f"expected {VERSION}); move it away, or choose another --work"
-            )
+    def _read(self, every: Iterable[bytes]) -> None:
+        """Look at all lines, with their ends, in their order."""
         ats: dict[str, set[int]] = {}
+        headless: set[str] = set()  # runs whose first record is not that they begin
         running: str | None = None  # the newest run, until its end has been read
-        self._raw, view = content, memoryview(content)
-        number = 0
-        for start, end in _places(content):
+        results = self.results.places
+        start = end = number = 0
+        for line in every:
             number += 1
-            if (key := result_at(content, view, start, end)) is not None:
-                self.results.put(key, start)
+            start, end = end, end + len(line)
+            if (key := key_of_result(line)) is not None:
+                results[key] = start
                 continue
-            line = content[start:end]
+            line = line.removesuffix(b"\n")
+            if number == 1:
+                self._require_version(line)
+            if not line:
+                continue
             head = head_of(line)
             if head is None:
                 self.damaged += 1
@@ -325,21 +324,27 @@ class Journal:
             kind, name = head[2], (head[4] or b"").decode()
             self._index(kind, head[3], name, line, start)
             if head[3] == b"run":
+                if name not in ats and kind != b"run":
+                    headless.add(name)
                 ats.setdefault(name, set()).add(int(head[5] or -1))
                 running = name if kind == b"run" else running
                 if kind in ENDS:
                     self._torn.discard(name)
                     running = None if name == running else running
         for run, found in ats.items():
-            if found != set(range(max(found) + 1)):
+            if run in headless or found != set(range(max(found) + 1)):
                 self._torn.add(run)
         for run in self._torn:
             self.runs.drop(run)
 
-    def _line(self, start: int) -> bytes:
-        """The line of the file, as it was when it was opened, that begins at a byte."""
-        end = self._raw.find(b"\n", start)
-        return self._raw[start : end if end >= 0 else None]
+    def _require_version(self, line: bytes) -> None:
+        version = version_of(line)
+        if version is not None and version != VERSION:
+            which = "a later" if version > VERSION else "an earlier"
+            raise JournalError(
+                f"{self.path}: written by {which} version of soup (journal version {version}, "
+                f"expected {VERSION}); move it away, or choose another --work"
+            )
 
     def _index(
         self, kind: bytes, found_by: bytes | None, name: str, line: bytes, start: int
@@ -388,19 +393,9 @@ class Journal:
                 record = json.loads(head + b"}") if rest else {}
             except ValueError:
                 record = {}
-            found = record if "benchmark" in record else self._parse(found)
+            found = record if "benchmark" in record else _parse(self.path, found)
         if "seconds" in found and "benchmark" in found:
             self._timed.setdefault(found["benchmark"], []).append(dict(found))
-
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            return decode(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise JournalError(
-                f"{self.path}: a record with a right checksum is none of ours "
-                f"({line[:60].decode(errors='replace')} …: {error}); delete its line, what it held "
-                "is measured again"
-            ) from error
 
     def _set_aside(self) -> None:
         """Move damaged lines out of the journal; where that cannot be, they stay and count not."""
@@ -418,7 +413,8 @@ class Journal:
 
         try:
             # Copied before they are taken out: a crash between the two leaves them twice.
-            bad = [line for line in _lines(self._content()) if head_of(line) is None]
+            with locked(self.path, os.O_RDONLY, fcntl.LOCK_SH) as handle:
+                bad = [line for line in lines(whole(handle)) if head_of(line) is None]
             with aside.open("ab") as file:
                 file.writelines(line + b"\n" for line in bad)
                 file.flush()
@@ -429,68 +425,19 @@ class Journal:
         self.aside = aside
 
 
+def _parse(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        return decode(line)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise JournalError(
+            f"{path}: a record with a right checksum is none of ours "
+            f"({line[:60].decode(errors='replace')} …: {error}); delete its line, what it held "
+            "is measured again"
+        ) from error
+
+
 def _files_hash(files: Sequence[Sequence[str | int]]) -> str:
     """The key of a digest: it is of these files, by this version of the tree."""
     from soup.checkpoints import digests
 
     return hashlib.sha256(json.dumps([digests.VERSION, files]).encode()).hexdigest()[:32]
-
-
-def _places(content: bytes) -> Iterator[tuple[int, int]]:
-    """First and last but one byte of lines without their ends; the last one need not have one.
-    Empty ones are none.
-    """
-    start, size = 0, len(content)
-    while start < size:
-        end = content.find(b"\n", start)
-        end = size if end < 0 else end
-        if end > start:
-            yield start, end
-        start = end + 1
-
-
-def _lines(content: bytes) -> Iterator[bytes]:
-    return (content[start:end] for start, end in _places(content))
-
-
-def _whole(handle: int) -> bytes:
-    with os.fdopen(os.dup(handle), "rb", buffering=0) as file:
-        file.seek(0)
-        return file.read()
-
-
-@contextmanager
-def _locked(path: Path, flags: int, how: int) -> Iterator[int]:
-    """A descriptor of the file that is there, locked for as long as the context lasts.
-
-    Where the file system has no locks there is none: lines are written whole, in one call.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    while True:
-        handle = os.open(path, flags, 0o666)
-        try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, how)
-            if _is_there(handle, path):  # or it was written anew before the lock was ours
-                yield handle
-                return
-        finally:
-            os.close(handle)
-
-
-def _is_there(handle: int, path: Path) -> bool:
-    try:
-        there, here = path.stat(), os.fstat(handle)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

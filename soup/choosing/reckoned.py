@@ -1,8 +1,9 @@
 """What was worked out of a run, kept beside the journal: to look again takes no arithmetic.
 
-``differences.json`` holds the last run's differences. They count as long as all that they came from
-is as it was: the run's records, every result and every benchmark in it, byte by byte, and our own
-code that works them out. Else they are worked out again, so the file may go at any time.
+``differences.json`` holds the last run's differences, with a checksum. They count as long as all
+that they came from is as it was: the run's records, every result and every benchmark in it, byte by
+byte, and our own code that works them out. Else they are worked out again, so the file may go at
+any time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from soup.choosing.comparing import Differences, run_differences
 from soup.choosing.difference import Corrected, Difference
@@ -42,16 +45,17 @@ def differences_of(
     source = _source(journal, records)
     try:
         content = json.loads(file.read_text())
-        if content["source"] == source:
+        if content["source"] == source and content.pop("check") == _check(content):
             return _read(content)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
-        pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # none, damaged, or not ours
     found = run_differences(journal, records)
     if keep:
         temporary = file.with_name(f".{FILE}.{os.getpid()}")
         with contextlib.suppress(OSError):  # without it, looking only takes longer
             try:
-                temporary.write_text(json.dumps({"source": source, **_written(found)}))
+                content = {"source": source, **_written(found)}
+                temporary.write_text(json.dumps({**content, "check": _check(content)}))
                 temporary.replace(file)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -78,6 +82,11 @@ def _line(records: Records, key: str) -> bytes:
         return b"-"
     found = records.peek(key)
     return found if isinstance(found, bytes) else encode(found)[:-1]
+
+
+def _check(content: Mapping[str, Any]) -> str:
+    """BLAKE3 of what is kept: a damaged digit is never shown."""
+    return blake3(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _code() -> Iterator[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from math import fsum
+from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from soup.choosing.journal import Journal
@@ -448,7 +448,8 @@ def recorded(journal: Journal, key: str) -> Result | None:
         counts = (found.samples, found.unjudged)
         whole = all(type(n) is int and n >= 0 for n in counts) and 0 <= found.unparsed <= 1
         whole = whole and isinstance(found.outcomes, dict) and isinstance(found.settings, dict)
-    except (TypeError, ScoringError):
+        whole = whole and all(map(isfinite, found.outcomes.values()))
+    except (KeyError, TypeError, OverflowError, ScoringError):
         whole = False
     if not whole:
         del journal.results[key]

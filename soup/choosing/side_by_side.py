@@ -148,5 +148,9 @@ def _categories(
 
 def _result(journal: Journal, blend: str, digest: str) -> Result:
     found = recorded(journal, result_key(blend, digest))
-    assert found is not None, "only what is scored is compared"
+    if found is None:  # what is scored is compared; but what was read may be none of ours
+        raise JournalError(
+            f"{journal.path}: a result of what is compared cannot be one; run its command again: "
+            "it measures only what is lost"
+        )
     return found

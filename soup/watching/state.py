@@ -88,7 +88,7 @@ class _Stated:
             self._tasks.take(event)
         with self._lock:  # workers tell of things at the same time
             now = time.monotonic()
-            if now - self._written < EVERY or not self._file.parent.parent.is_dir():
+            if now - self._written < EVERY or not os.path.isdir(self._file.parent.parent):
                 return
             self._written = now
             self.write()
@@ -147,7 +147,11 @@ def running(work: str | os.PathLike[str]) -> list[State]:
 
 
 def _read(folder: Path) -> Iterator[tuple[State, Path]]:
-    for file in sorted(folder.glob("*.json")):
+    try:
+        files = sorted(folder.glob("*.json"))
+    except OSError:
+        return  # whoever works there says what is wrong with it
+    for file in files:
         try:
             told = json.loads(file.read_text())
             alive = None

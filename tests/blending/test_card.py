@@ -1,5 +1,7 @@
 """soup/blending/card.py: the front matter, from what the members say of themselves."""
 
+import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,28 @@ def test_what_the_members_agree_on_is_the_soups(tmp_path: Path) -> None:
     assert found["datasets"] == ["a/a", "a/b", "c/d"]
     assert found["library_name"] == "transformers"
     assert found["tags"] == ["model-soup", "merge"]
+
+
+LETTERS = "abcdefgh"
+NAMES = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(LETTERS))
+MERGES = NAMES.replace("[", "{<<: [").replace("]", "]}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: &a [x]\n{NAMES}license: *h\n",
+        f"a: &a {{x: 1}}\n{MERGES}license: mit\n",
+        f"license: {'[' * 20_000}\n",
+    ],
+    ids=["names", "merges", "lists"],
+)
+def test_a_card_that_would_take_for_ever_is_none(tmp_path: Path, text: str) -> None:
+    """Names of names that stand for millions of things, and lists in lists without end."""
+    started = time.process_time()
+    found = made(tmp_path, {"x": f"---\n{text}---\n", "y": f"---\n{text}---\n"})
+    assert "license" not in found
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

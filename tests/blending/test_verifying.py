@@ -1,7 +1,10 @@
 """soup/blending/verifying.py: a soup is as it was written, or what is not is named."""
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +33,7 @@ def test_a_soup_is_as_it_was_written_wherever_it_is_moved(written: Path, tmp_pat
     found = verify(moved)
     assert found.problems == ()
     assert found.digest == json.loads((written / "soup.json").read_text())["digest"]
-    assert found.files == len([p for p in moved.rglob("*") if p.suffix != ".safetensors"])
+    assert found.files == len(list(moved.rglob("*")))
 
 
 def _flip(file: Path, at: int = -2) -> None:
@@ -58,6 +61,66 @@ def test_what_was_changed_is_named(
     change(copy / name)  # type: ignore[operator]
     problems = verify(copy).problems
     assert any(problem.startswith(said) for problem in problems), problems
+
+
+def _other_metadata(file: Path) -> None:
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b'{"format":"pt"}', b'{"format":"tf"}'))
+
+
+def _instead(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        file.unlink(missing_ok=True)
+        make(file)
+
+    return change
+
+
+def _sparse(file: Path) -> None:
+    with file.open("wb") as made:
+        made.truncate(1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("model.safetensors", _other_metadata, "model.safetensors: changed since"),
+        ("model.safetensors", lambda f: _flip(f, 3000), "model.safetensors: changed since"),
+        ("other.safetensors", Path.touch, "other.safetensors: not part of the soup"),
+        ("code", lambda f: f.symlink_to("/etc"), "code: not part of the soup"),
+        ("config.json", _instead(os.mkfifo), "config.json: cannot be what was written: .* a pipe"),
+        ("README.md", _instead(lambda f: f.symlink_to("/dev/zero")), "README.md: .* a device"),
+        ("README.md", _instead(_sparse), "README.md: cannot be what was written: 1,099"),
+        ("model.safetensors", _instead(os.mkfifo), "model.safetensors: cannot .* a pipe"),
+    ],
+    ids=["metadata", "padding", "weights", "folder", "pipe", "device", "huge", "weights pipe"],
+)
+def test_every_byte_counts_and_nothing_is_waited_for(
+    written: Path, tmp_path: Path, name: str, change: Callable[[Path], None], said: str
+) -> None:
+    """A header's padding and metadata, weights too many, links, pipes and devices are named."""
+    copy = shutil.copytree(written, tmp_path / "copy")
+    change(copy / name)
+    problems = verify(copy).problems
+    assert any(re.match(said, problem) for problem in problems), problems
+
+
+def _deep(manifest: str) -> str:
+    return f'{manifest.rstrip()[:-1]}, "deep": {"[" * 970}{"]" * 970}}}'
+
+
+@pytest.mark.parametrize("make", [_instead(os.mkfifo), _instead(_sparse), None])
+def test_a_manifest_that_is_none_is_one_line(
+    written: Path, tmp_path: Path, make: Callable[[Path], None] | None
+) -> None:
+    """A pipe, a file without an end, and JSON that can be read but not be written."""
+    file = shutil.copytree(written, tmp_path / "copy") / "soup.json"
+    if make is None:
+        file.write_text(_deep(file.read_text()))
+    else:
+        make(file)
+    with pytest.raises(CheckpointError, match=r"soup\.json: damaged: it is not JSON any more"):
+        verify(file.parent)
 
 
 def test_what_is_no_soup_is_refused(tmp_path: Path) -> None:

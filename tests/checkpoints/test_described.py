@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from soup.checkpoints import describe, described
+from soup.checkpoints import asking, describe, described
 from soup.checkpoints.described import compare
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
-from soup.errors import PoolError
+from soup.errors import CheckpointError, PoolError
+from soup.events import Event, Progress
+from soup.identifying import Loadable
 from soup.run import Settings, make
 from tests.checkpoints import tiny
 from tests.conftest import CONFIG, make_checkpoint, random_tensors
@@ -25,7 +30,7 @@ pytest.importorskip("transformers")
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask transformers in this process, which has imported it, rather than in one of its own."""
-    monkeypatch.setattr(described, "ask", describe.answer)
+    monkeypatch.setattr(described, "ask", lambda asked, stop: describe.answer(asked))
 
 
 def edited(path: Path, change: Any, kind: str = "internvl") -> Path:
@@ -126,3 +131,88 @@ def test_it_is_said_where_it_could_not_be_done(
     settings = Settings(out=tmp_path / "out", work=tmp_path / "work")
     make("average", Pool.open(path), settings=settings)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
+
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+LACKS = {"kind": "LlamaForCausalLM", "missing": ["x"], "unexpected": [], "mismatched": []}
+FITS = LACKS | {"missing": []}
+
+
+def pair(tmp_path: Path) -> Pool:
+    """Two members of a kind that transformers would be asked about."""
+    return Pool.open(
+        *(
+            make_checkpoint(tmp_path / n, random_tensors(k), config=LLAMA)
+            for k, n in enumerate("ab")
+        )
+    )
+
+
+def test_the_pool_is_blended_while_transformers_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes after the last byte was read here, and only then the soup gets its name."""
+    out, blended = tmp_path / "out", threading.Event()
+
+    def ask(asked: Any, stop: Any) -> dict[str, Any]:
+        there = blended.wait(20)
+        return FITS | {"unexpected": ["late"]} if there and not out.exists() else LACKS
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == event.total:
+            blended.set()
+
+    monkeypatch.setattr(described, "ask", ask)
+    settings = Settings(out=out, work=tmp_path / "work")
+    make("average", pair(tmp_path), settings=settings, observe=observe)
+    assert (out / "soup.json").is_file()
+
+
+def test_an_answer_that_comes_early_ends_the_blending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pool takes an hour nobody waits that long for one line; nothing is left of it."""
+    monkeypatch.setattr(described, "ask", lambda asked, stop: LACKS)
+    seen: list[Event] = []
+    pool, out = pair(tmp_path), tmp_path / "out"
+    with Loadable(pool.reference, tmp_path / "work", seen.append) as loadable:
+        with pytest.raises(PoolError, match="a: tensor x: expected in the weights"):
+            loadable.require()  # waits for it
+        with pytest.raises(PoolError, match="a: tensor x: expected in the weights"):
+            loadable.observe(Progress("read", 1, 9, "B"))
+    assert not any(isinstance(event, Progress) for event in seen)
+    with pytest.raises(PoolError, match="a: tensor x: expected in the weights"):
+        make("average", pool, settings=Settings(out=out, work=tmp_path / "work"))
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_nobody_waits_for_transformers_where_the_blending_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ends with the run, and so does the run at once."""
+    script = tmp_path / "slow.py"
+    script.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(asking, "SCRIPT", script)
+    pool = pair(tmp_path)
+    with (tmp_path / "b" / "model.safetensors").open("r+b") as file:
+        file.truncate(200)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="b"):
+        make("average", pool, settings=Settings(out=tmp_path / "out", work=tmp_path / "work"))
+    assert time.monotonic() - start < 20
+    ours = psutil.Process().children(recursive=True)
+    assert not [child for child in ours if str(script) in child.cmdline()]
+
+
+def test_what_is_left_out_to_save_seconds_is_there_where_a_model_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that names such a package has the question asked again, with it."""
+    script = tmp_path / "needs.py"
+    needs = "import sys, json; whole = '--whole' in sys.argv\n"
+    needs += "print(json.dumps({'kind': 'A'} if whole else {'unknown': 'No module torchvision'}))"
+    script.write_text(needs)
+    monkeypatch.setattr(asking, "SCRIPT", script)
+    assert asking.ask({}) == {"kind": "A"}
+    script.write_text(needs.replace("torchvision", "timm"))
+    assert asking.ask({}) == {"unknown": "No module timm"}

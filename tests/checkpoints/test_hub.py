@@ -1,5 +1,6 @@
 """soup/checkpoints/hub.py: models in a hub's local cache, by id and as members."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,26 @@ def test_a_folder_with_several_snapshots_and_no_main_is_an_error(tmp_path: Path)
         snapshot(tmp_path, "org/one", revision, main=False)
     with pytest.raises(CheckpointError, match="expected one snapshot, found aaaa, bbbb; name the"):
         Pool.open(tmp_path / "models--org--one")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge", "no text", "too long"])
+def test_a_branch_that_is_no_branch_is_none(tmp_path: Path, kind: str) -> None:
+    """What a cache's refs hold is a word; nothing else is waited for, or read without end."""
+    for revision in ("aaaa", "bbbb"):
+        snapshot(tmp_path, "org/one", revision)
+    main = tmp_path / "models--org--one" / "refs" / "main"
+    main.unlink()
+    if kind == "pipe":
+        os.mkfifo(main)
+    elif kind == "device":
+        main.symlink_to("/dev/zero")
+    elif kind == "huge":
+        with main.open("wb") as made:
+            made.truncate(1 << 40)
+    else:
+        main.write_bytes(b"\xff\xfe" if kind == "no text" else b"a" * 100_000)
+    with pytest.raises(CheckpointError, match="expected one snapshot, found aaaa, bbbb; name the"):
+        Pool.open(main.parent.parent)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])

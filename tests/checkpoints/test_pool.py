@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from soup.checkpoints.pool import Pool, inspect, unique_names
-from soup.errors import PoolError, UsageError
+from soup.checkpoints.pool import Pool, inspect, same_files, unique_names
+from soup.errors import CheckpointError, PoolError, UsageError
 from tests.conftest import CONFIG, make_checkpoint, random_tensors
 
 
@@ -25,6 +25,14 @@ def test_other_shard_layouts_make_a_pool(pool_paths: list[Path]) -> None:
     pool = Pool.open(*pool_paths)
     assert [member.name for member in pool.members] == ["a", "b", "c", "d"]
     assert pool.reference.name == "a"
+
+
+def test_a_member_that_vanishes_meanwhile_is_named(pool_paths: list[Path]) -> None:
+    """Between opening it and comparing it with the others."""
+    members = Pool.open(*pool_paths).members
+    (gone := members[1].shards[0]).unlink()
+    with pytest.raises(CheckpointError, match=f"{gone}: cannot be read: No such file"):
+        same_files(members)
 
 
 def test_quoted_globs_are_expanded(pool_paths: list[Path]) -> None:

@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
 from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
+from soup.blending.shards import write_weights
 from soup.blending.streaming import stream
 from soup.checkpoints import digests, proving
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
@@ -18,10 +20,11 @@ from soup.checkpoints.pool import Pool
 from soup.checkpoints.proving import Proof
 from soup.choosing.journal import Journal, _files_hash
 from soup.choosing.retelling import last_leaderboard
-from soup.errors import RewrittenError
+from soup.errors import PoolError, RewrittenError
 from soup.evaluators.fake import FakeScorer
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.worker import Worker
+from soup.events import ignore
 from soup.run import Settings, make
 from tests.conftest import make_adapter, make_checkpoint, random_tensors
 
@@ -45,11 +48,14 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def rewrite(path: Path, seed: int) -> None:
+def rewrite(path: Path, seed: int, nan: bool = False) -> None:
     """Other weights in the same file, of the same size and time."""
     file = path / "model.safetensors"
     before = file.stat()
-    other = make_checkpoint(path.parent / f"{path.name}-other", tensors(seed))
+    found = tensors(seed)
+    if nan:
+        found["frozen.weight"][7] = float("nan")
+    other = make_checkpoint(path.parent / f"{path.name}-other", found)
     with file.open("r+b") as stream:
         stream.write((other / "model.safetensors").read_bytes())
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -94,6 +100,23 @@ def test_a_member_rewritten_with_all_times_kept_ends_the_run(tmp_path: Path, kin
     assert board is not None
 
 
+def test_a_member_rewritten_before_another_is_added_ends_the_run(tmp_path: Path) -> None:
+    """The new one is learned in the pass that proves the old ones; NaN in them hides nothing."""
+    paths = [make_checkpoint(tmp_path / name, tensors(k)) for k, name in enumerate("ab")]
+    given = Settings(out=tmp_path / "made" / "soup", work=tmp_path / "work")
+    make("average", Pool.open(*paths), settings=given)
+    rewrite(paths[1], 9, nan=True)
+    forge(tmp_path / "work", paths[1])
+    os.rename(tmp_path / "made" / "soup", tmp_path / "first")
+    paths.append(make_checkpoint(tmp_path / "c", tensors(2)))
+    with pytest.raises(RewrittenError, match="^b: "):
+        make("average", Pool.open(*paths), settings=given)
+    assert not list((tmp_path / "made").iterdir())
+    assert Journal.open(tmp_path / "work").digest_of(open_checkpoint(paths[1])) is None
+    with pytest.raises(PoolError, match="b: tensor frozen.weight: expected finite values"):
+        make("average", Pool.open(*paths), settings=given)
+
+
 def opened(paths: list[Path], change: Callable[[], None] = lambda: None) -> tuple[Checkpoint, ...]:
     """Members whose digests are remembered, as a worker has them; of what was there before."""
     known = [open_checkpoint(path).digest for path in paths]
@@ -108,7 +131,13 @@ def opened(paths: list[Path], change: Callable[[], None] = lambda: None) -> tupl
 def ways(tmp_path: Path) -> dict[str, Callable[[tuple[Checkpoint, ...]], None]]:
     """Every way that values take through memory."""
     cpu = torch.device("cpu")
+
+    def files(members: tuple[Checkpoint, ...]) -> None:
+        with TemporaryDirectory(dir=tmp_path) as place:
+            write_weights(Blend(members, members[0]), Path(place), "write", ignore)
+
     return {
+        "files": files,
         "kernel": lambda m: stream(Blend(m, m[0]), Nowhere()),
         "threads": lambda m: stream(Blend(m, m[0]), Nowhere(), threads=3, chunk=1 << 17),
         "uneven": lambda m: stream(Blend(m, m[0]), Nowhere(), threads=3, chunk=77_777),
@@ -122,7 +151,7 @@ def ways(tmp_path: Path) -> dict[str, Callable[[tuple[Checkpoint, ...]], None]]:
 
 
 @pytest.mark.parametrize(
-    "way", ["kernel", "threads", "uneven", "torch", "device", "running", "max"]
+    "way", ["files", "kernel", "threads", "uneven", "torch", "device", "running", "max"]
 )
 @pytest.mark.parametrize("adapters", [False, True])
 def test_every_way_proves_what_it_reads(tmp_path: Path, way: str, adapters: bool) -> None:

@@ -2,12 +2,16 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from soup.blending.blend import Blend
+from soup.blending.verifying import verify
+from soup.blending.writer import write
 from soup.checkpoints import files
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
@@ -119,6 +123,30 @@ def test_counts_and_depths_have_bounds(tmp_path: Path, monkeypatch: pytest.Monke
         open_checkpoint(path)
 
 
+def test_links_to_folders_that_link_to_others_are_not_followed_without_end(tmp_path: Path) -> None:
+    """Twelve folders, each with ten links to the next one, are a million million places."""
+    path = make_checkpoint(tmp_path / "m", random_tensors(0))
+    for k in range(12):
+        (path / f"e{k}").mkdir()
+        for link in range(10 if k else 0):
+            (path / f"e{k}" / f"l{link}").symlink_to(f"../e{k - 1}")
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match="more than 100 links to folders"):
+        open_checkpoint(path)
+    assert time.process_time() - started < 2
+
+
+def test_names_of_files_need_not_be_text(tmp_path: Path) -> None:
+    """A file of a name in Latin-1 beside the weights is copied like any other."""
+    paths = [make_checkpoint(tmp_path / n, random_tensors(k)) for k, n in enumerate("ab")]
+    name = os.fsdecode(b"caf\xe9.txt")
+    (paths[0] / name).write_text("x")
+    pool = Pool.open(*paths)
+    out = write(Blend(pool.members, pool.reference), tmp_path / "out").path
+    assert (out / name).read_text() == "x"
+    assert verify(out).problems == ()
+
+
 def test_a_file_is_read_to_a_bound(tmp_path: Path) -> None:
     """JSON that would fill the memory is not JSON that a model has."""
     file = tmp_path / "x"
@@ -132,3 +160,15 @@ def test_a_file_is_read_to_a_bound(tmp_path: Path) -> None:
     file.rename(path / "config.json")
     with pytest.raises(CheckpointError, match=r"config.json: .*bytes, expected 33,554,432 at most"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tokenizer.json", "tokenizer.model", "code/a.py"])
+def test_what_would_be_copied_into_a_soup_has_a_bound(tmp_path: Path, name: str) -> None:
+    """Any file beside the weights: known when the pool is opened, before a byte of it is read."""
+    paths = [make_checkpoint(tmp_path / n, random_tensors(k)) for k, n in enumerate("ab")]
+    (paths[1] / name).parent.mkdir(exist_ok=True)
+    with (paths[1] / name).open("wb") as made:
+        made.truncate(1 << 40)
+    said = rf"b/{name}: .*1,099,511,627,776 bytes, expected 536,870,912 at most"
+    with pytest.raises(CheckpointError, match=said):
+        Pool.open(*paths)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import struct
 import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -166,6 +168,70 @@ def test_pickles_that_would_take_for_ever(
     ):
         assert read_torch(file) == []
     assert time.process_time() - started < 5
+
+
+DICT = b"ccollections\nOrderedDict\nq\x01"
+STORAGE = b"X\x07\x00\x00\x00storageX\x01\x00\x00\x00dX\x01\x00\x00\x000"
+LONG = b"X" + (100_000).to_bytes(4, "little") + b"A" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (DICT + b"](" + b"X\x02\x00\x00\x00ab" * 50_000 + b"e\x85q\x02"
+         + b"h\x01h\x02R0" * 50_000 + b"}.", "makes dicts of more than"),
+        (b"(" + STORAGE + b"K\x01" * 100_000 + b"tq\x01Q" + b"h\x01Q0" * 50_000 + b"}.",
+         "unknown persistent id"),
+        (b"X\x05\x00\x00\x00torchq\x01" + LONG + b"q\x02" + b"h\x01h\x02\x930" * 100_000 + b"}.",
+         "a global's name of"),
+        (b"}\x8b\xc0\xc6\x2d\x00" + b"\x7f" * 3_000_000 + b"q\x01K\x00s"
+         + b"h\x01K\x00s" * 10_000 + b".", "a number of more than 63 bits"),
+        (b"}(" + b"".join(
+            b"\x8a\x0b" + (k << 8 | k).__mul__(2**61 - 1).to_bytes(11, "little") + b"N"
+            for k in range(1, 20_000)) + b"u.", "a number of more than 63 bits"),
+        (b"(" * 60_000 + b".", "makes more than 50,000"),
+        (b"(" + b"]" * 60_000 + b"t.", "makes more than 50,000"),
+    ],
+    ids=["dicts", "ids", "names", "key", "keys", "marks", "lists"],
+)  # fmt: skip
+def test_what_a_pickle_remembers_costs_no_more_each_time_it_is_used(
+    tmp_path: Path, pickled: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large thing that is named again and again, numbers of one hash, and things without end."""
+    monkeypatch.setattr("soup.checkpoints.pickles.MADE", 50_000, raising=False)
+    file = archive(tmp_path / "x.bin", b"\x80\x04" + pickled)
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match=message):
+        read_torch(file)
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("how", ["wide", "comment"])
+def test_a_list_of_records_that_an_archive_does_not_own_up_to_is_not_read(
+    tmp_path: Path, how: str
+) -> None:
+    """Its size stands in up to three places; no more is ever read than a model's has."""
+    file, size = tmp_path / "x.bin", 1 << 30
+    with file.open("wb") as made:
+        made.truncate(2 * size)
+        made.seek(2 * size)
+        if how == "wide":  # the plain record, which says 50, is of no account beside this one
+            made.write(
+                b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, size, size)
+            )
+            made.write(b"PK\x06\x07" + struct.pack("<IQI", 0, 2 * size, 1))
+            made.write(b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 50, 0, 0))
+        else:  # what looks like another end stands in the comment of the end
+            comment = b"PK\x05\x06" + bytes(20)
+            made.write(
+                b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, size, size, 24) + comment
+            )
+    tracemalloc.start()
+    with pytest.raises(CheckpointError):
+        read_torch(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
 
 
 def test_records_that_are_too_large_are_not_read(

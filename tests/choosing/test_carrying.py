@@ -1,17 +1,24 @@
 """soup/choosing/carrying.py: journals that are shown, pruned, exported and imported."""
 
+import gzip
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from soup.checkpoints.pool import Pool
 from soup.choosing.carrying import contents, export, prune, take_in
 from soup.choosing.journal import Journal
+from soup.choosing.naming import find_blend
+from soup.choosing.records import VERSION, decode, encode
+from soup.choosing.side_by_side import side_by_side
 from soup.errors import JournalError, OutputError
 from soup.evaluators.fake import FakeScorer
-from soup.run import Settings, make, score
+from soup.run import Settings, make, score, show
 from tests.cli.test_cli import fails, run
 
 
@@ -124,6 +131,88 @@ def test_what_is_damaged_is_passed_over_and_what_differs_stays(
     other.append("result", **fields | {"result": changed})
     assert take_in(other, file).differing == 1
     assert Journal.open(tmp_path / "other").results[key]["result"]["value"] == 1.0
+
+
+def _forged(work: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change one result of a journal, with a true checksum."""
+    file = work / "journal.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    at = next(k for k, line in enumerate(lines) if b'"kind":"result"' in line)
+    record = decode(lines[at])
+    change(record)
+    lines[at] = encode(record)
+    file.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("result"),
+        lambda record: record["result"].pop("benchmark"),
+        lambda record: record["result"].update(outcomes={"0": "x"}),
+        lambda record: record["result"].update(outcomes={"0": None}),
+        lambda record: record["result"].update(value="90"),
+        lambda record: record["result"].update(unparsed=None),
+        lambda record: record["result"].update(outcomes={"0": 10**400}),
+    ],
+    ids=["none", "unnamed", "words", "null", "value", "unparsed", "huge"],
+)
+def test_results_that_cannot_be_are_none(
+    pool_paths: list[Path], tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Whoever made the checksum: looking shows no number of theirs, and ends in no traceback."""
+    work = tmp_path / "work"
+    pool = Pool.open(*pool_paths[:2])
+    score(pool, FakeScorer(), Settings(benchmarks=("x", "y"), work=work))
+    _forged(work, change)
+    assert sum(contents(Journal.open(work)).results.values()) in (3, 4)
+    assert any(row.mean is None for row in show(work).members)
+    journal = Journal.open(work)
+    first, second = (find_blend(journal, member.name) for member in pool.members)
+    with pytest.raises(JournalError, match="cannot be one; run its command again"):
+        side_by_side(journal, first, second)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "result", "key": "a" * 64, "self": 1, "result": {}},
+        {"kind": "result"},
+        {"kind": "result", "key": "a" * 64},
+        {"kind": "result", "key": "a" * 64, "result": []},
+        {"kind": "trial", "key": "a" * 64},
+        {"kind": "benchmark", "digest": "a" * 64, "questions": []},
+    ],
+)
+def test_records_of_other_makings_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
+    """An export is a stranger's file: what is no record of ours is not taken in, nor ends it."""
+    file = tmp_path / "x"
+    file.write_bytes(encode({"kind": "journal", "version": VERSION}) + encode(record))
+    taken = take_in(Journal.open(tmp_path / "work"), file)
+    assert taken.damaged + sum(taken.added.values()) == 1
+    contents(Journal.open(tmp_path / "work"))
+
+
+@pytest.mark.parametrize("how", ["pipe", "device", "huge", "packed", "damaged", "cut"])
+def test_what_is_imported_has_bounds(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither waited for, nor read or unpacked without end; one line."""
+    file = tmp_path / "x.gz"
+    monkeypatch.setattr("soup.choosing.carrying.LARGEST", 1 << 20, raising=False)
+    if how == "pipe":
+        os.mkfifo(file)
+    elif how == "device":
+        file.symlink_to("/dev/null")
+    elif how == "huge":
+        with file.open("wb") as made:
+            made.truncate(1 << 40)
+    else:
+        packed = gzip.compress(b"\0" * (2 << 20 if how == "packed" else 1000))
+        content = {"packed": packed, "damaged": packed[:18] + b"\xff" * 9, "cut": packed[:-9]}
+        file.write_bytes(content[how])
+    with pytest.raises(JournalError, match=r"x\.gz: (cannot be read|expected)"):
+        take_in(Journal.open(tmp_path / "work"), file)
 
 
 def test_files_that_are_no_journal_are_refused(pool_paths: list[Path], tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def test_questions_are_counted_in_a_file_or_known_by_name(tmp_path: Path) -> Non
     assert questions_in("MMVet") == 218
     assert questions_in("Unheard") is None
     assert questions_in(str(tmp_path / "none.tsv")) is None
+    with file.open("wb") as endless:
+        endless.truncate(1 << 40)
+    assert questions_in(str(file)) is None
 
 
 @pytest.mark.parametrize(

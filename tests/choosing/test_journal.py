@@ -14,7 +14,7 @@ from soup.blending.blend import Blend
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool
 from soup.choosing.journal import Journal
-from soup.choosing.records import encode, head_of, result_at
+from soup.choosing.records import encode, head_of, key_of_result
 from soup.choosing.scoring import recorded
 from soup.errors import JournalError
 from soup.evaluators.fake import FakeScorer
@@ -217,13 +217,46 @@ def test_the_short_way_to_results_says_what_the_long_one_says() -> None:
         for at in range(len(line))
         for bit in range(8)
     ]
-    assert result_at(line, memoryview(line), 0, len(line)) == key
+    assert key_of_result(line + b"\n") == key
     for content in (*others, *flipped):
-        whole = b"{}\n" + content + b"\n" + line
-        found = result_at(whole, memoryview(whole), 3, 3 + len(content))
+        found = key_of_result(content + b"\n")
         head = head_of(content)
         kind, name = (head[2], head[4] or b"") if head is not None else (b"", b"")
         assert found == (name.decode() if kind == b"result" and len(name) == 64 else None)
+
+
+def test_a_run_whose_beginning_is_lost_is_not_told(tmp_path: Path) -> None:
+    """Not even where its numbers are whole again, because somebody else has counted anew."""
+    journal = Journal.open(tmp_path)
+    run = journal.start("greedy", members=[])
+    size = journal.path.stat().st_size
+    journal.append("decision", run=run, members=["a"])
+    lines = journal.path.read_bytes()
+    journal.path.write_bytes(lines[:40] + b"\n" + lines[size:])  # as a disk does
+    Journal.open(tmp_path, create=False).append("failed", run=run, error="x")
+    found = Journal.open(tmp_path, create=False)
+    assert run not in found.runs
+    with pytest.raises(JournalError, match="records of the last run are damaged"):
+        found.last_run()
+
+
+def test_records_are_read_again_from_the_file_that_was_opened(tmp_path: Path) -> None:
+    """Whoever has pruned it meanwhile; and what has been damaged since is not used."""
+    journal = Journal.open(tmp_path)
+    for key in ("long", "short"):
+        journal.append("result", key=key, text=key * 5000)
+    found = Journal.open(tmp_path)
+    journal.rewrite(lambda line: None if b"result" in line else line)
+    assert found.results["long"]["text"] == "long" * 5000
+    assert len(Journal.open(tmp_path).results) == 0
+    journal = Journal.open(tmp_path)
+    journal.append("result", key="changed", value=50.0)
+    found = Journal.open(tmp_path)
+    with journal.path.open("r+b") as file:
+        file.seek(journal.path.stat().st_size - 5)
+        file.write(b"9")
+    with pytest.raises(JournalError, match="damaged after it had been read"):
+        found.results["changed"]
 
 
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:

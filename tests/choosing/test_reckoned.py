@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def rescored(work: Path) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rescored": rescored,
     "damaged": lambda work: (work / FILE).write_text("{"),
+    "digit": lambda work: (work / FILE).write_text(
+        re.sub(r'"gain": (-?)\d', r'"gain": \g<1>9', (work / FILE).read_text())
+    ),
     "another's": lambda work: (work / FILE).write_text(json.dumps({"source": 1})),
     "gone": lambda work: (work / FILE).unlink(),
 }

@@ -233,6 +233,10 @@ def test_options_may_stand_in_soup_toml(pool_paths: list[Path], tmp_path: Path) 
         ("benhc = ['x']", "unknown option benhc; did you mean bench?"),
         ("[average]\nmin-gain = 1", "unknown option [average] min-gain"),
         ("bench = [", "cannot be read as TOML"),
+        ("bench = " + "[" * 10_000, "cannot be read as TOML: nested too deeply"),
+        ("batch-size = " + "9" * 5_000, "cannot be read as TOML: Exceeds the limit"),
+        (f"[{'a.' * 50_000}b]", "cannot be read as TOML: a key of more than 20 names"),
+        ("#" * 300_000, "cannot be read as TOML: 300,000 bytes, expected 262,144 at most"),
         ("batch-size = 'many'", "batch-size"),
         ("confident = 95", "confident 95: expected more than 0.5 and less than 1"),
     ],
@@ -243,6 +247,24 @@ def test_soup_toml_is_checked(
     """A misspelt key is not silently ignored."""
     (tmp_path / "soup.toml").write_text(text)
     assert message in fails(run(tmp_path, "greedy", "ckpts/*"), 2)
+
+
+def test_a_soup_toml_that_is_no_file_is_told(tmp_path: Path) -> None:
+    """A pipe is not waited for, and none is passed over: its options would be missing."""
+    os.mkfifo(tmp_path / "soup.toml")
+    assert "expected a regular file, found a pipe" in fails(run(tmp_path, "leaderboard"), 2)
+
+
+def test_a_work_directory_that_cannot_be_is_one_line(
+    pool_paths: list[Path], tmp_path: Path
+) -> None:
+    """A name that is too long for any file system, wherever it is looked for first."""
+    for command in (["average", "ckpts/*"], ["leaderboard"], ["status"]):
+        done = run(tmp_path, *command, "--work", "x" * 300)
+        assert "Traceback" not in done.stderr
+    assert "File name too long" in fails(
+        run(tmp_path, "average", "ckpts/*", "--work", "x" * 300), 1
+    )
 
 
 def test_a_suite_is_short_for_its_benchmarks(pool_paths: list[Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults import machines
+from tests.faults import machines, reading
 from tests.faults.runs import (
     Place,
     Row,
@@ -28,9 +28,10 @@ def all_of(place: Place, kills: int, each: int, flips: int) -> Iterator[Row]:
     yield kills_at_random(place, kills)
     yield flipped_bits(place, flips)
     yield kills_at_steps(place, each)
-    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+    for number in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         yield errors_at_steps(place, number, each)
     yield from of_machines(place, each)
+    yield from reading.rows(place, max(1, each // 4))
 
 
 def of_machines(place: Place, each: int) -> Iterator[Row]:
@@ -53,14 +54,20 @@ def main() -> None:
     parser.add_argument("--each", type=int, help="steps of each kind")
     parser.add_argument("--flips", type=int, help="flipped bits")
     parser.add_argument("--machines", action="store_true", help="disks, clocks, locks alone")
+    parser.add_argument("--reads", nargs="*", metavar="KIND", help="what is read alone")
     given = parser.parse_args()
     kills, each, flips = (500, 60, 400) if given.long else (30, 4, 30)
     kills, each, flips = given.kills or kills, given.each or each, given.flips or flips
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
+        reading.begin_again(Path(root))
         print(HEAD, flush=True)
         place = Place(Path(root))
-        every = of_machines(place, each) if given.machines else all_of(place, kills, each, flips)
+        every = all_of(place, kills, each, flips)
+        if given.machines:
+            every = of_machines(place, each)
+        elif given.reads is not None:
+            every = reading.rows(place, each, given.reads or tuple(reading.READ))
         for row in every:
             cells = (row.kind, row.injected, row.survived, row.lost, row.repeated)
             print(f"| {' | '.join(map(str, cells))} |", flush=True)

@@ -1,13 +1,14 @@
-"""Kill whole real runs: the command line, VLMEvalKit, resident models, real weights.
+"""Put faults into whole real runs: the command line, VLMEvalKit, resident models, real weights.
 
 python -m tests.faults.real DEMO                    # a directory that `soup demo` made
-python -m tests.faults.real DEMO --kills 40 --workers 2
-python -m tests.faults.real DEMO --full                 # disks instead of kills; needs root
+python -m tests.faults.real DEMO --times 40 --workers 2
+python -m tests.faults.real DEMO --only full signals clock together streams reads
 
-Each time ``soup greedy`` is started on an empty ``--work``, and at a moment that nobody chose
-SIGKILL ends the command, one worker, all workers, or all of them at once. Where the command ended,
-the same command again must end with the same bytes, every result measured once, nothing left
-beside the soup; and no process may be left, ever. Exit code 1 where anything did not survive.
+Each time ``soup greedy`` is started on an empty ``--work``, and something happens to it: ``kills``
+(at a moment that nobody chose SIGKILL ends the command, one worker, all workers, or all of them at
+once), or what ``tests.faults.around`` lists. Where the command ended, the same command again must
+end with the same bytes, every result measured once, nothing left beside the soup; and no process
+may be left, ever. Exit code 1 where anything did not survive.
 """
 
 import argparse
@@ -18,18 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
-from tests.faults.machines import ROOM, small_disk
 from tests.faults.runs import Row, files, results
 
 PATIENCE = 600  # seconds for one run
 GONE = 5  # seconds for what a killed command started to be gone
-WORK = (4, 16, 40, 80, 160)  # KB of a disk that is too small
-TEMPORARY = (4, 16, 64, 256)
 VICTIMS = ("the command", "a worker", "all workers", "all at once")
 
 
@@ -56,14 +54,17 @@ class Runs:
         (place := self.root / name).mkdir()
         return place
 
-    def start(self, place: Path, **environment: str) -> "subprocess.Popen[bytes]":
-        """The command, in a place."""
-        with (place / "said").open("ab") as said:
+    def start(
+        self, place: Path, *more: str, said: str = "said", **environment: str
+    ) -> "subprocess.Popen[bytes]":
+        """The command, in a place, with more options and variables; ``said`` gets what it says."""
+        with (place / said).open("ab") as stream:
             return subprocess.Popen(
-                [*self.command, "-o", "best"],
+                [*self.command, "-o", "best", *more],
                 cwd=place,
-                stdout=said,
-                stderr=said,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
                 env=os.environ | environment,
             )
 
@@ -97,8 +98,8 @@ def left(place: Path) -> list[str]:
         time.sleep(0.1)
 
 
-def judged(runs: Runs, place: Path, first: int) -> list[str]:
-    """What is wrong once the same command has run again."""
+def judged(runs: Runs, place: Path, first: int, more: Sequence[str] = ()) -> list[str]:
+    """What is wrong once the same command has run again; ``more`` is to be there besides."""
     wrong = []
     if orphans := left(place):
         wrong.append(f"left running: {orphans}")
@@ -111,7 +112,7 @@ def judged(runs: Runs, place: Path, first: int) -> list[str]:
         wrong.append("other results, or some of them twice")
     if files(place / "best") != runs.expected:
         wrong.append("other bytes")
-    beside = {path.name for path in place.iterdir()} - {"said", ".soup", "best"}
+    beside = {path.name for path in place.iterdir()} - {"said", ".soup", "best", *more}
     beside |= {path.name for path in (place / ".soup").rglob("*.answers*")}
     if beside:
         wrong.append(f"left: {sorted(beside)}")
@@ -120,67 +121,42 @@ def judged(runs: Runs, place: Path, first: int) -> list[str]:
     return wrong
 
 
-def rows(runs: Runs, kills: int, victims: Sequence[str], seed: int) -> list[Row]:
-    """Every kind of victim, ``kills`` times in all, one after the other."""
-    found = {victim: Row(f"SIGKILL of {victim}") for victim in victims}
-    chosen = random.Random(seed)
-    for k in range(kills):
-        victim = victims[k % len(victims)]
-        row, place = found[victim], runs.fresh(f"run-{k}")
-        command = runs.start(place)
-        after = chosen.random() * runs.seconds
-        time.sleep(after)
-        kill(victim, command, chosen)
-        first = command.wait(PATIENCE)
-        wrong = judged(runs, place, first)
-        row.injected += 1
-        row.survived += not wrong
-        row.wrong += [f"{row.kind} after {after:.1f} s: {text}" for text in wrong]
-    return list(found.values())
-
-
-def full(runs: Runs, what: str, sizes: Sequence[int]) -> Row:
-    """A disk of so many KB under ``--work`` or for temporary files; then it gets room."""
-    row = Row(f"full disk under {what}")
-    for size in sizes:
-        place = runs.fresh(f"{what.strip('-')}-{size}")
-        disk = place / ".soup" if what == "--work" else runs.root / f"tmp-{size}"
-        disk.mkdir()
-        with small_disk(disk, f"size={size}k"):
-            named = {} if what == "--work" else {"TMPDIR": str(disk)}
-            first = runs.start(place, **named).wait(PATIENCE)
-            if first == 0:
-                continue  # there was room enough
-            said = (place / "said").read_text().splitlines()
-            subprocess.run(["mount", "-o", f"remount,size={ROOM}", disk], check=True)
-            wrong = judged(runs, place, first)
-            if first != 1:
-                wrong.append(f"exit code {first}")
-            row.injected += 1
-            row.survived += not wrong
-            row.wrong += [f"{row.kind}, {size} KB ({said[-1]}): {text}" for text in wrong]
-    return row
+def kills(runs: Runs, times: int, chosen: random.Random) -> Iterator[Row]:
+    """Every kind of victim, ``times`` times in all."""
+    for number, victim in enumerate(VICTIMS):
+        row = Row(f"SIGKILL of {victim}")
+        for k in range(number, times, len(VICTIMS)):
+            place = runs.fresh(f"killed-{k}")
+            command = runs.start(place)
+            after = chosen.random() * runs.seconds
+            time.sleep(after)
+            kill(victim, command, chosen)
+            first = command.wait(PATIENCE)
+            row.add(f"after {after:.1f} s", judged(runs, place, first))
+        yield row
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description="Kill whole real runs.")
+    from tests.faults import around
+
+    every = {"kills": kills, **around.KINDS}
+    parser = argparse.ArgumentParser(description="Put faults into whole real runs.")
     parser.add_argument("demo", type=Path, help="a directory that `soup demo` made")
-    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--times", type=int, default=40, help="of each kind at random moments")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--full", action="store_true", help="full disks, instead of kills")
+    parser.add_argument("--only", nargs="*", choices=tuple(every), default=["kills"])
     given = parser.parse_args()
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="soup-faults-") as root:
         runs = Runs(given.demo.resolve(), Path(root), given.workers)
-        if given.full:
-            found = [full(runs, "--work", WORK), full(runs, "TMPDIR", TEMPORARY)]
-        else:
-            found = rows(runs, given.kills, VICTIMS, given.seed)
-    print("| fault | injected | survived |\n|---|---|---|")
-    for row in found:
-        print(f"| {row.kind} | {row.injected} | {row.survived} |")
-    wrong = [text for row in found for text in row.wrong]
+        print(f"a run takes {runs.seconds:.1f} s\n", flush=True)
+        print("| fault | injected | survived |\n|---|---|---|", flush=True)
+        for name in given.only:
+            for row in every[name](runs, given.times, random.Random(given.seed)):
+                print(f"| {row.kind} | {row.injected} | {row.survived} |", flush=True)
+                wrong += [f"{row.kind}: {text}" for text in row.wrong]
     print("\n".join(wrong), end="\n" if wrong else "")
     raise SystemExit(bool(wrong))
 

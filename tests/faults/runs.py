@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,6 +32,11 @@ STEPS = ("fsync", "write", "pwrite", "rename", "replace", "unlink", "ftruncate",
 
 DONE, REFUSED, TRACEBACK = 0, 3, 4
 """Exit codes of a run: it ended well, in one line, or in an error that is ours."""
+
+PATIENCE = 120
+"""Seconds until a run that hangs is ended, by SIGALRM."""
+
+COMPANIONS = {"tokenizer.json": '{"model": {"vocab": {"a": 0, "b": 1}}}', "LICENSE": "x"}
 
 Fault = Callable[[str, int], None]
 """Called before each step, with its name and how many of its kind there were."""
@@ -56,14 +62,22 @@ class Row:
     repeated: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    def add(self, what: str, wrong: Sequence[str]) -> None:
+        """Count one, with what is wrong about it."""
+        self.injected += 1
+        self.survived += not wrong
+        self.wrong += [f"{what}: {text}" for text in wrong]
+
 
 class Place:
     """A pool and what a run without faults makes of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        names = [root / "ckpts" / name for name in "abc"]
-        self.pool = Pool.open(*(make_checkpoint(p, random_tensors(k)) for k, p in enumerate(names)))
+        self.members = [root / "ckpts" / name for name in "abc"]
+        for k, path in enumerate(self.members):
+            make_checkpoint(path, random_tensors(k), shards=1 + k % 2, files=COMPANIONS)
+        self.pool: Pool | None = Pool.open(*self.members)
         self.steps: Counter[str] = Counter()
         began = time.monotonic()
         whole = self.fresh("whole")
@@ -101,9 +115,13 @@ class Place:
         child = os.fork()
         if not child:
             code = TRACEBACK
-            with contextlib.suppress(BaseException):
+            try:
+                signal.alarm(PATIENCE)
                 prepare()
                 code = self._child(place, fault, counting, after)
+            except BaseException:
+                with contextlib.suppress(BaseException):
+                    (self.root / "traceback").write_text(traceback.format_exc(limit=-3))
             os._exit(code)
         if kill_after is not None:
             time.sleep(kill_after)
@@ -130,16 +148,18 @@ class Place:
             setattr(os, name, wrapped(name))
         given = Settings(("x", "y"), ("z",), out=place / "out", work=place / "work")
         try:
-            make("greedy", self.pool, FakeScorer(right=right, samples=20), given, ignore)
+            pool = self.pool or Pool.open(*self.members)
+            make("greedy", pool, FakeScorer(right=right, samples=20), given, ignore)
         except SoupError:
             return REFUSED
         if counting is not None:
             counting.write_text("\n".join(counts.elements()))
         return DONE
 
-    def again(self, place: Path, row: Row, what: str, first: int) -> None:
-        """Run the same command without a fault, and judge."""
-        row.injected += 1
+    def again(
+        self, place: Path, row: Row, what: str, first: int, found: Sequence[str] = ()
+    ) -> None:
+        """Run the same command without a fault, and judge; ``found`` is what is wrong by then."""
         before = lines(place / "work")
         known = results(place / "work")
         code = self.run(place)
@@ -148,9 +168,11 @@ class Place:
         keys = results(place / "work")
         repeats = len(keys) - len(set(keys))
         row.repeated += repeats
-        wrong = []
-        if first == TRACEBACK or code != DONE:
+        wrong = list(found)
+        if first not in (DONE, REFUSED, -signal.SIGKILL) or code != DONE:
             wrong.append(f"ended with {first}, then {code}")
+            if TRACEBACK in (first, code):
+                wrong.append((self.root / "traceback").read_text())
         if files(place / "out") != self.expected:
             wrong.append("other bytes")
         left = {path.name for path in place.iterdir()} - {"out", "work"}
@@ -159,8 +181,7 @@ class Place:
             wrong.append(f"left: {', '.join(sorted(left))}")
         if not set(known) <= set(keys):
             wrong.append("results are gone")
-        row.wrong += [f"{what}: {text}" for text in wrong]
-        row.survived += not wrong
+        row.add(what, wrong)
 
 
 def right(blend: Blend, benchmark: str, sample: int) -> float:

@@ -1,5 +1,6 @@
 """Trap 13 of ``tests.kit.traps``: files that were code."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_trap_13_nothing_in_a_benchmark_file_is_run(tmp_path: Path) -> None:
             except (BenchmarkError, ScoringError):
                 pass
             assert not ran.exists(), f"{name}, {column}"
+
+
+def test_trap_13_modules_that_are_imported_to_evaluate_run_nothing(tmp_path: Path) -> None:
+    """Trap 13, where a model's answer would be run: only numbers are worked out."""
+    ran = tmp_path / "ran"
+    for name in ("mathv", "qspatial", "lens"):
+        module = importlib.import_module(f"vlmeval.dataset.utils.{name}")
+        for code in (f"open({str(ran)!r}, 'w')", "9**9**9", "(1).__class__", "-" * 5000 + "1"):
+            with pytest.raises(ValueError, match="not a value"):
+                module.eval(code)
+        assert module.eval("(1 + 2) * 8") == 24
+        assert module.eval("-1/4") == -0.25
+        assert module.eval("['a', 'b']") == ["a", "b"]
+    assert not ran.exists()
 
 
 def test_trap_13_scores_of_mathvista_run_nothing(tmp_path: Path) -> None:

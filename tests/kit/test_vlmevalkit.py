@@ -55,6 +55,25 @@ def test_a_users_tsv_is_scored_by_the_class_that_fits_its_columns(
     assert (tmp_path / "kept.tsv.gz").is_file()
 
 
+def test_half_a_character_in_an_answer_is_no_end(tmp_path: Path) -> None:
+    """A server's JSON may hold one; no file can, so the answer has another in its place."""
+    dataset = vlmevalkit.Dataset(str(tsv(tmp_path / "set.tsv", SHORT)), tmp_path / "cache")
+    answers = ["0", "\ud800", "2 \ud800", "3"]
+    assert dataset.evaluate(answers, tmp_path / "kept.tsv").value == 50.0
+
+
+@pytest.mark.parametrize("name", ["set", "MMStar"])
+def test_an_image_path_that_no_file_can_have_is_named(tmp_path: Path, name: str) -> None:
+    """A name too long for any file system, in a table of one's own and in VLMEvalKit's form."""
+    rows = [{**row, "image_path": "x" * 3000} for row in CHOICE]
+    file = tmp_path / f"{name}.tsv"
+    pd.DataFrame([{"index": k, **row} for k, row in enumerate(rows)]).to_csv(
+        file, sep="\t", index=False
+    )
+    with pytest.raises(BenchmarkError, match="the image of index 0 cannot be read"):
+        vlmevalkit.Dataset(str(file), tmp_path / "cache")
+
+
 def test_questions_without_their_image_are_left_out_of_vlmevalkits_benchmarks(
     tmp_path: Path,
 ) -> None:

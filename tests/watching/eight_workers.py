@@ -19,6 +19,7 @@ from soup.evaluators.fake import FakeScorer, by_digest
 from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
 from soup.evaluators.workers.jobs import Rules
+from soup.evaluators.workers.sealing import sealed
 from soup.evaluators.workers.seats import Hand
 from soup.events import Observer, Progress, ignore
 from tests.conftest import make_checkpoint, random_tensors
@@ -54,7 +55,7 @@ class Sleeper:
             time.sleep(16 / SPEED * (0.5 + self.random.random()))
         observe(Progress(task, len(positions), len(positions), "samples"))
         seconds = {"loading": loaded - started, "answering": time.monotonic() - loaded}
-        return {"answers": ["yes"] * len(positions), **seconds}
+        return {**sealed(positions, ["yes"] * len(positions)), **seconds}
 
     def kill(self) -> None:
         """It ends with the process."""

@@ -20,6 +20,7 @@ from soup.evaluators.workers.fleet import Fleet
 from soup.evaluators.workers.gathering import Work
 from soup.evaluators.workers.jobs import Rules
 from soup.evaluators.workers.process import Died
+from soup.evaluators.workers.sealing import sealed
 from soup.evaluators.workers.seats import Hand
 from soup.events import Event, Note, Observer, Progress, Took, ignore
 
@@ -39,10 +40,12 @@ class FakeHand:
         if self.ended.is_set():
             raise Died("was ended", "    its words", True)
         if request["do"] == "answer":
-            count = len(request["positions"])
+            count = len(positions := request["positions"])
             observe(Progress(request["task"], count, count, "samples"))
             return {
-                "answers": [f"{request['blend']} {k}" for k in request["positions"]],
+                **self.world.made(
+                    sealed(positions, [f"{request['blend']} {k}" for k in positions])
+                ),
                 "loading": 0.0,
                 "answering": 0.0005 * count,
             }
@@ -70,6 +73,7 @@ class World:
         self.hands: list[FakeHand] = []
         self.asked: list[tuple[int, str, tuple[int, ...]]] = []
         self.happens: Callable[[FakeHand, dict[str, Any]], None] = lambda hand, request: None
+        self.made: Callable[[dict[str, Any]], dict[str, Any]] = lambda reply: reply
 
     def spawn(self, number: int) -> Hand:
         """Another one."""
@@ -166,6 +170,43 @@ def test_three_deaths_at_a_slice_end_in_its_error(tmp_path: Path) -> None:
     again.close()
     assert sum(len(positions) for _, _, positions in world.asked) == 100 - kept
     assert answers(tmp_path, "a") == [f"a {k}" for k in range(100)]
+
+
+LIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "gave 3 answers to 4 questions": lambda reply: reply | {"answers": reply["answers"][:-1]},
+    "gave 5 answers to 4 questions": lambda reply: reply | {"answers": [*reply["answers"], "x"]},
+    "answered other questions, or in another order": lambda reply: sealed(
+        reply["positions"][::-1], reply["answers"][::-1]
+    ),
+    "gave answers that are not as they were made": lambda reply: (
+        reply | {"answers": reply["answers"][::-1]}
+    ),
+    "said what is no answer": lambda reply: reply | {"answers": [1, 2, 3, 4]},
+}
+
+
+@pytest.mark.parametrize("said", LIES)
+def test_answers_that_do_not_fit_are_none(tmp_path: Path, said: str) -> None:
+    """Too few, too many, in another order, with a false checksum: they are asked again, and one
+    who does nothing else ends the run.
+    """
+    world, lies = World(), [True]
+    world.made = lambda reply: LIES[said](reply) if lies and lies.pop() else reply
+    rules = Rules(shortest=0.002, longest=0.01, fewest=4, grace=0.3, deaths=3)
+    notes: list[Event] = []
+    fleet = world.fleet(1, rules)
+    fleet.measure(work(tmp_path, "a", samples=4), notes.append)
+    fleet.close()
+    assert answers(tmp_path, "a") == [f"a {k}" for k in range(4)]
+    (text,) = [event.text for event in notes if isinstance(event, Note)]
+    assert text.startswith(f"worker 1 {said} (at: a on x); 4 questions will be done again")
+    world.made = LIES[said]
+    fleet = world.fleet(1, rules)
+    with pytest.raises(
+        ScoringError, match=f"3 workers died at: b on x; the last, worker 1, {said}"
+    ):
+        fleet.measure(work(tmp_path, "b", samples=4), ignore)
+    fleet.close()
 
 
 def test_one_that_hangs_is_ended(tmp_path: Path) -> None:

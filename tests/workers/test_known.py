@@ -82,6 +82,11 @@ CHANGES: dict[str, Callable[[Place, pytest.MonkeyPatch], object]] = {
     "variable": lambda place, patch: patch.setenv("CUDA_VISIBLE_DEVICES", "7"),
     "request": lambda place, patch: place.request.update(source="parity.tsv"),
     "damaged": lambda place, patch: (place.root / "work" / "known.json").write_text("{"),
+    "letter": lambda place, patch: (place.root / "work" / "known.json").write_text(
+        (place.root / "work" / "known.json")
+        .read_text()
+        .replace('"name": "digit"', '"name": "eigit"')
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from soup.evaluators.workers.leavings import remove_leavings
 from soup.evaluators.workers.process import Died, Process
+from soup.evaluators.workers.protocol import PROTOCOL
 
 
 @pytest.mark.parametrize(("does", "again"), [("kill -9 $$", True), ("exit 1", False)])
@@ -33,3 +34,15 @@ def test_answers_of_recorded_results_and_parts_of_files_are_removed(tmp_path: Pa
     remove_leavings(tmp_path, {done})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
     remove_leavings(tmp_path / "nowhere", {done})
+
+
+def test_one_that_says_what_is_no_answer_is_ended(tmp_path: Path) -> None:
+    """As if it had died: whoever asked starts another one."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{{\"protocol\": {PROTOCOL}}}'\necho 'no JSON'\nsleep 60\n")
+    python.chmod(0o755)
+    process = Process(str(python), tmp_path / "log")
+    with pytest.raises(Died, match="said what is no answer .'no JSON") as died:
+        process.ask({"do": "open"})
+    process.close()
+    assert died.value.greeted
