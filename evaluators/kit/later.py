@@ -97,10 +97,10 @@ def later(*packages: str) -> Iterator[None]:
     installed is missed when it is used.
     """
     finder = _Finder(packages)
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
         for package in packages:
             finder.end(package)
