@@ -33,8 +33,8 @@ CHANGES_SCORES = (
 )
 """Environment variables that change VLMEvalKit's prompts or scores: never taken from the user's."""
 
-LATER = ("datasets", "jieba", "networkx", "nltk", "openai")
-"""Packages that a few of its benchmarks use, and only when they are scored."""
+LATER = ("datasets", "jieba", "networkx", "openai")
+"""Packages that a few of its benchmarks use, and only when they are scored (nltk: at once)."""
 
 
 def _settle_environment() -> None:

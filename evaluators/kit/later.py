@@ -1,8 +1,8 @@
 """Packages that are imported when something of them is first used, and not before.
 
-VLMEvalKit imports at once what any of its benchmarks may need: a toolkit for languages, another
-client for judges. That takes longer than a second at the start of every worker, and hardly any run
-uses it. While it is imported, stand-ins are found in the place of such packages; what has been
+VLMEvalKit imports at once what any of its benchmarks may need: graphs, another client for judges,
+a library for data sets. That takes most of a second at the start of every worker, and hardly any
+run uses it. While it is imported, stand-ins are found in the place of such packages; what has been
 taken from them finds the real thing by itself.
 """
 

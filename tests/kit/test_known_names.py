@@ -13,8 +13,8 @@ import pytest
 from soup.evaluators.kit import known_names
 from soup.evaluators.kit.suites import NEEDS_JUDGE, SUITES
 
-LATER = ("datasets", "jieba", "networkx", "nltk", "openai")
-"""Packages that take a second to import."""
+LATER = ("datasets", "jieba", "networkx", "openai")
+"""Packages that take most of a second to import."""
 
 
 def names_of(*kinds: str) -> list[str]:

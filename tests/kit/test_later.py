@@ -92,9 +92,6 @@ def test_what_vlmevalkit_uses_of_them_is_there() -> None:
     from vlmeval.dataset.SGI_Bench_1_0 import idea_generation
 
     assert foxbench.jieba.lcut("a b") == ["a", " ", "b"]
-    assert foxbench.nltk.edit_distance("soup", "soap") == 1
-    assert foxbench.nltk.translate.bleu([list("abcd")], list("abcd")) == 1
-    assert foxbench.f_measure({1, 2}, {1, 2}) == 1
     assert len(idea_generation.nx.DiGraph([(1, 2)])) == 2
     client = simplevqa.OpenAI(api_key="none", base_url="http://127.0.0.1:9")
     assert type(client).__module__.startswith("openai")
