@@ -317,6 +317,22 @@ def test_text_that_is_no_markup_commands_no_terminal(tmp_path: Path) -> None:
     assert r"\x1b]8;;http://x\x07a" in said and "\x1b" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["check", "HTTPS://user:SECRET@host/m"], 1),
+        (["check", "hf://user:SECRET@org/name"], 2),
+        (["check", "http://user:SECRET@[::1/m"], 2),
+        (["check", "ckpts/*", "--reference", "https://user:SECRET@host/m"], 2),
+    ],
+)
+def test_no_mistake_shows_a_password(
+    pool_paths: list[Path], tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    """An address that is taken for something else, or is none: one line, without what is secret."""
+    assert "SECRET" not in fails(run(tmp_path, *arguments), code)
+
+
 def test_a_suite_is_short_for_its_benchmarks(pool_paths: list[Path], tmp_path: Path) -> None:
     """In the order of the table, before other benchmarks, none twice; also from soup.toml."""
     (tmp_path / "soup.toml").write_text('suite = "points"\nbench = ["MMStar", "more"]\n')
