@@ -122,9 +122,21 @@ def main() -> None:
         code = stopping.CODE
     except ReaderGone:
         os._exit(ReaderGone.CODE)
+    except FileNotFoundError:
+        if _here():
+            raise
+        _fail("the working directory is not there any more; change to one that is", 1)
     if code == stopping.CODE:  # typer, too, returns this for Ctrl-C
         _fail(stopping.TEXT, code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _here() -> bool:
+    """Whether there is a working directory."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _fail(text: str, code: int) -> None:

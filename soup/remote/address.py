@@ -103,7 +103,10 @@ def parse(text: str | os.PathLike[str]) -> Address:
     scheme, rest = match.groups()
     if scheme == HUB:
         return _on_hub(rest.rstrip("/"))
-    parts = urlsplit(f"{scheme}://{rest}")
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+    except ValueError as error:  # brackets of a number that is none
+        raise UsageError(f"expected an address, e.g. https://host/model: {error}") from None
     user, at, host = parts.netloc.rpartition("@")
     where = f"{host}{parts.path}".rstrip("/")
     address = Address(
