@@ -158,6 +158,9 @@ class Store:
                 f"{self.address}: expected hf://, s3://, gs://, https:// or what fsspec knows: "
                 f"{self.address.scrubbed(error)}"
             ) from None
+        except Exception as error:  # some connect at once
+            said = self.address.scrubbed(error) or type(error).__name__
+            raise UnreachableError(f"{self.address}: cannot be reached ({said})") from None
         self._root = str(root).rstrip("/")
         return self._fs, self._root
 

@@ -1,6 +1,7 @@
 """Members in object stores: fsspec's memory file system stands for one."""
 
 import itertools
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -198,3 +199,12 @@ def test_who_does_not_answer_is_told_of_and_not_waited_for(
     with pytest.raises(KeyboardInterrupt):
         asking.together(answer, ["slow"], 2, stop)
     hold.set()
+
+
+def test_a_store_that_is_asked_when_it_is_made_is_no_traceback() -> None:
+    """FTP connects at once: one line where nobody is there, as of any other store."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port = taken.getsockname()[1]
+        with pytest.raises(CheckpointError, match=rf"ftp://127.0.0.1:{port}/a: cannot be reached"):
+            stores.Store(parse(f"ftp://127.0.0.1:{port}/a")).opened()
