@@ -21,8 +21,10 @@ TRACKERS_READY := $(TRACKERS)/.ready
 demo: $(READY)
 	$(VENV)/bin/soup demo soup-demo
 
+# Hundreds of processes import our code: compiled files are kept, whatever the environment says.
 test: $(READY) $(OLD_READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
+		$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-engines: $(READY)
 	$(MAKE) --no-print-directory $(VLLM_READY) || true
@@ -64,40 +66,32 @@ $(READY): pyproject.toml constraints.txt soup/blending/kernel.c
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-# Another transformers for the tests of a worker under another Python; its own packages first, then
-# those of $(VENV). Seconds and 120 MB.
-$(OLD_READY): $(READY) tests/old-transformers.txt
-	rm -rf $(OLD)
-	$(VENV)/bin/python -m venv --without-pip $(OLD)
+# $(call borrowing,DIR,LIST,OPTIONS): an environment with the packages of a list, as they are there;
+# the rest, torch before all, is borrowed from $(VENV).
+define borrowing
+	rm -rf $(1)
+	$(VENV)/bin/python -m venv --without-pip $(1)
 	where='import sysconfig; print(sysconfig.get_path("purelib"))' && \
-	site="$$($(OLD)/bin/python -c "$$where")" && \
-	$(VENV)/bin/python -m pip install --quiet --no-deps --target "$$site" \
-		--requirement tests/old-transformers.txt && \
+	site="$$($(1)/bin/python -c "$$where")" && \
+	$(VENV)/bin/python -m pip install --quiet --no-deps $(3) --target "$$site" \
+		--requirement $(2) && \
 	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
+endef
+
+# Another transformers for the tests of a worker under another Python. Seconds and 120 MB.
+$(OLD_READY): $(READY) tests/old-transformers.txt
+	$(call borrowing,$(OLD),tests/old-transformers.txt)
 	touch $(OLD_READY)
 
-# vLLM for a CPU and the few packages of its own that it imports; the rest, torch and transformers
-# before all, is borrowed from $(VENV). A minute and 560 MB.
+# vLLM for a CPU and the few packages of its own that it imports. A minute and 560 MB.
 $(VLLM_READY): $(READY) tests/vllm.txt
-	rm -rf $(VLLM)
-	$(VENV)/bin/python -m venv --without-pip $(VLLM)
-	where='import sysconfig; print(sysconfig.get_path("purelib"))' && \
-	site="$$($(VLLM)/bin/python -c "$$where")" && \
-	$(VENV)/bin/python -m pip install --quiet --no-deps --only-binary=:all: --target "$$site" \
-		--requirement tests/vllm.txt && \
-	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
+	$(call borrowing,$(VLLM),tests/vllm.txt,--only-binary=:all:)
 	$(VLLM)/bin/python -c "import vllm"
 	touch $(VLLM_READY)
 
-# The trackers of `soup nightly --log`, borrowing as above. Half a minute and 150 MB.
+# The trackers of `soup nightly --log`. Half a minute and 150 MB.
 $(TRACKERS_READY): $(READY) tests/trackers.txt
-	rm -rf $(TRACKERS)
-	$(VENV)/bin/python -m venv --without-pip $(TRACKERS)
-	where='import sysconfig; print(sysconfig.get_path("purelib"))' && \
-	site="$$($(TRACKERS)/bin/python -c "$$where")" && \
-	$(VENV)/bin/python -m pip install --quiet --no-deps --only-binary=:all: --target "$$site" \
-		--requirement tests/trackers.txt && \
-	$(VENV)/bin/python -c "$$where" > "$$site/borrowed.pth"
+	$(call borrowing,$(TRACKERS),tests/trackers.txt,--only-binary=:all:)
 	$(TRACKERS)/bin/python -c "import mlflow, trackio, wandb"
 	touch $(TRACKERS_READY)
 

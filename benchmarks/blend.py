@@ -102,14 +102,22 @@ def measure(
     """
     results: dict[str, list[dict[str, float]]] = {job: [] for job in jobs}
     for job in [*jobs] * repeats:
-        out = scratch / "out"
         if cold:
             pools.drop_from_cache(paths)
-        arguments = [sys.executable, SCRIPT, job, out, str(threads), str(chunk), *paths]
-        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-        results[job].append(json.loads(done.stdout))
-        shutil.rmtree(out)
+        results[job].append(done(job, paths, scratch, threads, chunk))
     return {job: _middle(found) for job, found in results.items()}
+
+
+def done(
+    job: str, paths: list[Path], scratch: Path, threads: int, chunk: int = 0
+) -> dict[str, float]:
+    """Run a job once: its seconds, by the clock and of the processor, and its memory."""
+    out = scratch / "out"
+    arguments = [sys.executable, SCRIPT, job, out, str(threads), str(chunk), *paths]
+    said = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    shutil.rmtree(out)
+    found: dict[str, float] = json.loads(said)
+    return found
 
 
 def _middle(found: list[dict[str, float]]) -> Any:
@@ -328,12 +336,23 @@ def lora(given: argparse.Namespace, scratch: Path) -> None:
     """Print time and memory for adapters of one base, and for the merged models of the same."""
     (base,) = made(pools.make_pool, scratch / "base", 1, given.gigabytes)
     adapters, merged = made(pools.make_adapters, base, given.members)
-    rank = pools.RANK
-    for name, paths in (("merged models", merged), (f"LoRA adapters, rank {rank}", adapters)):
-        found = measure(["soup"], paths, scratch, given.repeats, given.threads)
-        seconds, memory, runs = found["soup"]
-        spread = " ".join(f"{run:.2f}" for run in runs)
-        say(f"{len(paths)} {name}: {seconds:.2f} s ({spread}), {memory:.0f} MB")
+    described(base, scratch)
+    ways = {"merged models": merged, f"LoRA adapters, rank {pools.RANK}": adapters}
+    say("\n| blended and written | seconds | processor's | all runs | memory above imports |")
+    say("|---|---|---|---|---|")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for name in [*ways] * given.repeats:  # in turn: what else the machine does is the same for both
+        runs[name].append(done("soup", ways[name], scratch, given.threads))
+    for name, found in runs.items():
+        seconds, cpu = (statistics.median(run[key] for run in found) for key in ("seconds", "cpu"))
+        spread = " ".join(f"{run['seconds']:.2f}" for run in found)
+        memory = max(run["memory"] for run in found)
+        say(f"| {name} | {seconds:.2f} | {cpu:.2f} | {spread} | {memory:.0f} MB |")
+    heads()
+    for name, paths in ways.items():
+        for what, known in (("nothing known", False), ("digests known", True)):
+            command = measure_command(paths, scratch, given.repeats, "average", known)
+            row(f"average, {what}, {name}", command, None)
 
 
 def scaling(given: argparse.Namespace, scratch: Path, paths: list[Path]) -> None:

@@ -9,7 +9,9 @@ import base64
 import io
 import json
 import os
+import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -34,9 +36,9 @@ from soup.evaluators.kit.vlmevalkit import Dataset  # noqa: E402
 from soup.evaluators.models.wrapper import Options  # noqa: E402
 
 Job = Iterator[dict[str, Any]]
-"""First ``{}``, or ``ready``: seconds that a candidate takes to be asked, where each takes the
-same. Then, pass by pass, ``seconds`` to answer, ``answers`` by index (of the first member), and
-``swap``: seconds until this pass's candidate could be asked."""
+"""First ``{}``, ``alike``, see ``swaps_of_alike``, or ``ready``: seconds that a candidate takes to
+be asked, where each takes the same. Then, pass by pass, ``seconds`` to answer, ``answers`` by index
+(of the first member), and ``swap``: seconds until this pass's candidate could be asked."""
 
 
 def opened(given: dict[str, Any], name: str) -> tuple[Any, Any, Any]:
@@ -68,7 +70,9 @@ def engine(given: dict[str, Any], name: str) -> Job:
     messages = data.messages(made.wrapper)
     if name == "vllm":
         started(made, data, messages)
-    yield {}
+        yield {"alike": swaps_of_alike(made, given)}
+    else:
+        yield {}
     k = 0
     try:
         while True:
@@ -95,6 +99,50 @@ def started(made: Any, data: Any, messages: Any) -> None:
     made.serving.options = type(room)(**{**vars(room), "max_length": most})
     made.answer("start", data.kit_name, [messages[longest]])
     made.serving.options = room
+
+
+def swaps_of_alike(made: Any, given: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a swap among members that share most: what differs sent, and all of it.
+
+    The second has of its own the last layer of the language model; their average and each of them
+    are swapped in, in turn.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    one, other = (Path(path) for path in given["members"][:2])
+    place = Path(given["work"]) / "alike"
+    shutil.copytree(one, place)
+    theirs = {n: t for file in other.glob("*.safetensors") for n, t in load_file(file).items()}
+    for file in place.glob("*.safetensors"):
+        mixed = load_file(file)
+        layers = [int(n.split("layers.")[1].split(".")[0]) for n in mixed if "layers." in n]
+        last = f"layers.{max(layers, default=0)}."
+        mixed |= {name: theirs[name] for name in mixed if last in name}
+        save_file(mixed, file, metadata={"format": "pt"})
+    pool = Pool.open(one, place)
+    for member in pool.members:
+        member.compute_digest()
+    a, b = pool.members
+    blends = [Blend(members, a) for members in ((a,), (a, b), (b,))]
+    serving = made.serving
+    took: dict[bool, list[float]] = {True: [], False: []}
+    sent: dict[bool, int] = {}
+    with torch.inference_mode():
+        for k in range(12):
+            for anew in (True, False):  # the same swap, by either way
+                serving.swap(blends[k % 3], None, "load", ignore)
+                if anew:
+                    serving.distrust()
+                begun = time.perf_counter()
+                serving.swap(blends[(k + 1) % 3], None, "load", ignore)
+                took[anew].append(time.perf_counter() - begun)
+                sent[anew] = serving.written
+    return {
+        "all": statistics.median(took[True]),
+        "differing": statistics.median(took[False]),
+        "share": sent[False] / sent[True],
+    }
 
 
 def ignore(event: Any) -> None:

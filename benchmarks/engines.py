@@ -284,6 +284,10 @@ def judge(found: dict[int, Found], members: list[str], on_gpu: bool) -> None:
         print(f"It swaps the average of {len(members)} in within {average:.2f} s; aim: "
               f"{allowed:.2f} s ({size / 1e6:.0f} MB, read plainly at {speed / 1e9:.1f} GB/s), "
               f"{verdict(average <= allowed)}.")  # fmt: skip
+        if alike := found[5].get("alike"):
+            print(f"Of members that share all but {alike['share']:.0%} of their bytes a swap takes "
+                  f"{alike['differing']:.3f} s; where all is sent, {alike['all']:.3f} s: "
+                  f"{alike['differing'] / alike['all']:.2f} times as long.")  # fmt: skip
 
 
 def verdict(reached: bool) -> str:

@@ -1,6 +1,10 @@
 """The `soup` command; also `python -m soup`."""
 
+import atexit
+import contextlib
 import gc
+import os
+import sys
 
 from soup.cli import stopping
 
@@ -25,6 +29,22 @@ def main() -> None:
         run()
     except KeyboardInterrupt:  # while it was ending already
         stopping.at_once()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else 0)
+
+
+def _leave(code: int) -> None:
+    """End with this exit code, whatever signal comes now: the command has done what it was to do.
+
+    Python would take itself apart, in which time signals kill it; and where one had come while it
+    ran text of code (as dataclasses are made of), would end by SIGINT, not by what was asked.
+    """
+    stopping.ignore()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it cannot be said any more
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import typer
 import soup
 from soup.cli import stopping
 from soup.cli.help import command
+from soup.cli.streams import ReaderGone
 from soup.errors import SoupError
 from soup.words import folded, plain
 
@@ -119,11 +120,23 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = stopping.CODE
-    except BrokenPipeError:
-        os._exit(141)  # whoever read our output has gone
+    except ReaderGone:
+        os._exit(ReaderGone.CODE)
+    except FileNotFoundError:
+        if _here():
+            raise
+        _fail("the working directory is not there any more; change to one that is", 1)
     if code == stopping.CODE:  # typer, too, returns this for Ctrl-C
         _fail(stopping.TEXT, code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _here() -> bool:
+    """Whether there is a working directory."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _fail(text: str, code: int) -> None:

@@ -6,7 +6,10 @@ print nothing need no console.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from soup.words import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +31,19 @@ def __getattr__(name: str) -> Any:
     stream = getattr(sys, "stderr" if name == "err" else "stdout")
     has_width = stream.isatty() or "COLUMNS" in os.environ
     made = Console(stderr=name == "err", width=None if has_width else WIDE)
+    made.print = _plainly(made.print)  # type: ignore[method-assign]
     return globals().setdefault(name, made)
+
+
+def _plainly(show: Callable[..., None]) -> Callable[..., None]:
+    """Text that is no markup commands no terminal either, whoever wrote it."""
+
+    def shown(*given: Any, **options: Any) -> None:
+        if options.get("markup") is False:
+            given = tuple(plain(one, lines=True) if isinstance(one, str) else one for one in given)
+        show(*given, **options)
+
+    return shown
 
 
 def tell(event: "Event") -> None:

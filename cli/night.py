@@ -240,7 +240,7 @@ def _now() -> str:
 
 
 def _tell(night: Night, asked: Asked, display: ShowOptions) -> None:
-    _try(lambda: _push(night, asked))
+    _try(lambda: _push(night, asked, display.quiet))
     taken = False
 
     def documents() -> None:
@@ -283,7 +283,7 @@ def _log(asked: Asked, told: Callable[[], dict[str, Any]]) -> None:
         _try(partial(lambda name: log(name, told()), tracker))
 
 
-def _push(night: Night, asked: Asked) -> None:
+def _push(night: Night, asked: Asked, quiet: bool) -> None:
     """Send the soup in use, where the repository has not got it: also what an earlier night could
     not send, or what was rolled back to.
     """
@@ -293,7 +293,8 @@ def _push(night: Night, asked: Asked) -> None:
     sent = [n["pushed"] for n in shelf.diary.records if n.get("repository") == asked.push]
     if sent[-1:] == [night.current.name]:
         return
-    address = push(night.current, asked.push, HUB_DATASETS)
+    with Watch(console.err, quiet) as watch:
+        address = push(night.current, asked.push, HUB_DATASETS, observe=watch)
     shelf.remember(SENT, time=_now(), pushed=night.current.name, repository=asked.push)
     print(f"sent {night.current.name} to {asked.push}: {plain(address)}", file=sys.stderr)
 

@@ -33,6 +33,12 @@ def catch(early: bool = False) -> None:
             signal.signal(number, _early if early else _stop)
 
 
+def ignore() -> None:
+    """Nothing is left to be stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _early(number: int, frame: FrameType | None) -> None:
     at_once()
 

@@ -9,23 +9,32 @@ from soup.errors import OutputError
 from soup.watching.steadfast import Steadfast
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has gone: that is no error, and ends the command as any other.
+
+    None of ``OSError``, for libraries take such a one for the end of all, each in its own way.
+    """
+
+    CODE = 141
+    """The exit code, as of a command that SIGPIPE ends."""
+
+
 class Results:
     """Standard output: what cannot be written there is an error in one line.
 
-    A reader that has gone (``BrokenPipeError``) is not an error; that ends the command as it ends
-    any other. Everything else is the stream's own.
+    Everything else is the stream's own.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Raises OutputError where nothing can be written."""
+        """Raises OutputError where nothing can be written, ReaderGone where nobody reads."""
         with self._told():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Raises OutputError where nothing can be written."""
+        """Raises OutputError where nothing can be written, ReaderGone where nobody reads."""
         with self._told():
             self._stream.flush()
 
@@ -33,8 +42,8 @@ class Results:
     def _told(self) -> Any:
         try:
             yield
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise ReaderGone from error
         except (OSError, ValueError) as error:
             # What is still in the buffer goes nowhere, rather than into another error at the end.
             with contextlib.suppress(OSError):

@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 
 from soup.cli import console
+from soup.cli.options import Cache
 from soup.errors import CheckpointError
+from soup.remote.address import is_address, parse
 from soup.words import counted
 
 
 def verify(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Soups, as they were written.")
+        list[str],
+        typer.Argument(metavar="DIR...", help="Soups, as they were written; or their addresses."),
     ],
     base: Annotated[
         Path | None,
@@ -23,8 +26,11 @@ def verify(
             "--base", metavar="DIR", help="Of soups that are adapters, where they do not name it."
         ),
     ] = None,
+    cache: Cache = None,
 ) -> None:
     """Compare every file of a soup with its manifest and digests, offline.
+
+    One elsewhere is fetched whole, and what arrived is compared.
 
     Exit code 1 where one differs, is missing, or is not the soup's.
 
@@ -38,7 +44,13 @@ def verify(
     wrong = 0
     for directory in directories:
         with Watch(console.err) as watch:
-            found = verified(directory, base, watch)
+            here = Path(directory)
+            if is_address(directory):
+                from soup.checkpoints.arriving import fetch
+
+                here = fetch([directory], cache=cache, observe=watch)[directory]
+                directory = str(parse(directory))  # without secrets
+            found = verified(here, base, watch)
         wrong += bool(found.problems)
         for problem in found.problems:
             line = f"{directory}: {problem}"

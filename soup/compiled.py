@@ -7,14 +7,18 @@ lies there, ``LIBRARY`` is None, and everything is done by other means, more slo
 import ctypes
 import mmap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 """Of its functions."""
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2}
 """Dtypes, of members and of the output, that the loop sums and rounds; and what it calls them."""
+
+FACTORS = {**KINDS, "F64": 3}
+"""Dtypes of what members may be changed by."""
 
 SIGNED = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes of whose elements the first bit is a sign."""
@@ -35,8 +39,8 @@ def _load() -> Any:
         library = ctypes.CDLL(str(found[0]))
         number, pointer, flag = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
         library.soup_merge.argtypes = [
-            *(pointer, pointer, pointer, number, number, pointer, ctypes.c_double),
-            *(pointer, pointer, pointer, flag, flag),
+            *(pointer, pointer, pointer, number, number, number, pointer, ctypes.c_double),
+            *(pointer, pointer, pointer, flag, flag, pointer, number, number),
         ]
         library.soup_populate.argtypes = [pointer, number, number]
         library.soup_alike.argtypes = [pointer, number, number, pointer]
@@ -161,6 +165,55 @@ def exact(rows: Any, count: int, dtype: str) -> bool:
     return bool(LIBRARY.soup_exact(rows, len(rows), count, KINDS[dtype]))
 
 
+class Change(ctypes.Structure):
+    """What LoRA does to a member's elements: row + scale · (left row · right), see the C file.
+
+    Attributes:
+        left: the address of a matrix, of as many columns as ``rank``.
+        right: the address of one of as many rows.
+        left_row: elements from one row of the left one to the next.
+        left_step: elements from one of its columns to the next.
+        right_row: the same of the right one.
+        right_step: the same of the right one.
+        rank: what they have in common.
+        left_kind: its dtype, a value of ``FACTORS``.
+        right_kind: the same of the right one.
+        scale: of their product.
+    """
+
+    _fields_ = (
+        ("left", ctypes.c_void_p),
+        ("right", ctypes.c_void_p),
+        ("left_row", ctypes.c_int64),
+        ("left_step", ctypes.c_int64),
+        ("right_row", ctypes.c_int64),
+        ("right_step", ctypes.c_int64),
+        ("rank", ctypes.c_int64),
+        ("left_kind", ctypes.c_int64),
+        ("right_kind", ctypes.c_int64),
+        ("scale", ctypes.c_double),
+    )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to the elements of members before they are summed.
+
+    Attributes:
+        each: per member what changes it, or None.
+        columns: of the matrix that the elements are of.
+        read: files that the factors lie in, and the byte after the last one in each.
+    """
+
+    each: Sequence[Change | None]
+    columns: int
+    read: Sequence[tuple[Mapped, int]]
+
+    def addresses(self) -> Any:
+        """Where each is."""
+        return addresses([0 if one is None else ctypes.addressof(one) for one in self.each])
+
+
 def merge(
     places: Sequence[tuple[Mapped, int]],
     rows: Any,
@@ -172,6 +225,8 @@ def merge(
     divisor: float = 1,
     before: int | None = None,
     after: int | None = None,
+    changes: Changes | None = None,
+    first: int = 0,
 ) -> bool:
     """Sum ``count`` elements of every member in order, and round them once.
 
@@ -186,21 +241,38 @@ def merge(
         divisor: what the sum is divided by; 1 with factors.
         before: the address of float64 sums to start from; None for none.
         after: the address where to leave the float64 sums, before they are divided; or None.
+        changes: what is done to members first, if anything.
+        first: the position of the first element in the matrix that is changed.
 
     Returns:
         False where a file could not be read, or an element of the result is not finite.
     """
     end = count * (4 if dtype == "F32" else 2)
-    if any(offset + end > file.size for file, offset in places):
+    read = [(file, offset + end) for file, offset in places]
+    if changes is not None:
+        read += changes.read
+    if any(until > file.size for file, until in read):
         return False  # it had shrunk before it was mapped: the plain way names it
-    n = len(places)
-    files = (ctypes.c_int * n)(*(file.descriptor for file, _ in places))
-    ends = (ctypes.c_int64 * n)(*(offset + end for _, offset in places))
+    n = len(read)
+    files = (ctypes.c_int * n)(*(file.descriptor for file, _ in read))
+    ends = (ctypes.c_int64 * n)(*(until for _, until in read))
     done = LIBRARY.soup_merge(
-        *(rows, files, ends, n, count, factors, divisor, before, after),
+        *(rows, files, ends, n, len(places), count, factors, divisor, before, after),
         *(result, KINDS[dtype], KINDS[out]),
+        *((None, 0, 1) if changes is None else (changes.addresses(), first, changes.columns)),
     )
     return bool(done)
+
+
+def change(address: int, count: int, columns: int, by: Change) -> None:
+    """Change ``count`` float64 elements in place, the first ones of a matrix of so many columns."""
+    one = addresses([address])
+    changes = addresses([ctypes.addressof(by)])
+    kind = FACTORS["F64"]
+    LIBRARY.soup_merge(
+        *(one, None, None, 0, 1, count, None, 1, None, None, address, kind, kind),
+        *(changes, 0, columns),
+    )
 
 
 class _View(ctypes.Structure):

@@ -18,7 +18,12 @@ A message says what is wrong, where, what was expected, what was found and what 
 that is not a SoupError is a defect of ours, and keeps its traceback.
 """
 
+import re
+
 from soup.words import plain, sentence
+
+_LOGIN = re.compile(r"(:/{1,2})[^/\s@:]+:[^/\s@]+@")
+"""A name and a password in an address, whatever it was mistaken for."""
 
 
 class SoupError(Exception):
@@ -37,7 +42,7 @@ class SoupError(Exception):
             details: more lines below it, e.g. the last ones of a log; shown as they are, but for
                 what commands a terminal.
         """
-        text = sentence(message)
+        text = sentence(_LOGIN.sub(r"\1…@", str(message)))
         super().__init__(f"{text}\n{plain(details, lines=True)}" if details else text)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from soup.blending.draft import Draft
 from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.described import Described, Description
+from soup.checkpoints.digests import Found, Place, place
 from soup.checkpoints.pool import Pool
 from soup.checkpoints.problems import summary, together
 from soup.checkpoints.soundness import problems as unsound
@@ -31,8 +32,8 @@ def identify(
         CheckpointError: one cannot be read; of a draft also all that ``Draft.learn`` raises.
     """
     unknown = [member for member in members if not journal.recall(member)]
-    total = sum(member.nbytes for member in unknown)
-    done = 0
+    shared: dict[Place, Found] | None = {} if any(m.updates for m in unknown) else None
+    total = done = 0
 
     lock = threading.Lock()
 
@@ -46,11 +47,15 @@ def identify(
     if draft is not None:
         with forgetting(journal, draft.blend):
             learned = draft.learn(unknown)
-    total -= sum(member.nbytes for member in learned)
+    rest = [member for member in unknown if member not in learned]
+    if shared is None:
+        total = sum(member.nbytes for member in rest)
+    else:  # adapters of one base: it is read once
+        total = sum(size for *_, size in {place(i) for m in rest for i in m.read_for_digest})
     for member in unknown:
         before = journal.rewritten(member)
         if member not in learned:
-            member.compute_digest(progress)
+            member.compute_digest(progress, shared)
         if before is not None and member.digest != before:
             text = "holds other weights than before, though its files' size and time are the same"
             observe(Note(f"{member.name}: {text}; they are read anew", warning=True))

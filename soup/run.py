@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soup import holding
 from soup.blending.blend import Blend
 from soup.blending.draft import Draft
 from soup.blending.stack import stack
@@ -90,7 +89,7 @@ def make(
         Draft(every, out, loadable.observe) as draft,
     ):
         if target is not None:
-            target.require_takeable(told)
+            target.require_takeable(told, write=True)
         return _make(
             kind, pool, scorer, settings, out, loadable, attempt, draft, target, gate, draw
         )
@@ -149,10 +148,12 @@ def _make(
     walk.remember_soup(written, soup)
     place = str(written.path)
     if there is not None:
-        place = there.send(written.path, settings.overwrite, observe)
+        from soup.remote.sending import deliver, forget
+
+        place = deliver(there, written.path, settings.overwrite, observe)
     walk.record("soup", **_about(kind, soup), out=place, digest=written.digest)
     if there is not None:
-        holding.delete(written.path)  # until it had arrived, the same command would have gone on
+        forget(written.path)  # until it had arrived, the same command would have gone on
     return walk.leaderboard()
 
 

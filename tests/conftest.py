@@ -23,11 +23,14 @@ hypothesis.settings.register_profile("soup", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("soup")
 
 LONG = (
-    "test_end_to_end.py", "models/test_fidelity.py", "publishing/test_seven_nights.py",
-    "workers/test_worker.py", "test_docs.py", "workers/test_second_environment.py",
-    "cli/test_terminal.py", "kit/test_kit_traps.py", "workers/test_doctor.py",
+    "test_end_to_end.py", "workers/test_second_environment.py", "models/test_fidelity.py",
+    "publishing/test_seven_nights.py", "workers/test_worker.py", "test_docs.py",
+    "cli/test_terminal.py", "kit/test_traps_left.py", "workers/test_doctor.py",
 )  # fmt: skip
-"""Files whose tests take a minute or more, most of it in workers that come up."""
+"""Files whose tests take a minute or more, most of it in workers that come up.
+
+While one process trains the demo for the first, another has the second, which trains its own pool.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

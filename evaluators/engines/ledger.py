@@ -53,12 +53,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         used: elements of each file tensor that were copied into something.
         sums: sum of bits of each file tensor, as it was sent.
+        nbytes: of all that was sent.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.used: dict[str, int] = {}
         self.sums: dict[str, int] = {}
+        self.nbytes = 0
         self._sizes: dict[str, int] = {}
         self._origins: dict[int, set[str]] = {}
         self._entries: dict[int, Entry] = {}
@@ -70,6 +72,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._entries.pop(_place(tensor), None)
             self._origins[_place(tensor)] = {name}
             self._sizes[name] = tensor.numel()
+            self.nbytes += tensor.nbytes
             self.used[name] = 0
             self.sums[name] = int(bits(tensor)) % (1 << 64) if tensor.numel() else 0
             yield name, tensor

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -23,7 +23,11 @@ class Left(Exception):
 
 
 def tensors_of(
-    blend: Blend, task: str, observe: Observer = ignore, running: RunningSum | None = None
+    blend: Blend,
+    task: str,
+    observe: Observer = ignore,
+    running: RunningSum | None = None,
+    skip: Set[str] = frozenset(),
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a blend by its name in the files, as it would be written.
 
@@ -32,6 +36,7 @@ def tensors_of(
         task: the name of the work, for progress.
         observe: told of bytes streamed, from those threads.
         running: sums to start from.
+        skip: names of tensors that are not wanted.
 
     Raises:
         SoupError: see ``soup.blending.streaming.stream``.
@@ -41,7 +46,7 @@ def tensors_of(
 
     def run() -> None:
         try:
-            stream(blend, sink, task=task, observe=observe, running=running)
+            stream(blend, sink, task=task, observe=observe, running=running, skip=skip)
             ended.put(None)
         except BaseException as error:
             ended.put(error)
@@ -53,6 +58,8 @@ def tensors_of(
     thread.start()
     try:
         for name, info in blend.reference.tensors.items():
+            if name in skip:
+                continue
             if not info.numel:
                 yield name, torch.empty(info.shape, dtype=DTYPES[blend.dtype_of(info)])
                 continue

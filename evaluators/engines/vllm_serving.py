@@ -37,6 +37,8 @@ class Serving:
     Attributes:
         reference: whose files say what kind.
         loaded: names the blend that is in it; None where none is, or it is not known which.
+        written: bytes that the last swap sent to each of vLLM's workers: what differed from what
+            it held (``vllm_held``).
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Serving:
         """
         self.reference = reference
         self.loaded: str | None = None
+        self.written = 0
+        self._proven = False
         self.options = options
         self._device = device
         self._dtype = dtype
@@ -141,7 +145,7 @@ class Serving:
             if self._device.type == "cuda":  # what it held is free for the next one only then
                 gc.collect()
                 torch.cuda.empty_cache()
-        self.loaded, self._limits = None, (0, 0)
+        self.loaded, self._proven, self._limits = None, False, (0, 0)
 
     # --- weights --------------------------------------------------------------------------
 
@@ -158,6 +162,7 @@ class Serving:
             ScoringError: vLLM does not hold the blend, or remembers another; it names what.
         """
         self.loaded = None
+        anew, self._proven = not self._proven, False  # what it holds after a failure is not known
         self._abandon()
         self._swaps += 1
         parallel = self.options.tensor_parallel > 1
@@ -165,7 +170,7 @@ class Serving:
         WATCHING[task] = observe
         try:
             reports = self._llm.collective_rpc(
-                "soup_swap", args=(pickle.dumps(blend), task, task, sums)
+                "soup_swap", args=(pickle.dumps(blend), task, task, sums, anew)
             )
         except SoupError:
             raise
@@ -177,7 +182,11 @@ class Serving:
         self._prove(reports, blend)
         self.forget()
         self.require_forgotten()
-        self.loaded = digest
+        self.loaded, self.written, self._proven = digest, int(reports[0]["written"]), True
+
+    def distrust(self) -> None:
+        """Take nothing for known of what it holds: the next swap sends all."""
+        self._proven = False
 
     def _prove(self, reports: Sequence[Mapping[str, Any]], blend: Blend) -> None:
         for report in reports:

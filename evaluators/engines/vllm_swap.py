@@ -17,12 +17,23 @@ from typing import Any
 import torch
 
 from soup.blending.blend import Blend
+from soup.blending.common import held
 from soup.blending.running import RunningSum, memory_budget
+from soup.checkpoints.checkpoint import Checkpoint
 from soup.checkpoints.ties import EMBEDDINGS, HEADS, partner
 from soup.errors import SoupError
 from soup.evaluators.engines.ledger import Ledger
 from soup.evaluators.engines.pulling import tensors_of
 from soup.evaluators.engines.vllm_gaps import fill, known_as
+from soup.evaluators.engines.vllm_held import (
+    Held,
+    Seen,
+    after,
+    fingerprint,
+    left,
+    met_again,
+    quiet,
+)
 from soup.events import Observer, ignore
 
 WATCHING: dict[str, Observer] = {}
@@ -50,9 +61,13 @@ class Swap:
 
     model_runner: Any
     _soup_running: RunningSum | None = None
+    _soup_held: Held | None = None
+    _soup_met: dict[Any, Checkpoint] | None = None
 
-    def soup_swap(self, blend: bytes, task: str, watching: str, cache: str) -> dict[str, Any]:
-        """Make the weights those of a pickled Blend.
+    def soup_swap(
+        self, blend: bytes, task: str, watching: str, cache: str, anew: bool
+    ) -> dict[str, Any]:
+        """Make the weights those of a pickled Blend; what is there already is not sent again.
 
         Args:
             blend: what to stream; its members' files are opened here.
@@ -60,20 +75,39 @@ class Swap:
             watching: see ``WATCHING``.
             cache: where sums go that do not fit memory; empty for none, where several workers
                 would each make their own.
+            anew: whether all is to be sent.
 
         Returns:
             ``error``: a SoupError's name and text, where that is how it ended; else ``used``,
             ``sizes`` and ``sums`` by file tensor, see ``Ledger``, ``missing``: what the engine
-            holds that was not filled, ``unequal``: what it holds that is not what was sent.
+            holds that was not filled, ``unequal``: what it holds that is not what was sent, or
+            was there; ``written``: bytes of the tensors that were sent.
         """
         if cache and self._soup_running is None:
             self._soup_running = RunningSum(memory_budget(), Path(cache))
         observe = WATCHING.get(watching, ignore)
+        before, self._soup_held = None if anew else self._soup_held, None
         try:
-            made: Blend = pickle.loads(blend)
+            if self._soup_met is None:
+                self._soup_met = {}
+            made = met_again(pickle.loads(blend), self._soup_met)
             kinds = made.reference.config.get("architectures") or ()
-            pairs = tensors_of(made, task, observe, self._soup_running)
-            return load(self.model_runner, pairs, lambda name: known_as(kinds, name))
+            now, written = held(made), 0
+            while True:
+                same = left(before, now, made.reference.tensors)
+                pairs = tensors_of(made, task, observe, self._soup_running, same)
+                seen = None if before is None else before.seen
+                report, found = load(
+                    self.model_runner, pairs, lambda name: known_as(kinds, name), seen
+                )
+                written += report["written"]
+                bad = report["missing"] or report["unequal"]
+                if not (bad and same):
+                    break
+                before = None  # it is not what it was thought to be: then all is sent
+            holds, whole = after(before, same, now, report, found)
+            self._soup_held = None if bad else holds
+            return whole | {"written": written}
         except SoupError as error:
             return {"error": [type(error).__name__, str(error)]}
 
@@ -83,48 +117,91 @@ class Swap:
 
 
 def load(
-    runner: Any, pairs: Iterator[tuple[str, torch.Tensor]], known: Callable[[str], str] = str
-) -> dict[str, Any]:
+    runner: Any,
+    pairs: Iterator[tuple[str, torch.Tensor]],
+    known: Callable[[str], str] = str,
+    before: Seen | None = None,
+) -> tuple[dict[str, Any], Seen]:
     """Have a model runner reload its weights from pairs, and compare what it holds then.
 
     Args:
         runner: vLLM's.
-        pairs: a name in the files, and a whole tensor.
+        pairs: a name in the files, and a whole tensor; all that fill one layer, or none of them.
         known: from such a name to that by which vLLM knows the tensor.
+        before: what was seen in it when it was loaded last, if it is to keep what is not sent.
+
+    Returns:
+        The report that ``Swap.soup_swap`` makes, and what was seen in the layers that were loaded.
     """
     ledger = Ledger()
     model = runner.get_model()
     packed: dict[tuple[int, str], bool] = {}
-    with _processing(model, lambda layer: _look(layer, ledger, packed)), ledger:
+    probes: dict[int, torch.Tensor] = {}
+    filled: dict[int, set[str]] = {}
+    with _processing(model, lambda layer: _look(layer, ledger, packed, probes, filled)), ledger:
         sent = ((known(name), tensor) for name, tensor in ledger.sent(pairs))
-        runner.reload_weights(weights_iterator=sent)
-    missing, unequal = [], []
+        with quiet():
+            runner.reload_weights(weights_iterator=sent)
+    missing, unequal, found = [], [], Seen()
+    kept = before.prints if before is not None else {}
     # Buffers that no file tensor fills are the engine's own: tables of angles, scales of caches.
-    buffers = {name: b for name, b in model.named_buffers() if b.numel() and ledger.entry(b)}
-    for name, held in {**dict(model.named_parameters()), **buffers}.items():
+    buffers = {
+        name: b
+        for name, b in model.named_buffers()
+        if b.numel() and (ledger.entry(b) or name in kept)
+    }
+    for name, there in {**dict(model.named_parameters()), **buffers}.items():
         module, _, last = name.rpartition(".")
-        seen = packed.get((id(model.get_submodule(module)), last))
-        entry = ledger.entry(held) if held.numel() else None
+        layer = model.get_submodule(module)
+        seen = packed.get((id(layer), last))
+        entry = ledger.entry(there) if there.numel() else None
+        if before is not None and entry is None and seen is None and name in kept:
+            if fingerprint(layer, there, before.probes.get(name)) != kept[name]:
+                unequal.append(name)
+            continue
+        names = filled.setdefault(id(layer), set())
         if entry is not None:
-            if entry.filled < held.numel():
+            names |= entry.names
+            found.prints[name] = fingerprint(layer, there, None)
+            if entry.filled < there.numel():
                 missing.append(name)
-            elif not entry.holds(held):
+            elif found.prints[name] != entry.total:
                 unequal.append(name)
         elif seen is None:
             missing.append(name)
         elif not seen:
             unequal.append(name)
+        elif last == "weight" and id(layer) in probes:
+            found.probes[name] = probes[id(layer)]
+            found.prints[name] = fingerprint(layer, there, probes[id(layer)])
+        else:
+            found.unknown |= names
+        found.groups[module] = frozenset(names)
     return {
         "used": ledger.used,
         "sizes": dict(ledger.sizes),
         "sums": ledger.sums,
         "missing": missing,
         "unequal": unequal,
-    }
+        "written": ledger.nbytes,
+    }, found
 
 
-def _look(layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]) -> Callable[[], None]:
+def _look(
+    layer: Any,
+    ledger: Ledger,
+    packed: dict[tuple[int, str], bool],
+    probes: dict[int, torch.Tensor],
+    filled: dict[int, set[str]],
+) -> Callable[[], None]:
     """Look at a layer's weights before the engine brings them into a form of its own.
+
+    Args:
+        layer: of the model.
+        ledger: of the load.
+        packed: gets, by layer and name, whether a weight was what was sent.
+        probes: gets, by layer, what its weights were multiplied with, where they are gone.
+        filled: gets, by layer, the file tensors that it was filled from.
 
     Returns:
         What looks at it after that: where the weights are gone, they must still give the products
@@ -134,6 +211,7 @@ def _look(layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]) -> Ca
     for name, weight in before.items():
         entry = ledger.entry(weight)
         packed[id(layer), name] = entry is not None and entry.holds(weight)
+        filled.setdefault(id(layer), set()).update(entry.names if entry is not None else ())
     matrix = before.get("weight")
     if matrix is None or matrix.ndim != 2:
         return lambda: None
@@ -149,6 +227,7 @@ def _look(layer: Any, ledger: Ledger, packed: dict[tuple[int, str], bool]) -> Ca
         scale = float(expected.abs().max()) or 1.0
         close = float((found - expected).abs().max()) <= CLOSE * scale
         packed[id(layer), "weight"] = packed[id(layer), "weight"] and close
+        probes[id(layer)] = probe
 
     return after
 

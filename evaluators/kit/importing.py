@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from typing import Any, cast
 
+from soup.evaluators.kit.later import later
 from soup.evaluators.models.workarounds import before_import
 
 CHANGES_SCORES = (
@@ -31,6 +32,9 @@ CHANGES_SCORES = (
     "PRINT_VANILLA",
 )
 """Environment variables that change VLMEvalKit's prompts or scores: never taken from the user's."""
+
+LATER = ("datasets", "jieba", "networkx", "openai")
+"""Packages that a few of its benchmarks use, and only when they are scored (nltk: at once)."""
 
 
 def _settle_environment() -> None:
@@ -51,7 +55,9 @@ sys.modules["vlmeval.tools"] = _tools
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import vlmeval  # noqa: E402
-import vlmeval.dataset as kit  # noqa: E402
+
+with later(*LATER):
+    import vlmeval.dataset as kit
 from vlmeval.dataset import image_mcq, image_vqa, image_yorn  # noqa: E402
 from vlmeval.dataset.utils import mathvista, mmvet, multiple_choice, vqa_eval, yorn  # noqa: E402, F401
 from vlmeval.dataset.utils.multiple_choice import prefetch_answer  # noqa: E402

@@ -59,8 +59,8 @@ class Draft:
         """
         blend, target = self.blend, self._target
         learn = [member for member in members if member in blend.members]
-        if not learn or not serves(blend):
-            return []
+        if not learn or any(m.updates for m in blend.members) or not serves(blend):
+            return []  # of adapters sums depend on the order, nearly always
         task = f"read and blend the pool into {target.name}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

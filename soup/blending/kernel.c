@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -22,17 +23,29 @@
 #include <immintrin.h>
 #endif
 
-#define VERSION 2 /* of what is called from outside; see kernel.py's side of it */
+#define VERSION 3 /* of what is called from outside; see kernel.py's side of it */
 
 #define TILE 128 /* elements */
-enum kind { F32, BF16, F16 };
+enum kind { F32, BF16, F16, F64 }; /* the last one only where something is changed, see below */
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(k) for (int64_t k = 0; k < size; k++)
 
+/* What LoRA does to a member's elements, which are those of a matrix: row + scale · (left row · right),
+   where left has `rank` columns and right as many rows. Both lie in mapped files, in any order. */
+struct change {
+    const char *left, *right;
+    int64_t left_row, left_step;   /* elements from one row of left to the next, and in a row */
+    int64_t right_row, right_step; /* the same of right */
+    int64_t rank;
+    int64_t left_kind, right_kind;
+    double scale;
+};
+
 struct job {
     const char *const *rows; /* per member, its first element in a mapped file */
-    const int *files;        /* per member, that file */
-    const int64_t *ends;     /* per member, the byte of the file after its last element */
+    const int *files;        /* files that are read, those of rows and more */
+    const int64_t *ends;     /* per file, the byte after the last one that is read */
+    int64_t parts;           /* how many of these */
     int64_t members;
     int64_t count;           /* elements of each member to merge */
     const double *factors;   /* one per member, or NULL: all count the same */
@@ -40,6 +53,9 @@ struct job {
     const double *before;    /* count sums to start from, or NULL */
     double *after;           /* where to leave the sums, before they are divided; or NULL */
     void *out;               /* count raw elements */
+    const struct change *const *changes; /* per member, or NULL; NULL where nothing is changed */
+    int64_t first;           /* the position of the first element in the matrix that is changed */
+    int64_t columns;         /* of that */
 };
 
 /* --- arithmetic: a tile of `size` elements from `at` on ----------------------------------- */
@@ -257,6 +273,168 @@ INLINE int merge_tile(const struct job *job, int64_t at, int64_t size, int kind,
     return to_float32(total, size, job->divisor, (float *)job->out + at);
 }
 
+/* --- changing: LoRA ---------------------------------------------------------------------------
+
+   In float64, every product and every sum rounded by itself and in the order of the rank, beginning
+   with zero: an element depends on its row and its column alone, not on how a matrix is cut, nor on
+   the processor. A tile of the right factors is brought into float64, one behind the other, and
+   serves several rows at a time; both stay in a core's first-level cache. */
+
+#define WIDTH 64
+#define HEIGHT 8
+#define ROWS 4 /* of HEIGHT, at a time */
+
+INLINE int width_of(int kind) { return kind == F64 ? 8 : kind == F32 ? 4 : 2; }
+
+INLINE double any(const char *row, int64_t at, int kind) {
+    double value;
+    if (kind != F64) return element(row, at, kind);
+    memcpy(&value, row + at * 8, sizeof value);
+    return value;
+}
+
+/* A tile's row as float64; what lies behind its `size` elements is zero. */
+INLINE void widen(const char *row, int64_t at, int64_t size, int kind, double *out) {
+    char few[WIDTH * 8];
+    row += at * width_of(kind);
+    if (size < WIDTH) {
+        memset(few, 0, sizeof few);
+        row = memcpy(few, row, size * width_of(kind));
+    }
+    size = WIDTH;
+    switch (kind) { /* each a loop of its own */
+    case F32: EACH(k) out[k] = any(row, k, F32); break;
+    case BF16: EACH(k) out[k] = any(row, k, BF16); break;
+    case F16: EACH(k) out[k] = any(row, k, F16); break;
+    case F64: memcpy(out, row, size * sizeof *out); break;
+    }
+}
+
+/* The same of a part of a factor, whose elements may lie apart: many are made with each of them. */
+static void gather(const char *row, int64_t at, int64_t step, int64_t size, int kind, double *out) {
+    EACH(k) out[k] = any(row, at + k * step, kind);
+}
+
+/* Some doubles, of any alignment, which processors add at a time; or halves of them, twice. */
+typedef double vector __attribute__((vector_size(32), aligned(8), may_alias));
+#define LANES 4
+
+/* `found` = left · right of ROWS rows, in registers: each element of right that is loaded serves all
+   of them. Left's rows are `rank` apart, right's and found's WIDTH. */
+INLINE void multiply(const double *left, const double *right, int64_t rank, double *found) {
+    for (int64_t k = 0; k < WIDTH; k += 2 * LANES, right += 2 * LANES) {
+        vector a = {0}, a2 = {0}, b = {0}, b2 = {0}, c = {0}, c2 = {0}, d = {0}, d2 = {0};
+        const double *l = left, *r = right;
+        for (int64_t j = 0; j < rank; j++, l++, r += WIDTH) {
+            const vector one = *(const vector *)r, two = *(const vector *)(r + LANES);
+            a += l[0] * one, a2 += l[0] * two;
+            b += l[rank] * one, b2 += l[rank] * two;
+            c += l[2 * rank] * one, c2 += l[2 * rank] * two;
+            d += l[3 * rank] * one, d2 += l[3 * rank] * two;
+        }
+        vector *const out = (vector *)(found + k);
+        out[0] = a, out[1] = a2;
+        out[WIDTH / LANES] = b, out[WIDTH / LANES + 1] = b2;
+        out[2 * WIDTH / LANES] = c, out[2 * WIDTH / LANES + 1] = c2;
+        out[3 * WIDTH / LANES] = d, out[3 * WIDTH / LANES + 1] = d2;
+    }
+}
+
+INLINE int put(const struct job *job, const double *total, int64_t at, int64_t size, int to) {
+    char few[WIDTH * 8], *const there = (char *)job->out + at * width_of(to);
+    char *const out = size < WIDTH ? few : there;
+    int finite = 1;
+    switch (to) {
+    case F32: finite = to_float32(total, WIDTH, job->divisor, (float *)out); break;
+    case BF16: finite = to_bfloat16(total, WIDTH, job->divisor, (uint16_t *)out); break;
+    case F16: finite = to_float16(total, WIDTH, job->divisor, (uint16_t *)out); break;
+    case F64: memcpy(out, total, WIDTH * sizeof *total); break;
+    }
+    if (size < WIDTH) memcpy(there, few, size * width_of(to));
+    return finite;
+}
+
+/* `size` columns of `height` rows, the first element of which is `at`; `right` has the members' tiles,
+   `left` room for some rows of any. */
+INLINE int merge_block(const struct job *job, int64_t at, int64_t height, int64_t size, int kind,
+                       int to, const double *right, double *left) {
+    double total[HEIGHT * WIDTH], value[WIDTH], found[ROWS * WIDTH];
+    int finite = 1;
+    for (int64_t i = 0; i < job->members; i++) {
+        const struct change *change = job->changes[i];
+        for (int64_t r = 0; r < height; r++) {
+            const int64_t here = at + r * job->columns;
+            double *restrict sum = total + r * WIDTH;
+            if (change && r % ROWS == 0) {
+                const int64_t row = (job->first + here) / job->columns;
+                for (int64_t k = 0; k < ROWS && r + k < height; k++)
+                    gather(change->left, (row + k) * change->left_row, change->left_step,
+                           change->rank, change->left_kind, left + k * change->rank);
+                multiply(left, right, change->rank, found);
+            }
+            widen(job->rows[i], here, size, kind, value);
+            if (change) {
+                const double *product = found + r % ROWS * WIDTH;
+                for (int k = 0; k < WIDTH; k++) value[k] += product[k] * change->scale;
+            }
+            if (job->factors)
+                for (int k = 0; k < WIDTH; k++) value[k] *= job->factors[i];
+            if (i == 0 && job->before) widen((const char *)job->before, here, size, F64, sum);
+            if (i == 0 && !job->before)
+                memcpy(sum, value, sizeof value);
+            else
+                for (int k = 0; k < WIDTH; k++) sum[k] += value[k];
+        }
+        if (change) right += change->rank * WIDTH;
+    }
+    for (int64_t r = 0; r < height; r++) {
+        const int64_t here = at + r * job->columns;
+        const double *sum = total + r * WIDTH;
+        if (job->after) memcpy(job->after + here, sum, size * sizeof *sum);
+        finite &= put(job, sum, here, size, to);
+    }
+    return finite;
+}
+
+INLINE int merge_changed(const struct job *job, int kind, int to) {
+    int64_t all = 0, most = 0;
+    for (int64_t i = 0; i < job->members; i++) {
+        const int64_t rank = job->changes[i] ? job->changes[i]->rank : 0;
+        all += rank;
+        most = rank > most ? rank : most;
+    }
+    double *const right = calloc(all * WIDTH + most * ROWS + 1, sizeof *right);
+    if (!right) return 0;
+    double *const left = right + all * WIDTH;
+    int finite = 1;
+    for (int64_t at = 0; at < job->count;) { /* as many whole rows as there are, or a part of one */
+        const int64_t column = (job->first + at) % job->columns, rest = job->count - at;
+        const int whole = !column && rest >= job->columns;
+        const int64_t rows = whole ? rest / job->columns : 1;
+        const int64_t there = job->columns - column, width = rest < there ? rest : there;
+        for (int64_t c = 0; c < width; c += WIDTH) {
+            const int64_t size = width - c < WIDTH ? width - c : WIDTH;
+            double *tile = right;
+            if (size < WIDTH) memset(right, 0, all * WIDTH * sizeof *right);
+            for (int64_t i = 0; i < job->members; i++) {
+                const struct change *change = job->changes[i];
+                for (int64_t j = 0; change && j < change->rank; j++, tile += WIDTH)
+                    gather(change->right,
+                           j * change->right_row + (column + c) * change->right_step,
+                           change->right_step, size, change->right_kind, tile);
+            }
+            for (int64_t r = 0; r < rows; r += HEIGHT) {
+                const int64_t height = rows - r < HEIGHT ? rows - r : HEIGHT;
+                const int64_t here = at + r * job->columns + c;
+                finite &= merge_block(job, here, height, size, kind, to, right, left);
+            }
+        }
+        at += whole ? rows * job->columns : width;
+    }
+    free(right);
+    return finite;
+}
+
 /* --- looking ------------------------------------------------------------------------------ */
 
 /* Of `size` elements of `width` bytes: the largest of all without their sign, as bits, and the
@@ -328,7 +506,7 @@ INLINE int exact_all(const struct job *job, int kind) {
 /* Whether each file still holds all that was read: past its end, the last page is zeros. */
 static int complete(const struct job *job) {
     struct stat found;
-    for (int64_t i = 0; i < job->members; i++)
+    for (int64_t i = 0; i < job->parts; i++)
         if (fstat(job->files[i], &found) || found.st_size < job->ends[i]) return 0;
     return 1;
 }
@@ -342,6 +520,7 @@ INLINE int merge_all(const struct job *job, int kind, int to) {
 }
 
 INLINE int merge(const struct job *job, int kind, int to) {
+    if (job->changes) return merge_changed(job, kind, to);
     switch (kind * 3 + to) { /* each a loop of its own */
     case F32 * 3 + F32: return merge_all(job, F32, F32);
     case F32 * 3 + BF16: return merge_all(job, F32, BF16);
@@ -504,13 +683,14 @@ int soup_exact(const char *const *rows, int64_t members, int64_t count, int kind
     return exact_best(&job, kind);
 }
 
-/* Merge elements of `kind` into those of kind `to`. Returns 1 where all could be read and all of the
-   result is finite, else 0. */
-int soup_merge(const char *const *rows, const int *files, const int64_t *ends, int64_t members,
-               int64_t count, const double *factors, double divisor, const double *before,
-               double *after, void *out, int kind, int to) {
-    const struct job job = {rows,    files,   ends,   members, count,
-                            factors, divisor, before, after,   out};
+/* Merge elements of `kind` into those of kind `to`; `ends` are of the `parts` files that are read.
+   Returns 1 where all could be read and all of the result is finite, else 0. */
+int soup_merge(const char *const *rows, const int *files, const int64_t *ends, int64_t parts,
+               int64_t members, int64_t count, const double *factors, double divisor,
+               const double *before, double *after, void *out, int kind, int to,
+               const struct change *const *changes, int64_t first, int64_t columns) {
+    const struct job job = {rows,    files,  ends,  parts, members, count,  factors, divisor,
+                            before,  after,  out,   changes, first, columns};
     const int until_now = soup_faults();
     return merge_best(&job, kind, to) && complete(&job) && soup_faults() == until_now;
 }

@@ -43,6 +43,8 @@ class Loop:
         divisor: int = 1,
         before: Any = None,
         after: Any = None,
+        changes: compiled.Changes | None = None,
+        first: int = 0,
     ) -> torch.Tensor | None:
         """Read ``count`` elements of every member, sum them in order, and round them once.
 
@@ -53,6 +55,8 @@ class Loop:
             divisor: what the sum is divided by; 1 with coefficients.
             before: contiguous float64 sums to start from, ``count`` of them; None for none.
             after: where to leave the float64 sums, before they are divided; or None.
+            changes: what is done to members first, see ``soup.compiled``.
+            first: the position of the first element in the matrix that is changed.
 
         Returns:
             The result, flat, in the output dtype, valid until the next call; None where a file
@@ -62,11 +66,14 @@ class Loop:
         if any(offset + end > file.size for file, offset in rows):
             return None  # it had shrunk before it was mapped: the plain way names it
         places = compiled.addresses([file.address + offset for file, offset in rows])
-        compiled.populate(places, end)
+        distinct = dict.fromkeys(rows)  # adapters of one base have the same
+        alike = len(distinct) < len(rows)
+        once = compiled.addresses([f.address + at for f, at in distinct]) if alike else places
+        compiled.populate(once, end)
         factors = None if coefficients is None else compiled.doubles(coefficients)
         done = compiled.merge(
             *(rows, places, count, self._dtype, self._result.data_ptr(), self._out),
-            *(factors, divisor, _address(before), _address(after)),
+            *(factors, divisor, _address(before), _address(after), changes, first),
         )
         return self._result[:count] if done else None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from soup import compiled
 from soup.blending.blend import Blend
+from soup.blending.changes import prepared, read_of
 from soup.blending.common import equal, roots
 from soup.blending.layout import Layout
 from soup.blending.runs import CHUNK, Piece, Run, of_blend, of_others
@@ -138,7 +139,9 @@ def settle(blend: Blend, layout: Layout, otherwise: Otherwise, written: Written)
     for run in written.unsettled:
         rows = []
         for member in blend.members:
-            tensor = member.tensors[run.pieces[0].info.name]
+            found = read_of(member, run.pieces[0].info.name)
+            assert found is not None, "the blend is one that is served"
+            tensor = found[0]
             start = run.pieces[0].start * ITEMSIZES[run.dtype]
             rows.append((tensor.file, tensor.offset + start))
         pieces = [Piece(order[p.info.name], p.start, p.count, p.numel) for p in run.pieces]
@@ -158,7 +161,9 @@ def _mapped(runs: Sequence[Run], stack: ExitStack) -> dict[Path, compiled.Mapped
     """Every file that is read, in our address space; None where one cannot be."""
     compiled.guard()
     files: dict[Path, compiled.Mapped] = {}
-    for path in dict.fromkeys(path for run in runs for path, _ in run.rows):
+    read = (path for run in runs for path, _ in run.rows)
+    factors = (info.file for run in runs if run.updates for info in run.factors)
+    for path in dict.fromkeys([*read, *factors]):
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -234,6 +239,9 @@ class _Pass:
         if any(offset + run.nbytes > file.size for file, offset in places):
             self._plainly(run)  # it had shrunk before it was mapped
             return
+        if run.kind == "changed":
+            self._changed(run, places, result)
+            return
         rows = compiled.addresses([file.address + offset for file, offset in places])
         first = compiled.alike(rows, run.nbytes) if len(places) > 1 else [0]
         views = [file.bytes[offset : offset + run.nbytes] for file, offset in places]
@@ -260,6 +268,25 @@ class _Pass:
         self._put(run, source, digests)
         if not (self.ordered or settled):
             self.written.unsettled.append(run)
+
+    def _changed(
+        self, run: Run, places: Sequence[tuple[compiled.Mapped, int]], result: memoryview
+    ) -> None:
+        """A run of what LoRA changes: the base is read once for all adapters of it."""
+        rows = compiled.addresses([file.address + at for file, at in places])
+        if not self._merged(run, places, rows, result) or compiled.faults() != self.faults:
+            self._plainly(run)
+            return
+        width, (piece,) = ITEMSIZES[run.dtype], run.pieces
+        start = piece.start * width
+        for path, at in {run.rows[k] for k in self.wanted}:
+            assert self.learned is not None
+            view = self.files[path].bytes[at : at + run.nbytes]
+            largest, _ = compiled.look(compiled.address_of(view), [run.count], run.dtype, width)
+            (seen,) = _seen(view, [run.count], width, largest)
+            where = str(path), at - start, piece.numel * width
+            self.learned.put(where, start, run.nbytes, seen)
+        self._put(run, result[: run.count * ITEMSIZES[run.out]])
 
     def _keeps(self, run: Run) -> bool:
         """Whether the result of equal values is that value, see ``soup.blending.common``."""
@@ -328,8 +355,11 @@ class _Pass:
         factors = None if coefficients is None else compiled.doubles(coefficients)
         divisor = len(places) if coefficients is None else 1
         address = compiled.address_of(result)
+        changes = prepared(run.updates, self.files)
         return compiled.merge(
-            places, rows, run.count, run.dtype, address, run.out, factors, divisor
+            *(places, rows, run.count, run.dtype, address, run.out, factors, divisor),
+            changes=changes,
+            first=run.pieces[0].start,
         )
 
     def _put(self, run: Run, values: memoryview, digests: Sequence[bytes] | None = None) -> None:

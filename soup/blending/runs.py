@@ -1,4 +1,4 @@
-"""The work of an average whose members are stored, cut into runs that one thread does at a time.
+"""The work of an average, cut into runs that one thread does at a time.
 
 A run is a part of a large tensor, or several small ones that lie side by side in every member and
 in the result: there are models of tens of thousands of tensors, and then it is the number of calls
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from soup import compiled
 from soup.blending.blend import Blend, role
+from soup.blending.changes import read_of
 from soup.blending.layout import Layout
+from soup.checkpoints.lora import LoraUpdate
 from soup.checkpoints.tensors import ITEMSIZES, TensorInfo
 
 CHUNK = 1 << 18
@@ -47,12 +49,15 @@ class Run:
 
     Attributes:
         kind: ``blend``, ``copy``, ``take`` (see ``soup.blending.blend.role``); ``same``: known to
-            be equal in all members; ``look``: nothing is written.
-        pieces: what, side by side.
+            be equal in all members; ``changed``: LoRA changes some of them first; ``look``: nothing
+            is written.
+        pieces: what, side by side; of what is changed one.
         rows: per source the place of the first element.
         dtype: of the sources.
         out: of the result.
         count: elements in all.
+        stored: per source of what is changed, the tensor that is read.
+        updates: per source of what is changed, what changes it.
     """
 
     kind: str
@@ -61,6 +66,13 @@ class Run:
     dtype: str
     out: str
     count: int
+    stored: Sequence[TensorInfo] = ()
+    updates: Sequence[LoraUpdate | None] = ()
+
+    @property
+    def factors(self) -> list[TensorInfo]:
+        """What else is read of members."""
+        return [f for update in self.updates if update for f in (update.down, update.up)]
 
     @property
     def nbytes(self) -> int:
@@ -70,18 +82,22 @@ class Run:
 
 def serves(blend: Blend) -> bool:
     """Whether the compiled loop can do all of a blend, from the members' files as they are."""
-    if compiled.LIBRARY is None or blend.method != "linear" or blend.reference.updates:
+    if compiled.LIBRARY is None or blend.method != "linear":
         return False
-    if any(member.updates for member in blend.members):
-        return False
+    changed = {name for member in blend.members for name in member.updates}
     for name, info in blend.reference.tensors.items():
-        dtype = blend.members[0].tensors[name].dtype
-        if any([member.tensors[name].dtype != dtype for member in blend.members]):
+        if name in changed:
+            found = [read_of(member, name) for member in blend.members]
+            dtypes = {one[0].dtype if one is not None else "" for one in found}
+        else:
+            dtypes = {member.tensors[name].dtype for member in blend.members}
+        if len(dtypes) > 1:
             return False
+        (dtype,) = dtypes
         if role(info) == "blend":
             if not (dtype in compiled.KINDS and blend.dtype_of(info) in compiled.KINDS):
                 return False
-        elif dtype != info.dtype:
+        elif dtype != info.dtype or name in changed:
             return False
     return True
 
@@ -98,9 +114,16 @@ def of_blend(blend: Blend, layout: Layout, equal: Collection[str] = ()) -> Itera
     ends: list[Row] = []
     behind = (0, 0)
     places, members = layout.places, [member.tensors for member in blend.members]
+    changed = {name for member in blend.members for name in member.updates}
     for name, info in blend.reference.tensors.items():
         numel = info.numel
         if not numel:
+            continue
+        if name in changed:
+            if last is not None:
+                yield from _cut(last)
+                last = None
+            yield from _changed(blend, info)
             continue
         kind = "same" if name in equal else role(info)
         stored = [tensors[name] for tensors in (members[:1] if kind == "same" else members)]
@@ -128,6 +151,17 @@ def of_blend(blend: Blend, layout: Layout, equal: Collection[str] = ()) -> Itera
         yield from _cut(last)
 
 
+def _changed(blend: Blend, info: TensorInfo) -> Iterator[Run]:
+    """Runs of a tensor that adapters change, or replace."""
+    found = [one for member in blend.members if (one := read_of(member, info.name)) is not None]
+    stored, updates = [one for one, _ in found], [update for _, update in found]
+    kind = "changed" if any(updates) else "blend"
+    rows = [(tensor.file, tensor.offset) for tensor in stored]
+    piece = Piece(info, 0, info.numel, info.numel)
+    dtype, out = stored[0].dtype, blend.dtype_of(info)
+    yield from _cut(Run(kind, [piece], rows, dtype, out, info.numel, stored, updates))
+
+
 def of_others(infos: Sequence[TensorInfo]) -> Iterator[Run]:
     """Runs that only look at stored tensors: those that the result has not."""
     for info in infos:
@@ -148,4 +182,4 @@ def _cut(run: Run) -> Iterator[Run]:
         count = min(CHUNK, run.count - start)
         rows = [(file, offset + start * width) for file, offset in run.rows]
         part = Piece(piece.info, start, count, piece.numel)
-        yield Run(run.kind, [part], rows, run.dtype, run.out, count)
+        yield Run(run.kind, [part], rows, run.dtype, run.out, count, run.stored, run.updates)

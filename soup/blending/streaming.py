@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from soup.blending import changes
 from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend, role
 from soup.blending.common import equal
@@ -27,6 +28,7 @@ from soup.blending.stages import Stages
 from soup.checkpoints.checkpoint import Checkpoint, TensorInfo
 from soup.checkpoints.computing import values as values_of
 from soup.checkpoints.dtypes import DTYPES
+from soup.checkpoints.lora import LoraUpdate
 from soup.checkpoints.proving import Proof
 from soup.checkpoints.reading import Reader, Seen, open_shards
 from soup.checkpoints.tensors import is_bound
@@ -130,7 +132,7 @@ def _stream(
     infos = [info for name, info in blend.reference.tensors.items() if name not in skip]
     total = sum(_bytes_read(blend, info, sums, same) for info in infos)
     threads = threads or min(os.cpu_count() or 1, 1 + total // THREAD_WORTH)
-    work = _chunks(blend, infos, chunk)
+    work = _chunks(blend, infos, chunk, kernel)
     lock = threading.Lock()
     failed = threading.Event()
     done = released = 0
@@ -201,19 +203,19 @@ def _map_all(files: dict[Path, int], kernel: Any) -> dict[Path, Any]:
 def _best_chunk(blend: Blend, kernel: Any, device: torch.device | None) -> int:
     if device is not None:
         return DEVICE_CHUNK
-    stored = not any(source.updates for source in blend.sources)
-    if kernel is not None and stored and set(blend.reference.dtypes) <= kernel.SUPPORTED:
+    if kernel is not None and set(blend.reference.dtypes) <= kernel.SUPPORTED:
         return int(kernel.CHUNK)
     return CHUNK
 
 
 def _chunks(
-    blend: Blend, infos: Sequence[TensorInfo], size: int
+    blend: Blend, infos: Sequence[TensorInfo], size: int, kernel: Any
 ) -> Iterator[tuple[TensorInfo, int, int]]:
     whole = METHODS[blend.method].whole_tensor
-    computed = any(source.updates for source in blend.sources)
     for info in infos:
         step = max(info.numel, 1) if whole and role(info) == "blend" else size
+        computed = any(info.name in source.updates for source in blend.sources)
+        computed = computed and _summed(blend, info, blend.sources, kernel) is None
         if computed and info.shape and 0 < info.shape[-1] <= step:
             step -= step % info.shape[-1]  # whole rows, which LoRA's are computed by
         for start in range(0, info.numel, step):
@@ -363,6 +365,20 @@ def _equal_in_all(blend: Blend, info: TensorInfo, parts: list[torch.Tensor]) -> 
     return wide.to(DTYPES[info.dtype])
 
 
+def _summed(
+    blend: Blend, info: TensorInfo, sources: Sequence[Checkpoint], kernel: Any
+) -> list[tuple[TensorInfo, LoraUpdate | None]] | None:
+    """What the kernel reads of sources for a tensor, and what changes it; None if it cannot."""
+    if kernel is None or role(info) != "blend" or blend.dtype_of(info) not in kernel.SUPPORTED:
+        return None
+    found = [changes.read_of(source, info.name) for source in sources]
+    stored = [one for one in found if one is not None]
+    dtypes = {tensor.dtype for tensor, _ in stored}
+    if len(stored) < len(found) or len(dtypes) != 1 or not dtypes <= kernel.SUPPORTED:
+        return None
+    return stored
+
+
 def _kernel(blend: Blend) -> Any:
     """``soup.blending.kernel``, where it serves and was compiled; else None."""
     if blend.method != "linear":
@@ -377,12 +393,15 @@ def _kernel(blend: Blend) -> Any:
 
 @dataclass(frozen=True)
 class _Route:
-    """How one tensor goes through ``kernel``: per member a file and an offset; in bytes."""
+    """How one tensor goes through ``kernel``: per member a file and an offset, in bytes; and what
+    changes it.
+    """
 
     loop: Any
     stored: Sequence[TensorInfo]
     rows: Sequence[tuple[Any, int]]
     width: int
+    changes: Any
 
 
 class _Fast:
@@ -423,6 +442,8 @@ class _Fast:
             1 if coefficients is not None or info.name in self._same else len(self._blend.members),
             sums.before(info, start, count) if sums is not None else None,
             sums.after(info, start, count) if sums is not None else None,
+            route.changes,
+            start,
         )
         if values is None:
             return None
@@ -435,18 +456,22 @@ class _Fast:
     def _route(self, info: TensorInfo) -> _Route | None:
         """Where the members' elements lie and the loop that merges them, if it can."""
         sources = _unread(self._blend, info, self._sums, self._same)
-        out = self._blend.dtype_of(info)
-        stored = [source.tensors[info.name] for source in sources]
-        dtypes = {tensor.dtype for tensor in stored}
-        if role(info) != "blend" or len(dtypes) > 1 or not {*dtypes, out} <= self._kernel.SUPPORTED:
+        found = _summed(self._blend, info, sources, self._kernel)
+        if found is None:
             return None
-        if any(info.name in source.updates for source in sources):
-            return None
-        key = (*dtypes, out)
+        stored, updates = [one for one, _ in found], [update for _, update in found]
+        key = stored[0].dtype, self._blend.dtype_of(info)
         if key not in self._loops:
             self._loops[key] = self._kernel.Loop(*key, self._chunk)
         rows = [(self._mapped[tensor.file], tensor.offset) for tensor in stored]
-        return _Route(self._loops[key], stored, rows, DTYPES[stored[0].dtype].itemsize)
+        if self._seen is not None:
+            for update in updates:
+                for factor in (update.down, update.up) if update is not None else ():
+                    file = self._mapped[factor.file]
+                    self._seen(factor, 0, file.bytes[factor.offset :][: factor.nbytes])
+        width = DTYPES[stored[0].dtype].itemsize
+        by = changes.prepared(updates, self._mapped)
+        return _Route(self._loops[key], stored, rows, width, by)
 
     def suspects(self) -> Sequence[tuple[TensorInfo, int, int]]:
         """See ``blending.device.Lane``; here each chunk is known to be finite when it is merged."""

@@ -6,7 +6,6 @@ weights the headers alone, the small files whole. Then, where all fit, everythin
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -37,6 +36,8 @@ from soup.remote.address import HUB, WEB, Address, is_address, parse
 from soup.remote.cache import OUTLINES, SNAPSHOTS, Folder
 from soup.remote.download import download, have, waiting
 from soup.remote.place import Cut, Entry, Place
+from soup.remote.sending import MARK
+from soup.remote.together import together
 
 ADAPTER_FILE = "adapter_model"
 LOOKED_FOR = (
@@ -163,8 +164,10 @@ def fetch(
     def look(texts: list[str]) -> list["Path | _Arrival | None"]:
         return [had(text, partial(_look, parse(text), home, whole, observe)) for text in texts]
 
-    with ThreadPoolExecutor(LOOKS) as threads:
-        looks = list(threads.map(look, places.values()))
+    def silent(texts: list[str], seconds: float) -> None:
+        observe(Note(f"{parse(texts[0])}: no answer for {seconds:.0f} s; still trying"))
+
+    looks = together(look, list(places.values()), LOOKS, silent)
     seen = {
         text: one
         for texts, ones in zip(places.values(), looks, strict=True)
@@ -306,6 +309,11 @@ def choose(place: Place) -> list[Entry]:
     listed = place.names()
     if listed is not None and len(listed) > MOST:
         raise CheckpointError(f"{place.address}: more than {MOST:,} files; is it a model?")
+    if listed and MARK in listed:
+        raise UnfinishedError(
+            f"{place.address}: a soup that is still being sent there ({MARK}): wait for the "
+            "command that sends it, or run it again"
+        )
     if listed and all("/" in name for name in listed):
         wanted = list(LOOKED_FOR)  # folders alone: what lies in them is no part of this model
     else:
@@ -407,8 +415,7 @@ def _outline(arrival: _Arrival) -> Path:
     bare = [entry for entry in arrival.entries if entry.name.endswith(".safetensors")]
     bare = [entry for entry in bare if have(folder, entry) is None]
     rest = [entry for entry in arrival.entries if entry not in bare]
-    with ThreadPoolExecutor(LOOKS) as threads:
-        heads = list(threads.map(lambda entry: _header(place, entry), bare))
+    heads = together(lambda entry: _header(place, entry), bare, LOOKS)
     files: dict[str, Path | bytes] = dict(download(place, rest, folder))
     files |= {entry.name: head for entry, head in zip(bare, heads, strict=True)}
     files[SIZES] = sizes_file({entry.name: entry.size or 0 for entry in bare})

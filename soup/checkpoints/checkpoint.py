@@ -169,11 +169,17 @@ class Checkpoint:
         """
         return self._known.digest or self.compute_digest()
 
-    def compute_digest(self, progress: Callable[[int], None] | None = None) -> str:
+    def compute_digest(
+        self,
+        progress: Callable[[int], None] = lambda count: None,
+        found: dict[digests.Place, digests.Found] | None = None,
+    ) -> str:
         """Hash every tensor (name, dtype, shape, bytes) on all cores.
 
         Args:
             progress: called, by any thread, with the number of bytes of each piece done.
+            found: what was read of other checkpoints just now, and is not read again: the base
+                that adapters share; what this one reads is added to it.
 
         Raises:
             CheckpointError: a file could not be read or was changed meanwhile, or tied tensors
@@ -183,7 +189,13 @@ class Checkpoint:
             for one, other in self.ties:
                 self._prove_tie(self._stored[one], self._stored[other])
         read = self.read_for_digest
-        return self._take(digests.read_roots(read, progress or (lambda count: None)))
+        if found is None:
+            return self._take(digests.read_roots(read, progress))
+        fresh = {digests.place(info): info for info in read}
+        fresh = {place: info for place, info in fresh.items() if place not in found}
+        roots = digests.read_roots(list(fresh.values()), progress)
+        found |= zip(fresh, roots, strict=True)
+        return self._take([found[digests.place(info)] for info in read])
 
     @cached_property
     def read_for_digest(self) -> list[TensorInfo]:
@@ -347,7 +359,9 @@ class Checkpoint:
         """Take a digest, what is wrong with the values, and by tensor the root of each, if known,
         so that nothing is read again.
         """
-        self._known.take(digest, values, None if self.updates else roots)
+        if roots and self.updates:  # those of inputs say nothing of what is computed
+            roots = {n: roots[n] for n in self.tensors if n in roots and n not in self.updates}
+        self._known.take(digest, values, roots)
 
     @property
     def soundness(self) -> Soundness | None:

@@ -1,7 +1,10 @@
 """The values of a checkpoint's tensors: read as they are stored, or computed as they are read.
 
 LoRA's are computed in float64 and in blocks of rows, so that a merged model exists nowhere, neither
-on the disk nor in memory. Everything here needs torch; what is known from headers does not.
+on the disk nor in memory. Products are rounded, and then added in the order of the rank, without
+fused multiply-add: the same bits on every machine that has IEEE's arithmetic, and the same as in
+``kernel.c``, which sums plain LoRA on its way (``soup.blending.changes``). Everything here needs
+torch; what is known from headers does not.
 """
 
 from collections.abc import Mapping
@@ -12,15 +15,17 @@ from typing import Protocol
 
 import torch
 
+from soup import compiled
 from soup.checkpoints.lora import ExpertsUpdate, LoraUpdate, Replacement, RowsUpdate
 from soup.checkpoints.reading import Reader, open_shards
 from soup.checkpoints.tensors import TensorInfo
 from soup.checkpoints.updates import Read, Update
 
 BLOCK = 1 << 17
-"""Elements per matrix product, as whole rows. Blocks lie on a grid that depends on the tensor
-alone: the last bits of a product may depend on its shape, and may not depend on how a tensor is
-read. As large as a chunk (``soup.blending.streaming.CHUNK``), so that a chunk is one block."""
+"""Elements that are computed at a time, as whole rows. Blocks lie on a grid that depends on the
+tensor alone: the last bits of a row's length (DoRA) may depend on how many are computed at a time,
+and may not depend on how a tensor is read. As large as a chunk (``soup.blending.streaming.CHUNK``),
+so that a chunk is one block."""
 
 COMPARED = 1 << 20
 """Elements that are compared at a time."""
@@ -103,12 +108,27 @@ def _block(
     columns = update.matrix[1]
     stored = read(update.stored, row * columns, height * columns)
     changed = stored.to(torch.float64, copy=True).view(height, columns)
-    changed.addmm_(_left(update, read, row, height), right, alpha=update.scale)
+    _add(changed, _left(update, read, row, height), right, update.scale)
     if update.magnitude is not None:
         wanted = read(update.magnitude, row, height).to(torch.float64)
         lengths = torch.linalg.vector_norm(changed, dim=1)
         changed.mul_((wanted / lengths).unsqueeze(1))
     return changed.view(-1)
+
+
+def _add(values: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float) -> None:
+    """Add scale·(left · right), all float64 matrices, in place."""
+    (height, columns), rank = values.shape, left.shape[1]
+    assert values.is_contiguous()
+    if compiled.LIBRARY is not None:
+        places, kinds = (left.data_ptr(), right.data_ptr()), (compiled.FACTORS["F64"],) * 2
+        by = compiled.Change(*places, *left.stride(), *right.stride(), rank, *kinds, scale)
+        compiled.change(values.data_ptr(), height * columns, columns, by)
+        return
+    found = torch.zeros_like(values)
+    for k in range(rank):
+        found.add_(left[:, k : k + 1] * right[k])
+    values.add_(found.mul_(scale))
 
 
 def _right(update: LoraUpdate, read: Read) -> torch.Tensor:
@@ -151,7 +171,7 @@ def _changed_experts(update: ExpertsUpdate, read: Read, start: int, count: int) 
         expert = layer if update.expert is None else update.expert
         block = _expert(update, down, up, expert, row, min(height, rows - row)).reshape(-1)
         stop = min(begin + len(block), start + count)
-        stored[at - start : stop - start] += update.scale * block[at - begin : stop - begin]
+        stored[at - start : stop - start] += block[at - begin : stop - begin]
         at = stop
     return stored
 
@@ -159,12 +179,19 @@ def _changed_experts(update: ExpertsUpdate, read: Read, start: int, count: int) 
 def _expert(
     update: ExpertsUpdate, down: torch.Tensor, up: torch.Tensor, expert: int, row: int, height: int
 ) -> torch.Tensor:
-    """Rows of one expert's B·A (of A'·B' where it is stored so), float64."""
+    """Rows of one expert's scale·(B·A), or scale·(A'·B') where it is stored so; float64."""
     rank = update.rank
     left, right = up[:, expert :: update.experts], down[expert * rank : (expert + 1) * rank]
     if update.transposed:
         left, right = right.t(), left.t()
-    return left[update.first + row : update.first + row + height] @ right
+    return _product(left[update.first + row :][:height], right, update.scale)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:
+    """Scale·(left · right), float64."""
+    found = torch.zeros(left.shape[0], right.shape[1], dtype=torch.float64)
+    _add(found, left, right, scale)
+    return found
 
 
 def _changed_rows(update: RowsUpdate, read: Read, start: int, count: int) -> torch.Tensor:
@@ -183,9 +210,9 @@ def _changed_rows(update: RowsUpdate, read: Read, start: int, count: int) -> tor
         left = up[patch.first : patch.first + patch.count, patch.expert :: patch.experts]
         right = down[patch.expert * patch.rank : (patch.expert + 1) * patch.rank]
         for row in range(begin // height * height, end, height):  # blocks on a grid
-            block = left[row : row + height] @ right
+            block = _product(left[row : row + height], right, patch.scale)
             one, other = max(row, begin), min(row + height, end)
             at = patch.at + one * patch.step - low
             rows = changed[at : at + (other - one - 1) * patch.step + 1 : patch.step]
-            rows.add_(block[one - row : other - row], alpha=patch.scale)
+            rows.add_(block[one - row : other - row])
     return changed.view(-1)[start - low * columns :][:count]

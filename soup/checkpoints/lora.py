@@ -91,7 +91,7 @@ class LoraUpdate:
     @cached_property
     def recipe(self) -> str:
         """See ``soup.checkpoints.updates.Update``."""
-        kind = "lora-2" if self.magnitude is None else "dora-2"
+        kind = "lora-3" if self.magnitude is None else "dora-3"
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
         return json.dumps([kind, *target, self.scale.hex(), self.transposed])
 
@@ -143,7 +143,7 @@ class ExpertsUpdate:
         """See ``soup.checkpoints.updates.Update``."""
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
         where = [self.experts, self.expert, self.first]
-        return json.dumps(["experts-1", *target, self.scale.hex(), self.transposed, *where])
+        return json.dumps(["experts-2", *target, self.scale.hex(), self.transposed, *where])
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class RowsUpdate:
             for factors in [(order[p.down], order[p.up])]
         ]
         target = [self.target.name, self.target.dtype, list(self.target.shape)]
-        return json.dumps(["rows-1", *target, patches])
+        return json.dumps(["rows-2", *target, patches])
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class Journal:
 
         files = checkpoint.files_key
         digest, values = checkpoint.digest, (checkpoint.soundness or Soundness()).to_json()
-        if checkpoint.roots and digest not in self._tensors:
+        if checkpoint.roots and not checkpoint.updates and digest not in self._tensors:
             self.append("tensors", of=digest, roots=dict(checkpoint.roots))
         self.append("digest", of=_files_hash(files), files=files, digest=digest, values=values)
 

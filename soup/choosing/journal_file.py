@@ -8,8 +8,10 @@ file, whatever has taken its name by then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,8 +101,10 @@ def locked(path: Path, flags: int, how: int) -> Iterator[int]:
         OSError: it cannot be opened.
     """
     while True:
-        handle = os.open(path, flags, 0o666)
+        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):  # a pipe would never be at its end
+                raise OSError(errno.EINVAL, "expected a regular file")
             with contextlib.suppress(OSError):
                 fcntl.flock(handle, how)
             if _is_there(handle, path):  # or it was written anew before the lock was ours

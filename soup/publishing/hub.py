@@ -6,7 +6,6 @@ data set has a name there. huggingface_hub is imported where something is sent.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +13,16 @@ from pathlib import Path
 import yaml
 
 from soup.blending.card import HUB
-from soup.errors import OutputError, UsageError
+from soup.errors import UsageError
+from soup.events import Observer, ignore
 from soup.markup import size
 from soup.publishing.shelf import manifest
-from soup.remote.hub import endpoint
+from soup.remote.address import HUB as SCHEME
+from soup.remote.address import Address
+from soup.remote.committing import Commit, commit
 from soup.words import counted
 
 RESULTS = ".eval_results/soup.yaml"
-STALE = ["*.safetensors", "*.safetensors.index.json"]
-"""What an earlier soup with other shards has left there."""
 
 
 def require_repository(name: str) -> str:
@@ -84,7 +84,14 @@ def foretell(soup: Path | None, repository: str, datasets: Mapping[str, str]) ->
     return lines
 
 
-def push(soup: Path, repository: str, datasets: Mapping[str, str], *, private: bool = True) -> str:
+def push(
+    soup: Path,
+    repository: str,
+    datasets: Mapping[str, str],
+    *,
+    private: bool = True,
+    observe: Observer = ignore,
+) -> str:
     """Send a soup in one commit; files of an earlier one that it replaces go.
 
     Args:
@@ -92,6 +99,7 @@ def push(soup: Path, repository: str, datasets: Mapping[str, str], *, private: b
         repository: ``org/name``; made where there is none.
         datasets: as for ``results``.
         private: whether one that is made anew is; one that is there stays as it is.
+        observe: told of progress.
 
     Returns:
         The address of the commit.
@@ -99,38 +107,9 @@ def push(soup: Path, repository: str, datasets: Mapping[str, str], *, private: b
     Raises:
         OutputError: it could not be sent; a commit is whole or not at all.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    text = results(soup, datasets)
-    try:
-        api = HfApi(endpoint=endpoint(), library_name="vlm-soup")
-        api.create_repo(repository, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as name:
-            whole = Path(name)
-            for relative, _ in files(soup):
-                (whole / relative).parent.mkdir(parents=True, exist_ok=True)
-                (whole / relative).symlink_to((soup / relative).resolve())
-            if text:
-                (whole / RESULTS).parent.mkdir(exist_ok=True)
-                (whole / RESULTS).write_text(text)
-            found = api.upload_folder(
-                repo_id=repository,
-                folder_path=whole,
-                commit_message=f"{soup.name}: {manifest(soup).get('kind', 'a')} soup",
-                delete_patterns=STALE,
-            )
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        hint = "; is HF_TOKEN set, and may it write there?" if status in (401, 403, 404) else ""
-        raise OutputError(
-            f"--push {repository}: the hub answered {status or error}: not sent{hint}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise OutputError(f"--push {repository}: cannot be sent: {error}") from error
-    except Exception as error:  # the hub's client raises its transport's own errors
-        kind = type(error).__module__.partition(".")[0]
-        if kind not in ("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub"):
-            raise
-        raise OutputError(f"--push {repository}: the hub cannot be reached ({error})") from error
-    return str(found.commit_url)
+    there: dict[str, Path | bytes] = {name: soup / name for name, _ in files(soup)}
+    if text := results(soup, datasets):
+        there[RESULTS] = text.encode()
+    title = f"{soup.name}: {manifest(soup).get('kind', 'a')} soup"
+    what = Commit(Address(SCHEME, repository), title, there, private)
+    return str(commit(what, observe, f"--push {repository}").commit_url)

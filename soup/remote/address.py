@@ -16,6 +16,11 @@ WEB = ("http", "https")
 
 # Path("hf://a") is hf:/a: one slash will do.
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])(.+)", re.DOTALL)
+_BARE = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}")
+_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|KEY|KEY_ID)$")
+SHORTEST = 8
+"""Characters of what is taken for a secret by its variable's name: no words, no numbers."""
+
 _ON_HUB = re.compile(
     r"(?P<name>[\w.-]+(?:/[\w.-]+)?)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^@]+))?"
@@ -60,17 +65,23 @@ class Address:
     def scrubbed(self, text: object) -> str:
         """What a library says, in one line and without secrets."""
         found = " ".join(str(text).split())
-        tokens = [os.environ.get(name, "") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
-        for secret in sorted((*self.secrets, *tokens), key=len, reverse=True):
-            if secret:
-                found = found.replace(secret, "…")
-        return re.sub(r"(?<=//)[^/\s@]+@", "…@", found)[:300]
+        for secret in sorted((*self.secrets, *_in_environment()), key=len, reverse=True):
+            found = found.replace(secret, "…")
+        found = re.sub(r"(?<=//)[^/\s@]+@", "…@", found)
+        return re.sub(r"(://[^\s?'\"]+\?)[^\s'\"]+", r"\1…", found)[:300]  # signed addresses
+
+
+def _in_environment() -> list[str]:
+    """Tokens and keys that libraries take from there, and might tell of."""
+    found = [value.strip() for name, value in os.environ.items() if _SECRET.search(name)]
+    return [value for value in found if len(value) >= SHORTEST]
 
 
 def is_address(text: str | os.PathLike[str]) -> bool:
     """Whether a member is elsewhere; what exists here is here, whatever it is called."""
     found = os.fspath(text)
-    return _ADDRESS.fullmatch(found) is not None and not os.path.exists(found)
+    meant = _ADDRESS.fullmatch(found) or _BARE.fullmatch(found)
+    return meant is not None and not os.path.exists(found)
 
 
 def elsewhere(*given: str | os.PathLike[str] | None) -> bool:
@@ -86,11 +97,16 @@ def parse(text: str | os.PathLike[str]) -> Address:
     """
     match = _ADDRESS.fullmatch(os.fspath(text))
     if match is None:
-        raise UsageError("expected an address, e.g. hf://org/name or https://host/model")
+        bare = _BARE.fullmatch(os.fspath(text))
+        said = f"{bare[0]}: names no place; " if bare else ""  # of anything else, no secret
+        raise UsageError(f"{said}expected an address, e.g. hf://org/name or https://host/model")
     scheme, rest = match.groups()
     if scheme == HUB:
         return _on_hub(rest.rstrip("/"))
-    parts = urlsplit(f"{scheme}://{rest}")
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+    except ValueError as error:  # brackets of a number that is none
+        raise UsageError(f"expected an address, e.g. https://host/model: {error}") from None
     user, at, host = parts.netloc.rpartition("@")
     where = f"{host}{parts.path}".rstrip("/")
     address = Address(

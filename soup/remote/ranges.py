@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -184,9 +183,3 @@ def patiently(address: Address, what: str, ask: Callable[[], Any], tries: int = 
                 raise UnreachableError(f"{address}: {what}: {error}, {tries} times") from None
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
-
-
-def together(work: Callable[[str], Any], names: list[str]) -> list[Any]:
-    """The results of several questions, asked at the same time, in order."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        return list(threads.map(work, names))

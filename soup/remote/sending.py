@@ -6,6 +6,7 @@ last (``config.json``), and until then a mark says that it is unfinished, and of
 was broken off goes on, and is no model to anybody meanwhile.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,21 +15,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from soup import holding
 from soup.errors import CheckpointError, OutputError, UsageError
 from soup.events import Note, Observer, Progress
 from soup.remote.address import HUB, WEB, Address, parse
-from soup.remote.hub import TRANSPORTS
 from soup.remote.place import missing_package
 from soup.remote.ranges import patiently
-from soup.remote.stores import Store
+from soup.remote.stores import LISTING, Nothing, Store
+from soup.words import counted
 
 MARK = "soup-unfinished.json"
 MANIFEST = "soup.json"
 LAST = (MANIFEST, "model.safetensors.index.json", "adapter_config.json", "config.json")
 """The files that come last, in this order: without them nobody takes the others for a model."""
 
-STALE = ["*.safetensors", "*.safetensors.index.json"]
-"""What an earlier soup with other shards may have left on a hub."""
+
+PROBE = "soup-may-write-here.json"
+"""Put there and deleted again, to know whether that can be done."""
+
+CHUNKED = ("s3fs", "gcsfs")
+"""Libraries that can be told how much to send at a time; by default it is 50 MB, or all."""
+
+CHUNK, MOST = 1 << 23, 9_000
+"""Bytes of each such part, and how many there are at most: Amazon takes 10,000."""
 
 
 class Target(Protocol):
@@ -36,8 +45,12 @@ class Target(Protocol):
 
     address: Address
 
-    def require_takeable(self, observe: Observer) -> None:
+    def require_takeable(self, observe: Observer, write: bool = False) -> None:
         """It may be sent there, as far as can be told before it is there.
+
+        Args:
+            observe: told of what is there.
+            write: try it, where nothing else tells.
 
         Raises:
             OutputError: something is there that is no soup, or nobody answers.
@@ -76,6 +89,25 @@ def target_of(out: str | os.PathLike[str]) -> Target:
     return HubTarget(address) if address.scheme == HUB else StoreTarget(address)
 
 
+def deliver(target: Target, directory: Path, overwrite: bool, observe: Observer) -> str:
+    """Send a soup; see ``Target.send``, and an error says where it waits, whatever went wrong."""
+    try:
+        return target.send(directory, overwrite, observe)
+    except OutputError as error:
+        if str(directory) in str(error):
+            raise
+        raise OutputError(
+            f"{error}; the soup waits in {directory}: run the same command again, and it goes on"
+        ) from None
+
+
+def forget(directory: Path) -> None:
+    """Delete what has arrived."""
+    holding.delete(directory)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()
+
+
 def made_in(work: str | os.PathLike[str], address: Address) -> Path:
     """Where a soup is made that is sent to an address, and waits until it has arrived."""
     key = hashlib.sha256(str(address).encode()).hexdigest()[:8]
@@ -106,17 +138,22 @@ class StoreTarget:
         self.address = address
         self._store = Store(address)
 
-    def require_takeable(self, observe: Observer) -> None:
+    def require_takeable(self, observe: Observer, write: bool = False) -> None:
         """See ``Target``."""
         there = self._listed()
         if MANIFEST in there or MARK in there:
             text = "holds a soup already; another one takes its place only with --overwrite"
+            if MARK in there:
+                text = "holds a part of a soup; of the same one, what is missing is sent; another "
+                text += "one takes its place only with --overwrite"
             observe(Note(f"{self.address}: {text}"))
         elif there:
             raise OutputError(
-                f"{self.address}: holds {len(there):,} files and is not a soup (no {MANIFEST}); "
-                "choose another place with -o"
+                f"{self.address}: holds {counted(len(there), 'file')} and is not a soup (no "
+                f"{MANIFEST}); choose another place with -o"
             )
+        if write:
+            self._require_writable()
 
     def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
         """See ``Target``."""
@@ -156,6 +193,25 @@ class StoreTarget:
         self._remove(MARK)
         return str(self.address)
 
+    def _require_writable(self) -> None:
+        """A file can be put there and deleted again: better known now than after hours."""
+        try:
+            self._put_text(PROBE, "{}")
+        except _Nothing:
+            text = f"{self.address}: no such bucket; make it first, or choose another place with -o"
+            raise OutputError(text) from None
+        except OutputError as error:
+            said = str(error).replace(f"{PROBE}: ", "")
+            text = f"{said}; nothing can be written there: choose another place with -o"
+            raise OutputError(text) from None
+        try:
+            self._remove(PROBE)
+        except OutputError as error:
+            raise OutputError(
+                f"{error}; it may be written there, but not deleted, which is needed, too: give "
+                "these credentials that right, or choose another place with -o"
+            ) from None
+
     def _clear(self, there: Iterable[str]) -> None:
         """Delete an earlier soup, what makes a model of it first; what others put there stays."""
         old = self._read(MANIFEST) if MANIFEST in there else {}
@@ -171,19 +227,20 @@ class StoreTarget:
         """The files that are there, and their bytes."""
 
         def ask(fs: Any, root: str) -> dict[str, int]:
-            found = fs.find(root, detail=True)
-            return {
+            found = fs.find(root, detail=True, **self._store.patience)
+            sizes = {
                 str(name)[len(root) :].lstrip("/"): int(info.get("size") or 0)
                 for name, info in found.items()
             }
+            return {name: size for name, size in sizes.items() if name != PROBE}
 
         try:
-            return dict(self._do("its listing", ask))
+            return dict(self._do(LISTING, ask))
         except _Nothing:
             return {}
 
     def _read(self, name: str) -> dict[str, Any]:
-        content = self._do(name, lambda fs, root: fs.cat_file(f"{root}/{name}"))
+        content = self._brief(name, "cat_file")
         try:
             found = json.loads(content)
         except ValueError:
@@ -191,10 +248,18 @@ class StoreTarget:
         return found if isinstance(found, dict) else {}
 
     def _remove(self, name: str) -> None:
-        self._do(name, lambda fs, root: fs.rm_file(f"{root}/{name}"))
+        self._brief(name, "rm_file")
 
     def _put_text(self, name: str, text: str) -> None:
-        self._do(name, lambda fs, root: fs.pipe_file(f"{root}/{name}", text.encode()))
+        self._brief(name, "pipe_file", text.encode())
+
+    def _brief(self, name: str, what: str, *more: bytes) -> Any:
+        """Something that takes no time where the store answers."""
+
+        def ask(fs: Any, root: str) -> Any:
+            return getattr(fs, what)(f"{root}/{name}", *more, **self._store.patience)
+
+        return self._do(name, ask)
 
     def _put(self, file: Path, name: str, tell: Callable[[int], None]) -> None:
         def put(fs: Any, root: str) -> None:
@@ -206,7 +271,13 @@ class StoreTarget:
 
             parent = f"{root}/{name}".rpartition("/")[0]
             fs.makedirs(parent, exist_ok=True)
-            fs.put_file(str(file), f"{root}/{name}", callback=Told())
+            size = file.stat().st_size
+            parts = (
+                {"chunksize": max(CHUNK, -(-size // MOST))}
+                if type(fs).__module__.partition(".")[0] in CHUNKED
+                else {}
+            )
+            fs.put_file(str(file), f"{root}/{name}", callback=Told(), **parts)
 
         self._do(name, put)
 
@@ -215,10 +286,10 @@ class StoreTarget:
         try:
             fs, root = self._store.opened()
             ask = partial(self._store.do, name, lambda: work(fs, root))
-            return patiently(self.address, "the store", ask)
+            return patiently(self.address, name, ask)
+        except Nothing as error:
+            raise _Nothing(str(error)) from None
         except CheckpointError as error:
-            if str(error).endswith("nothing there"):
-                raise _Nothing(str(error)) from None
             raise OutputError(str(error)) from None
 
 
@@ -236,13 +307,16 @@ class HubTarget:
     def __init__(self, address: Address) -> None:
         self.address = address
 
-    def require_takeable(self, observe: Observer) -> None:
+    def require_takeable(self, observe: Observer, write: bool = False) -> None:
         """See ``Target``."""
         from importlib.util import find_spec
 
         if find_spec("huggingface_hub") is None:
             raise OutputError(str(missing_package(self.address, "huggingface_hub")))
-        there = self._do(self._files)
+        from soup.remote.committing import files_there, require_token
+
+        require_token(self.address)
+        there = files_there(self.address)
         if "config.json" in there and MANIFEST not in there:
             raise OutputError(
                 f"{self.address}: holds a model that is not a soup (no {MANIFEST}); choose another "
@@ -251,59 +325,8 @@ class HubTarget:
 
     def send(self, directory: Path, overwrite: bool, observe: Observer) -> str:
         """See ``Target``; its history keeps an earlier soup."""
-        total = sum(files_of(directory).values())
-        observe(Note(f"sending {directory.name} to {self.address} ({total / 1e9:.2f} GB)"))
-        commit = self._do(lambda api: self._commit(api, directory))
-        return self.address.at(str(commit.oid)) if getattr(commit, "oid", "") else str(self.address)
+        from soup.remote.committing import Commit, commit
 
-    def _files(self, api: Any) -> set[str]:
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-        revision = self.address.revision or None
-        try:
-            names = api.list_repo_files(self.address.place, revision=revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            return set()
-        before = f"{self.address.folder}/" if self.address.folder else ""
-        return {name.removeprefix(before) for name in names if name.startswith(before)}
-
-    def _commit(self, api: Any, directory: Path) -> Any:
-        address = self.address
-        api.create_repo(address.place, private=True, exist_ok=True)
-        if address.revision:
-            api.create_branch(address.place, branch=address.revision, exist_ok=True)
-        return api.upload_folder(
-            repo_id=address.place,
-            folder_path=directory,
-            path_in_repo=address.folder or None,
-            revision=address.revision or None,
-            commit_message=f"{directory.name}, a soup",
-            delete_patterns=STALE,
-        )
-
-    def _do(self, work: Callable[[Any], Any]) -> Any:
-        from huggingface_hub import HfApi, utils
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        bars: Any = utils
-        shown = not bars.are_progress_bars_disabled()
-        bars.disable_progress_bars()  # they would write over ours
-        address = self.address
-        try:
-            endpoint = os.environ.get("HF_ENDPOINT") or None
-            return work(HfApi(endpoint=endpoint, library_name="vlm-soup"))
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else None
-            hint = "; is HF_TOKEN set, and may it write there?" if status in (401, 403, 404) else ""
-            raise OutputError(f"{address}: the hub answered {status or 'no'}{hint}") from None
-        except HFValidationError as error:
-            raise OutputError(f"{address}: {address.scrubbed(error)}") from None
-        except Exception as error:  # its transport's own, and of files
-            module = type(error).__module__.partition(".")[0]
-            if not isinstance(error, OSError) and module not in (*TRANSPORTS, "hf_xet"):
-                raise
-            said = address.scrubbed(error) or type(error).__name__
-            raise OutputError(f"{address}: cannot be sent to the hub ({said})") from None
-        finally:
-            if shown:
-                bars.enable_progress_bars()
+        files = {name: directory / name for name in files_of(directory)}
+        found = commit(Commit(self.address, f"{directory.name}, a soup", files), observe)
+        return self.address.at(str(found.oid)) if getattr(found, "oid", "") else str(self.address)

@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from soup.errors import CheckpointError
 from soup.remote.address import Address
 from soup.remote.place import Entry, is_plain
-from soup.remote.ranges import Ranges, patiently, together
+from soup.remote.ranges import AT_ONCE, Ranges, patiently
+from soup.remote.together import together
 
 LISTING = 1 << 22
 """Bytes of a listing that are looked at."""
@@ -60,7 +61,7 @@ class Web:
                 return None
             return found
 
-        entries = [entry for entry in together(look, list(names)) if entry is not None]
+        entries = [entry for entry in together(look, list(names), AT_ONCE) if entry is not None]
         if not entries and self._refused:
             raise self._ranges.refuse(min(self._refused), names[0] if names else "it")
         return {entry.name: entry for entry in entries}

@@ -17,14 +17,18 @@ from soup.blending.blend import Blend
 from soup.blending.running import RunningSum
 from soup.blending.streaming import stream
 from soup.blending.writer import write
+from soup.checkpoints import digests
 from soup.checkpoints.checkpoint import TensorInfo
 from soup.checkpoints.companions import gather
 from soup.checkpoints.files import companions
 from soup.checkpoints.opening import open_checkpoint
 from soup.checkpoints.pool import Pool, inspect
+from soup.choosing.journal import Journal
 from soup.errors import CheckpointError, PoolError
 from soup.evaluators.workers.protocol import encode_blend, encode_checkpoint
 from soup.evaluators.workers.worker import Worker
+from soup.events import Progress
+from soup.identifying import identify
 from tests.conftest import CONFIG, collect, make_adapter, make_checkpoint
 
 LAYOUTS = {
@@ -450,6 +454,30 @@ def test_workers_open_adapters_again_on_the_same_base(tmp_path: Path) -> None:
     worker._refer_to(*encode_checkpoint(pool.reference))
     assert worker._blend(message).digest == message["digest"] == blend.digest
     assert pool.reference.companions.digest == gather(base).digest
+
+
+def test_digests_of_adapters_take_one_reading_of_their_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what it is alone; every byte is read once for all, the base as a member, too."""
+    base, first, factors = small(tmp_path)
+    second = make_adapter(tmp_path / "second", {n: 2 * t for n, t in factors.items()}, base)
+    alone = [open_checkpoint(path).digest for path in (first, second, base)]
+    read: list[digests.Place] = []
+    roots = digests.read_roots
+
+    def watched(infos: Any, *rest: Any) -> Any:
+        read.extend(map(digests.place, infos))
+        return roots(infos, *rest)
+
+    monkeypatch.setattr(digests, "read_roots", watched)
+    pool = Pool.open(first, second, base)
+    told: list[Progress] = []
+    identify(pool.members, Journal.open(tmp_path / "work"), told.append)
+    by_path = {member.path: member.digest for member in pool.members}
+    assert [by_path[path] for path in (first, second, base)] == alone
+    assert len(read) == len(set(read)) == 2 + 2 + 2
+    assert told[-1].done == told[-1].total == sum(size for *_, size in read)
 
 
 def test_the_command_averages_adapters(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """soup/choosing/journal.py: what was done outlives crashes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -264,3 +265,7 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("")
     with pytest.raises(JournalError, match="choose another --work"):
         Journal.open(tmp_path / "work")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "journal.jsonl")
+    with pytest.raises(JournalError, match=r"expected a regular file; choose another --work"):
+        Journal.open(tmp_path / "pipe")

@@ -20,6 +20,8 @@ from soup.cli.merging import parameters
 from soup.cli.stopping import TEXT
 from soup.cli.values import Option
 from soup.errors import UsageError
+from soup.events import Note, ignore
+from soup.watching.state import stated
 from tests.conftest import make_checkpoint, random_tensors
 
 
@@ -196,6 +198,34 @@ def test_ctrl_c_while_python_imports_leaves_no_traceback(
     assert fails(stopped("torch", "average", "ckpts/*"), 130).startswith("error: stopped; ")
 
 
+ENDING = """
+import atexit, os, signal, sys
+from soup.cli import __main__, app
+{before}
+sys.argv[1:] = ["--version"]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_when_all_is_done_changes_nothing(number: str) -> None:
+    """While Python would take itself apart: the command has ended, with its own exit code."""
+    sent = f"atexit.register(lambda: os.kill(os.getpid(), signal.{number}))"
+    command = [sys.executable, "-c", ENDING.format(before=sent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"soup {soup.__version__}\n"
+
+
+def test_ctrl_c_while_text_of_code_runs_ends_as_ever(tmp_path: Path) -> None:
+    """As dataclasses are made: Python would end itself by SIGINT, whatever is asked of it."""
+    stop = 'app.application = lambda asked: exec("raise KeyboardInterrupt")'
+    (tmp_path / "stops.py").write_text(ENDING.format(before=stop))
+    command = [sys.executable, "-m", "stops"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"error: {TEXT}\n")
+
+
 def test_help_shows_examples(tmp_path: Path) -> None:
     """For the whole and for each command."""
     assert "soup greedy ckpts/* --bench MMStar" in run(tmp_path, "--help").stdout
@@ -265,6 +295,42 @@ def test_a_work_directory_that_cannot_be_is_one_line(
     assert "File name too long" in fails(
         run(tmp_path, "average", "ckpts/*", "--work", "x" * 300), 1
     )
+
+
+@pytest.mark.parametrize("arguments", [["leaderboard"], ["check", "x"], ["status"]])
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    """Somebody has deleted where the shell stands."""
+    shell = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m soup {' '.join(arguments)}"
+    done = subprocess.run(["/bin/sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
+    assert fails(done, 1).startswith("error: the working directory is not there any more")
+
+
+def test_text_that_is_no_markup_commands_no_terminal(tmp_path: Path) -> None:
+    """Neither a directory's name nor what stands in another command's state."""
+    name = "\x1b[31mx"
+    assert run(tmp_path, "status", "--work", name).stdout.startswith(r"nothing runs in \x1b[31mx")
+    with stated(ignore, tmp_path / "w", "greedy") as told:
+        told(Note("\x1b]8;;http://x\x07a"))
+        (tmp_path / "w").mkdir()
+        told.write()  # type: ignore[attr-defined]
+        said = run(tmp_path, "status", "--work", "w").stdout
+    assert r"\x1b]8;;http://x\x07a" in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["check", "HTTPS://user:SECRET@host/m"], 1),
+        (["check", "hf://user:SECRET@org/name"], 2),
+        (["check", "http://user:SECRET@[::1/m"], 2),
+        (["check", "ckpts/*", "--reference", "https://user:SECRET@host/m"], 2),
+    ],
+)
+def test_no_mistake_shows_a_password(
+    pool_paths: list[Path], tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    """An address that is taken for something else, or is none: one line, without what is secret."""
+    assert "SECRET" not in fails(run(tmp_path, *arguments), code)
 
 
 def test_a_suite_is_short_for_its_benchmarks(pool_paths: list[Path], tmp_path: Path) -> None:

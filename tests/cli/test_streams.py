@@ -67,3 +67,14 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["families"], ["demo", "--help"]])
+def test_a_reader_that_has_gone_ends_the_command_as_any_other(arguments: list[str]) -> None:
+    """As SIGPIPE does, and nothing is said: whatever writes, print or a library."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "soup", *arguments]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")

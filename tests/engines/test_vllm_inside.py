@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from soup.checkpoints.opening import open_checkpoint
 from tests.conftest import make_adapter
 from tests.engines import qwen_pool
 
@@ -20,6 +21,14 @@ pytestmark = pytest.mark.engines
 ROOT = Path(__file__).resolve().parents[2]
 FAMILY = {"qwen2-vl": {"min_pixels": qwen_pool.PIXELS, "max_pixels": qwen_pool.PIXELS}}
 TENSOR = "layers.1.input_layernorm"
+OWN: tuple[tuple[str, ...], ...] = (
+    (),
+    ("layers.1.self_attn.q_proj.weight", "layers.1.mlp.down_proj.weight"),
+    ("blocks.0.mlp.fc1.bias", "embed_tokens.weight", "layers.1.self_attn.k_proj.bias"),
+)
+"""What the members of a pool have of their own, by the ends of names: parts of what vLLM fuses, a
+tied embedding, the vision tower's.
+"""
 
 
 def dressed_otherwise(trained: Path, work: Path) -> Path:
@@ -53,6 +62,14 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
         qwen_pool.save(*qwen_pool.model_of(seed, tied=False), work / f"untied{seed}", torch.float32)
         for seed in (1, 2)
     ]
+    alike = [work / f"alike{k}" for k in range(3)]  # they differ in a few tensors alone
+    for k, (path, names) in enumerate(zip(alike, OWN, strict=True)):
+        one = type(model).from_pretrained(reference, dtype=torch.float32)
+        for name, parameter in one.named_parameters():
+            if name.endswith(names):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(k))
+                parameter.data += 0.2 * noise
+        qwen_pool.save(one, processor, path, torch.float32)
     chance = torch.Generator().manual_seed(3)
     adapters = [
         make_adapter(
@@ -70,6 +87,7 @@ def inside(trained: Path, vllm_python: str, tmp_path_factory: pytest.TempPathFac
         {"name": "dressed", "members": [str(reference), str(dressed_otherwise(trained, work))]},
         {"name": "tied", "members": [str(reference), str(eye)], "faults": TENSOR},
         {"name": "untied", "members": [str(path) for path in untied]},
+        {"name": "alike", "members": [str(path) for path in alike], "shared": OWN[1][0]},
         {"name": "lora", "members": [str(path) for path in adapters]},
     ]
     for pool in pools:
@@ -135,6 +153,37 @@ def test_after_a_failure_the_engine_goes_on(inside: Any) -> None:
     assert inside["tied"]["after"] == inside["tied"]["vllm"][0]
 
 
+def sizes(path: Path, ends: tuple[str, ...]) -> int:
+    """Bytes of a member's tensors whose names hold one of these."""
+    tensors = open_checkpoint(path).tensors.values()
+    return sum(info.nbytes for info in tensors if any(end in info.name for end in ends))
+
+
+def test_only_what_differs_is_sent(inside: Any) -> None:
+    """Of fused tensors all parts; whatever was there before, with the answers of all being sent."""
+    found, path = inside["alike"]["shared"], Path(inside["alike"]["members"][0])
+    assert found["sent"] == found["all sent"]
+    everything = sizes(path, ("",))
+    assert set(found["bytes of all"]) == {everything}
+    fused = ("layers.1.self_attn.q", "layers.1.self_attn.k", "layers.1.self_attn.v")
+    one = sizes(path, (*fused, "layers.1.mlp.down_proj"))
+    both = sizes(path, (*fused, "layers.1.mlp.down_proj", "blocks.0.mlp.fc1", "embed_tokens"))
+    two = both - sizes(path, ("layers.1.mlp.down_proj",))
+    assert found["bytes"][1:] == [one, one, both, both, both, both, two]
+    assert both < everything / 2
+
+
+def test_after_a_failure_all_is_sent(inside: Any) -> None:
+    """What the engine holds then is not known; nor is it where somebody has changed it."""
+    found, path = inside["alike"]["shared"], Path(inside["alike"]["members"][0])
+    everything = sizes(path, ("",))
+    assert "nothing is scored" in found["withheld"]
+    assert found["after a failure"] == [found["all sent"][0], everything]
+    answers, written = found["meddled with"]
+    assert answers == found["all sent"][1]
+    assert written > everything  # what differs, and then all
+
+
 FAMILIES = ("qwen2.5-vl", "qwen3-vl", "internvl-hf", "llava-onevision", "smolvlm", "smolvlm2")
 """Those whose answers are equal; Qwen2-VL is above. See docs/engines.md for the others."""
 
@@ -154,9 +203,13 @@ def families(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_answered_as_by_transformers(families: Any, family: str) -> None:
-    """In float32: two members, their average, the first again; with one and with two pictures."""
+    """In float32: two members, their average, the first again; with one and with two pictures; and
+    one that differs in two tensors, which are sent alone.
+    """
     found = families[family]
     assert found.get("why") is None
     assert found["vllm"] == found["transformers"]
     first, second, *_ = found["vllm"]
     assert first != second
+    _, *whole, one, other = found["bytes"]
+    assert 0 < one == other < min(whole) / 2, found["bytes"]  # two, and what goes with one of them

@@ -4,7 +4,8 @@
 
 MEMBERS.json lists pools: a name, the paths of members, and a base for adapters. For each pool every
 member is asked with its own companion files, their average, the first again, and the second with
-the files of the first, by vLLM; and each by transformers.
+the files of the first, by vLLM; and each by transformers. Of a pool that is ``shared`` more are
+asked by vLLM, once with what differs sent and once with all of it.
 """
 
 import json
@@ -13,6 +14,8 @@ from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import soup.evaluators.kit.importing  # noqa: F401
 from soup.blending.blend import Blend
@@ -120,6 +123,41 @@ def longer(engine: Any, pool: Pool, data: Dataset) -> list[list[str]]:
     return found
 
 
+ORDERS = ([0], [1], [0, 1], [2], [1, 2], [0, 1, 2], [0], [2])
+"""Averages of a pool that shares most of its tensors, so that each is left by another."""
+
+
+def meddle(worker: Any) -> None:
+    """Change a number that no member changes."""
+    held = dict(worker.model_runner.get_model().named_parameters())
+    last = next(tensor for name, tensor in held.items() if name.endswith("model.norm.weight"))
+    with torch.inference_mode():
+        last[0] += 1
+
+
+def shared(engine: Any, pool: Pool, data: Dataset, name: str) -> dict[str, Any]:
+    """Answers, and the bytes that each swap sent; and what comes after faults."""
+    for member in pool.members:
+        member.compute_digest()
+    serving = engine.serving
+    found: dict[str, Any] = {}
+    for anew in (False, True):
+        answers, written = [], []
+        for members in ORDERS:
+            if anew:
+                serving.distrust()
+            answers.append(asked(engine, pool, members, data))
+            written.append(serving.written)
+        found["all sent" if anew else "sent"] = answers
+        found["bytes of all" if anew else "bytes"] = written
+    asked(engine, pool, [0], data)
+    found["withheld"] = withheld(engine, pool, data, name)
+    found["after a failure"] = asked(engine, pool, [0], data), serving.written
+    serving._llm.collective_rpc(meddle)
+    found["meddled with"] = asked(engine, pool, [1], data), serving.written
+    return found
+
+
 def main(pools: str, questions: str, out: str) -> None:
     """All pools, one engine each."""
     cache = Path(out).parent / "cache"
@@ -138,6 +176,8 @@ def main(pools: str, questions: str, out: str) -> None:
             said[name] = [asked(engine, pool, k, data, files) for k, files in orders]
             if given.get("faults"):
                 said[f"{name}, longer"] = longer(engine, pool, data)
+            if name == "vllm" and given.get("shared"):
+                said["shared"] = shared(engine, pool, data, given["shared"])
             if name == "vllm" and given.get("faults"):
                 said["withheld"] = withheld(engine, pool, data, given["faults"])
                 said["changed"] = changed(engine, pool, data, given["faults"])
@@ -145,7 +185,7 @@ def main(pools: str, questions: str, out: str) -> None:
                 said["after"] = asked(engine, pool, [0], data)
                 said["broken off"] = broken_off(engine, pool, data)
             engine.close()
-        found[given["name"]] = said
+        found[given["name"]] = said | {"members": given["members"]}
     Path(out).write_text(json.dumps(found))
 
 

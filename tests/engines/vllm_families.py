@@ -3,11 +3,14 @@
     python vllm_families.py DIR OUT.json [FAMILY...]
 
 Of each family two members are asked, their average, and the first again, in float32, with one and
-with two pictures, by transformers and by vLLM. OUT.json has by family the answers, or why not.
+with two pictures, by transformers and by vLLM; then one that differs from the first in two tensors,
+and their average. OUT.json has by family the answers, or why not, and the bytes that each of vLLM's
+swaps sent.
 """
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -75,6 +79,19 @@ def told(file: Path) -> None:
     save_file(named, file, metadata={"format": "pt"})
 
 
+def near(member: Path, place: Path) -> Path:
+    """A member that differs in two tensors of the language model: one is fused with others."""
+    shutil.copytree(member, place)
+    (file,) = place.glob("*.safetensors")
+    named = load_file(file)
+    chance = torch.Generator().manual_seed(9)
+    layers = [n for n in named if "layers.1." in n and "vision" not in n and "visual" not in n]
+    for name in [n for n in layers if "q_proj.weight" in n or "down_proj.weight" in n]:
+        named[name] += 0.3 * torch.randn(named[name].shape, generator=chance)
+    save_file(named, file, metadata={"format": "pt"})
+    return place
+
+
 def unsaid(file: Path) -> None:
     """A config without what vLLM asks it for, and transformers does not."""
     config = json.loads(file.read_text())
@@ -92,14 +109,21 @@ def tried(family: str, place: Path, messages: list[Message]) -> dict[str, Any]:
     if family == "qwen3-vl":
         for member in members:
             unsaid(member / "config.json")
+    members.append(near(members[0], place / "near"))
     pool = Pool.open(*map(str, members), dtype="F32")
+    for member in pool.members:
+        member.compute_digest()
     options = Options(device="cpu", max_new_tokens=TOKENS, families=SMALL)
     found: dict[str, Any] = {}
     for name in ("transformers", "vllm"):
         engine = None
         try:
             engine = open_engine(name, pool.reference, options, place)
-            found[name] = [asked(engine, pool, k, messages) for k in ([0], [1], [0, 1], [0])]
+            found[name] = []
+            for chosen in ([0], [1], [0, 1], [0], [2], [0, 2]):
+                found[name].append(asked(engine, pool, chosen, messages))
+                if name == "vllm":
+                    found.setdefault("bytes", []).append(engine.serving.written)
         except SoupError as error:
             traceback.print_exc()
             found["why"] = str(error)

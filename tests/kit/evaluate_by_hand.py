@@ -1,15 +1,15 @@
 """Evaluate predictions with VLMEvalKit alone, as it is installed; nothing of ours is imported.
 
 Run as a script, so that nothing of ours has changed it:
-    python evaluate_by_hand.py DATA_DIR MODEL < tasks  → one line of JSON, name to report
-where tasks is a JSON list of [class, name, file of predictions].
+    python evaluate_by_hand.py DATA_DIR < tasks  → one line of JSON, the reports in order
+where tasks is a JSON list of [class, name, file of predictions, model].
 """
 
 import json
 import os
 import sys
 
-DATA, MODEL = sys.argv[1:]
+(DATA,) = sys.argv[1:]
 os.environ["LMUData"] = DATA
 os.environ["PRED_FORMAT"] = "tsv"
 
@@ -18,12 +18,12 @@ from vlmeval import dataset as datasets  # noqa: E402
 
 def main() -> None:
     """Report on each data set; the files under these names are not those VLMEvalKit knows."""
-    reports = {}
-    for kind, name, predictions in json.load(sys.stdin):
+    reports = []
+    for kind, name, predictions, model in json.load(sys.stdin):
         cls = getattr(datasets, kind, None) or getattr(datasets.image_vqa, kind)
         cls.DATASET_MD5 = {}
-        report = cls(dataset=name).evaluate(predictions, model=MODEL, nproc=4)
-        reports[name] = report if isinstance(report, dict) else report.to_dict("records")
+        report = cls(dataset=name).evaluate(predictions, model=model, nproc=4)
+        reports.append(report if isinstance(report, dict) else report.to_dict("records"))
     print(json.dumps(reports))
 
 

@@ -1,10 +1,11 @@
 """evaluators/kit/metrics.py: VLMEvalKit's evaluate, as alone, quickly, by no chance."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -35,28 +36,46 @@ def records(report: Any) -> Any:
     return sorted(rows, key=lambda row: str(next(iter(row.values()))))
 
 
-def by_hand(directory: Path, sets: dict[str, SmallSet], model: str, **environment: str) -> Any:
-    """What VLMEvalKit alone reports on the answers, in a process without us."""
-    import os
+class Alone(NamedTuple):
+    """What VLMEvalKit alone made of the answers, by name: by rule, and with a judge."""
 
-    tasks = []
+    by_rule: dict[str, Any]
+    judged: dict[str, Any]
+    server: JudgeServer
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """Its reports, of one process without us."""
+    directory = tmp_path_factory.mktemp("alone")
     (directory / "lmu").mkdir()
-    for number, (name, small) in enumerate(sets.items()):
-        frame = pd.read_csv(small.write(directory / "lmu" / f"{name}.tsv"), sep="\t")
-        place = directory / str(number)
-        place.mkdir()
-        frame = frame.drop(columns="image").assign(prediction=small.answers)
-        frame.to_csv(place / "answers.tsv", sep="\t", index=False)
-        tasks.append([small.kind, name, str(place / "answers.tsv")])
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("evaluate_by_hand.py"), directory / "lmu", model],
-        input=json.dumps(tasks),
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
+    asked = [(BY_RULE, "exact_matching"), (CAN_BE_JUDGED, MODEL)]
+    tasks = []
+    for sets, model in asked:
+        for name, small in sets.items():
+            frame = pd.read_csv(small.write(directory / "lmu" / f"{name}.tsv"), sep="\t")
+            place = directory / str(len(tasks))
+            place.mkdir()
+            frame = frame.drop(columns="image").assign(prediction=small.answers)
+            frame.to_csv(place / "answers.tsv", sep="\t", index=False)
+            tasks.append([small.kind, name, str(place / "answers.tsv"), model])
+    with serve() as server:
+        judge = {"OPENAI_API_BASE": f"{server.url}/chat/completions", "OPENAI_API_KEY": KEY}
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("evaluate_by_hand.py"), directory / "lmu"],
+            input=json.dumps(tasks),
+            capture_output=True,
+            text=True,
+            env=os.environ | judge,
+        )
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    reports = json.loads(done.stdout.strip().splitlines()[-1])
+    by_rule, judged = reports[: len(BY_RULE)], reports[len(BY_RULE) :]
+    return Alone(
+        dict(zip(BY_RULE, by_rule, strict=True)),
+        dict(zip(CAN_BE_JUDGED, judged, strict=True)),
+        server,
+    )
 
 
 def ours(
@@ -71,17 +90,15 @@ def ours(
     return dataset.evaluate(small.answers, directory / "kept.tsv"), reports[0]
 
 
-def test_reports_are_those_of_vlmevalkit_alone(tmp_path: Path) -> None:
+def test_reports_are_those_of_vlmevalkit_alone(alone: Alone, tmp_path: Path) -> None:
     """Multiple choice, circular and not, yes/no, short answers, OCR: every number the same."""
-    expected = by_hand(tmp_path, BY_RULE, "exact_matching")
-    assert expected.keys() == BY_RULE.keys()
     for name, small in BY_RULE.items():
         outcome, report = ours(tmp_path, name, small)
-        assert records(report) == records(expected[name]), name
+        assert records(report) == records(alone.by_rule[name]), name
         assert outcome.value == pytest.approx(small.value), name
 
 
-def test_judged_reports_are_those_of_vlmevalkit_alone(tmp_path: Path) -> None:
+def test_judged_reports_are_those_of_vlmevalkit_alone(alone: Alone, tmp_path: Path) -> None:
     """The same questions with the same settings to the judge, and the same numbers."""
 
     def sampling(server: JudgeServer) -> list[str]:
@@ -89,17 +106,12 @@ def test_judged_reports_are_those_of_vlmevalkit_alone(tmp_path: Path) -> None:
         asked = [body for body in bodies if body["messages"][-1]["content"] != "hello"]
         return [json.dumps(body, sort_keys=True) for body in asked]
 
-    with serve() as alone:
-        expected = by_hand(
-            tmp_path, CAN_BE_JUDGED, MODEL,
-            OPENAI_API_BASE=f"{alone.url}/chat/completions", OPENAI_API_KEY=KEY,
-        )  # fmt: skip
     with serve() as server:
         judge = Judge(MODEL, server.url, tmp_path / "verdicts")
         for name, small in CAN_BE_JUDGED.items():
             _, report = ours(tmp_path, name, small, judge)
-            assert records(report) == records(expected[name]), name
-    assert set(sampling(alone)) == set(sampling(server))
+            assert records(report) == records(alone.judged[name]), name
+    assert set(sampling(alone.server)) == set(sampling(server))
     # What is the same is asked once; but MathVista's metric takes a reply that it cannot read, and
     # there we ask again.
     repeated = [body for body in sampling(server) if sampling(server).count(body) > 1]

@@ -1,6 +1,6 @@
 """evaluators/kit/vlmevalkit.py: VLMEvalKit's datasets, prompts, metrics and headline numbers.
 
-The traps that it avoids are in test_kit_traps.py; that its numbers are theirs, in test_fidelity.py.
+The traps that it avoids are in traps.py; that its numbers are theirs, in test_fidelity.py.
 """
 
 from pathlib import Path

@@ -23,6 +23,7 @@ from soup.choosing.scoring import Result, result_key
 from soup.evaluators import VLMEvalKitScorer
 from soup.evaluators.demo import WORD_TAIL
 from soup.evaluators.kit.finished import rows_of, table_of
+from soup.events import Event, Progress
 from tests.models import tiny_families
 
 pytest.importorskip("transformers")
@@ -127,8 +128,11 @@ def both(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     blend = Blend(pool.members, pool.reference)
     soup = write(blend, work / "soup").path
     (work / "kit").mkdir()
-    with by_hand(soup, data, work) as theirs:
-        ours = {size: score(blend, pool, data, work / str(size), size) for size in SIZES}
+    with by_hand(soup, data, work) as theirs, scoring(work / "ours") as scorer:
+        ours = {}
+        for size in SIZES:  # the worker makes its engine anew, and nothing is known of the answers
+            scorer._options["batch_size"] = size
+            ours[size] = score(scorer, blend, pool, data)
     return Both(theirs, ours, data)
 
 
@@ -152,20 +156,29 @@ def by_hand(model: Path, data: Path, work: Path, *options: str) -> Iterator[dict
         process.kill()
 
 
+def scoring(work: Path, **options: Any) -> VLMEvalKitScorer:
+    """Our scorer."""
+    return VLMEvalKitScorer(work=work, device="cpu", max_new_tokens=TOKENS, **options)
+
+
 def score(
-    blend: Blend, pool: Pool, data: Path, work: Path, size: int, **options: Any
+    scorer: VLMEvalKitScorer, blend: Blend, pool: Pool, data: Path
 ) -> dict[str, tuple[Result, dict[str, str]]]:
-    """Our results and predictions on all sets."""
+    """Our results and predictions on all sets, every question asked."""
     found = {}
-    with VLMEvalKitScorer(
-        work=work, device="cpu", batch_size=size, max_new_tokens=TOKENS, **options
-    ) as scorer:
-        paths = [str(data / f"{one.name}.tsv") for one in SETS.values()]
-        benchmarks = scorer.benchmarks(pool.reference, paths)
-        for name, benchmark in zip(SETS, benchmarks, strict=True):
-            result = scorer.measure(blend, benchmark, name)
-            rows = rows_of(table_of(work, result_key(blend.key, benchmark.digest)))
-            found[name] = result, {row["index"]: row["prediction"] for row in rows}
+    paths = [str(data / f"{one.name}.tsv") for one in SETS.values()]
+    benchmarks = scorer.benchmarks(pool.reference, paths)
+    for name, benchmark in zip(SETS, benchmarks, strict=True):
+        answered: list[int] = []
+
+        def observe(event: Event, answered: list[int] = answered) -> None:
+            if isinstance(event, Progress) and event.unit == "samples":
+                answered.append(event.done)
+
+        result = scorer.measure(blend, benchmark, name, observe)
+        assert answered[0] == 0, "answers of before were taken"
+        rows = rows_of(table_of(scorer.log.parent, result_key(blend.key, benchmark.digest)))
+        found[name] = result, {row["index"]: row["prediction"] for row in rows}
     return found
 
 
@@ -234,8 +247,9 @@ def test_a_familys_numbers_are_those_of_its_own_wrapper_in_vlmevalkits_loop(
     pool = Pool.open(model)
     blend = Blend(pool.members, pool.reference)
     options = ("--wrapper", "Qwen2VLChat", "--options", json.dumps(PIXELS))
-    with by_hand(model, data, tmp_path, *options) as theirs:
-        ours = score(blend, pool, data, tmp_path / "ours", 7, families={"qwen2-vl": PIXELS})
+    own = scoring(tmp_path / "ours", batch_size=7, families={"qwen2-vl": PIXELS})
+    with by_hand(model, data, tmp_path, *options) as theirs, own as scorer:
+        ours = score(scorer, blend, pool, data)
     for name, one in SETS.items():
         result, predictions = ours[name]
         assert predictions == theirs[one.name]["predictions"], name

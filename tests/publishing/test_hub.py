@@ -28,7 +28,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     with serving(tmp_path / "hub") as found:
         found.token = "none"
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_ENDPOINT", found.address)
         monkeypatch.setenv("HF_TOKEN", "none")
         monkeypatch.setenv("SOUP_CACHE", str(tmp_path / "cache"))

@@ -6,10 +6,12 @@ As much of its HTTP interface as a push by huggingface_hub uses; what was sent c
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 MAIN = "main"
 
@@ -38,15 +40,16 @@ class Model:
         found = [path for path in sorted(root.rglob("*")) if path.is_file()]
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
-    def put(self, files: Mapping[str, bytes], root: Path) -> str:
-        """A commit on the branch; its files lie below ``root`` from now on."""
+    def put(self, files: Mapping[str, bytes], root: Path, branch: str = MAIN) -> str:
+        """A commit on a branch; its files lie below ``root`` from now on."""
         text = json.dumps([len(self.commits), *sorted(files)])
         commit = hashlib.sha1(text.encode()).hexdigest()
         for name, content in files.items():
             file = root / commit / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        self.commits[commit], self.refs[MAIN] = root / commit, commit
+        (root / commit).mkdir(parents=True, exist_ok=True)
+        self.commits[commit], self.refs[branch] = root / commit, commit
         return commit
 
 
@@ -59,12 +62,34 @@ class Hub:
         root: where what is sent is put.
         address: of its interface.
         blobs: large files that were sent, by their SHA-256.
+        part: bytes of the parts in which large files are to be sent; 0: in one.
+        parts: what has arrived of a large file, by its SHA-256 and the part's number.
+        refused: why a large file is not taken; empty: it is.
+        lost: whether large files are refused where they arrive.
+        role: what the token may do.
     """
 
     models: dict[str, Model] = field(default_factory=dict)
     root: Path = Path()
     address: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
+    part: int = 0
+    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    refused: str = ""
+    lost: bool = False
+    role: str = "write"
+
+    def who(self) -> Any:
+        """Whose token it is."""
+        return {"type": "user", "name": "me", "auth": {"accessToken": {"role": self.role}}}
+
+    def blob(self, path: str, content: bytes) -> None:
+        """A large file, or a part of one, has arrived."""
+        _, _, oid, *number = path.split("/")
+        if number:
+            self.parts[oid, int(number[0])] = content
+        else:
+            self.blobs[oid] = content
 
     def posted(self, path: str, content: bytes) -> tuple[Any, int]:
         """The answer to a POST, as JSON, and its status."""
@@ -74,16 +99,27 @@ class Hub:
             return self._batch(json.loads(content)["objects"]), 200
         if path == "/api/validate-yaml":
             return {"warnings": [], "errors": []}, 200
-        repository, _, what = (
-            path.removeprefix("/api/models/").partition(f"/{MAIN}")[0].rpartition("/")
-        )
+        if path.startswith("/whole/"):
+            oid = path.removeprefix("/whole/")
+            count = len(json.loads(content)["parts"])
+            self.blobs[oid] = b"".join(self.parts.pop((oid, k + 1)) for k in range(count))
+            return {}, 200
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)", path)
+        if match is None:
+            return {"error": path}, 404
+        repository, what, branch = match[1], match[2], unquote(match[3])
+        if what == "branch":
+            model = self.models[repository]
+            if branch in model.refs:
+                return {"error": "exists"}, 409
+            model.refs[branch] = model.refs[MAIN]
+            return {}, 200
         if what == "preupload":
-            return {"files": [_way(one["path"]) for one in json.loads(content)["files"]]}, 200
-        if what == "commit":
-            return self._commit(
-                repository, [json.loads(line) for line in content.splitlines()]
-            ), 200
-        return {"error": path}, 404
+            there = self.models[repository].files(branch)
+            asked = [one["path"] for one in json.loads(content)["files"]]
+            return {"files": [_way(name, there.get(name)) for name in asked]}, 200
+        lines = [json.loads(line) for line in content.splitlines()]
+        return self._commit(repository, branch, lines), 200
 
     def _create(self, asked: Mapping[str, Any]) -> tuple[Any, int]:
         name = f"{asked['organization']}/{asked['name']}"
@@ -97,13 +133,28 @@ class Hub:
 
     def _batch(self, objects: list[dict[str, Any]]) -> Any:
         def upload(one: dict[str, Any]) -> dict[str, Any]:
-            return {**one, "actions": {"upload": {"href": f"{self.address}/blob/{one['oid']}"}}}
+            oid, size = one["oid"], one["size"]
+            if self.refused:
+                return {**one, "error": {"code": 403, "message": self.refused}}
+            if oid in self.blobs:
+                return one
+            way: dict[str, Any] = {"href": f"{self.address}/blob/{oid}?signature=hidden"}
+            if self.part and size > self.part:
+                numbers = range(1, -(-size // self.part) + 1)
+                way = {
+                    "href": f"{self.address}/whole/{oid}",
+                    "header": {
+                        "chunk_size": str(self.part),
+                        **{str(k): f"{self.address}/blob/{oid}/{k}" for k in numbers},
+                    },
+                }
+            return {**one, "actions": {"upload": way}}
 
         return {"transfer": "basic", "objects": [upload(one) for one in objects]}
 
-    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> Any:
+    def _commit(self, repository: str, branch: str, lines: list[dict[str, Any]]) -> Any:
         model = self.models[repository]
-        files = model.files()
+        files = model.files(branch)
         for key, value in ((line["key"], line["value"]) for line in lines):
             if key == "header":
                 model.titles.append(value["summary"])
@@ -113,12 +164,19 @@ class Hub:
                 files[value["path"]] = self.blobs[value["oid"]]
             elif key == "deletedFile":
                 del files[value["path"]]
-        commit = model.put(files, self.root / repository)
+        commit = model.put(files, self.root / repository, branch)
         url = f"{self.address}/{repository}/commit/{commit}"
         return {"success": True, "commitOid": commit, "commitUrl": url}
 
 
-def _way(name: str) -> dict[str, Any]:
-    """How a file is to be sent."""
+def _way(name: str, there: bytes | None) -> dict[str, Any]:
+    """How a file is to be sent, and what is there by its name."""
     mode = "lfs" if name.endswith(".safetensors") else "regular"
-    return {"path": name, "shouldIgnore": False, "uploadMode": mode}
+    found: dict[str, Any] = {"path": name, "shouldIgnore": False, "uploadMode": mode}
+    if there is not None:
+        blob = b"blob %d\0%b" % (len(there), there)
+        large = mode == "lfs"
+        found["oid"] = (
+            hashlib.sha256(there).hexdigest() if large else hashlib.sha1(blob).hexdigest()
+        )
+    return found

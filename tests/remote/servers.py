@@ -104,6 +104,9 @@ def serving(root: Path | None = None) -> Iterator[Web]:
                 self.say(b"no", 401)
             elif web.query and parts.query != web.query:
                 self.say(b"no", 403)
+            elif path == "/api/whoami-v2":
+                who = json.dumps(web.hub.who() if self.known() else {}).encode()
+                self.say(who, 200 if self.known() else 401, kind="application/json")
             elif path.startswith("/api/models/"):
                 self.describe(path.removeprefix("/api/models/"))
             elif "/resolve/" in path and web.models:
@@ -120,7 +123,9 @@ def serving(root: Path | None = None) -> Iterator[Web]:
 
         def do_PUT(self) -> None:
             def keep(content: bytes) -> tuple[object, int]:
-                web.hub.blobs[hashlib.sha256(content).hexdigest()] = content
+                if web.hub.lost:
+                    return {"error": "no"}, 403
+                web.hub.blob(urlsplit(self.path).path, content)
                 return {}, 200
 
             self.receive(keep)
@@ -131,11 +136,12 @@ def serving(root: Path | None = None) -> Iterator[Web]:
                 web.asked.append((self.path, ""))
             if web.status:
                 answer, status = {"error": "no"}, web.status
-            elif web.token and not self.known() and not self.path.startswith("/blob/"):
+            elif web.token and not self.known() and not self.path.startswith(("/blob/", "/whole/")):
                 answer, status = {"error": "who are you?"}, 401
             else:
                 answer, status = what(content)
-            self.say(json.dumps(answer).encode(), status, kind="application/json")
+            more = {"ETag": tag(content)}
+            self.say(json.dumps(answer).encode(), status, more, kind="application/json")
 
         def known(self) -> bool:
             return bool(web.token) and self.headers.get("Authorization") == f"Bearer {web.token}"

@@ -10,10 +10,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from soup.checkpoints.arriving import fetch
 from soup.checkpoints.pool import Pool
 from soup.cli.app import main
-from soup.errors import OutputError, UsageError
-from soup.remote.sending import LAST, MARK, files_of, target_of
+from soup.errors import OutputError, UnfinishedError, UsageError
+from soup.remote.sending import LAST, MARK, PROBE, files_of, target_of
 from soup.run import Settings, make
 from tests.conftest import make_checkpoint, random_tensors
 from tests.remote.servers import Web
@@ -29,6 +30,21 @@ class Fake(MemoryFileSystem):  # type: ignore[misc]
     sent: ClassVar[list[str]] = []
     left: ClassVar[list[int]] = []
     error: ClassVar[type[Exception]] = OSError
+    forbidden: ClassVar[set[str]] = set()
+
+    def pipe_file(self, path: str, value: bytes, *more: Any, **options: Any) -> None:
+        """As the memory file system does, where it may."""
+        if "write" in self.forbidden:
+            raise PermissionError("Access Denied")
+        if "bucket" in self.forbidden:
+            raise FileNotFoundError("bucket")
+        super().pipe_file(path, value, *more, **options)
+
+    def rm_file(self, path: str) -> None:
+        """As the memory file system does, where it may."""
+        if "delete" in self.forbidden:
+            raise PermissionError("Access Denied")
+        super().rm_file(path)
 
     def put_file(self, lpath: str, rpath: str, **more: Any) -> None:
         """As the memory file system does, some times."""
@@ -52,6 +68,7 @@ def store() -> Iterator[type[Fake]]:
     Fake.store.clear()
     Fake.sent.clear()
     Fake.left.clear()
+    Fake.forbidden.clear()
     yield Fake
     Fake.store.clear()
     Fake.left.clear()
@@ -126,7 +143,7 @@ def test_what_was_broken_off_is_no_model_and_goes_on(
     for broken in range(count):
         store.store.clear()
         store.left[:] = [broken]
-        with pytest.raises(OutputError, match=f"{OUT}: the store: .*the line is dead.*, 3 times"):
+        with pytest.raises(OutputError, match=f"{OUT}: .*the line is dead.*, 3 times"):
             send()
         assert MARK in there() and "config.json" not in there()
         assert len(waiting(tmp_path)) == 1
@@ -165,7 +182,7 @@ def test_what_is_no_soup_is_left_alone(store: type[Fake], send: Send, tmp_path: 
     """Known before anything is read: with overwrite, too."""
     Fake().pipe_file("/bucket/soups/x/config.json", b"{}")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="holds 1 files and is not a soup"):
+        with pytest.raises(OutputError, match="holds 1 file and is not a soup"):
             send(overwrite=overwrite)
     assert there() == {"config.json": b"{}"} and not waiting(tmp_path)
     store.error, store.left[:] = PermissionError, [0]
@@ -174,6 +191,41 @@ def test_what_is_no_soup_is_left_alone(store: type[Fake], send: Send, tmp_path: 
             send(out="s3://bucket/soups/y")
     finally:
         store.error = OSError
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "said"),
+    [
+        ("write", "the store refused it .Access Denied.; nothing can be written there"),
+        ("delete", "it may be written there, but not deleted, which is needed, too"),
+        ("bucket", "no such bucket; make it first"),
+    ],
+)
+def test_a_place_that_takes_nothing_is_known_before_anything_is_made(
+    store: type[Fake], send: Send, tmp_path: Path, forbidden: str, said: str
+) -> None:
+    """Hours earlier than by sending; what was put there to try it is no file of anybody's."""
+    store.forbidden.add(forbidden)
+    with pytest.raises(OutputError, match=f"^{OUT}: .*{said}"):
+        send()
+    assert not waiting(tmp_path)
+    store.forbidden.clear()
+    assert send() == OUT and PROBE not in there()
+
+
+def test_what_does_not_arrive_says_where_it_waits(
+    store: type[Fake], send: Send, tmp_path: Path
+) -> None:
+    """Whatever went wrong; what has arrived in part is a member of nothing; no folder is left."""
+    store.left[:] = [1]
+    with pytest.raises(OutputError, match=f"dead.*; the soup waits in {tmp_path}.*/x: run the"):
+        send()
+    with pytest.raises(UnfinishedError, match=f"{OUT}: a soup that is still being sent there"):
+        fetch([OUT], cache=tmp_path / "cache")
+    store.left.clear()
+    send()
+    assert fetch([OUT], cache=tmp_path / "cache")
+    assert list((tmp_path / "work" / "sending").iterdir()) == []
 
 
 def test_a_web_server_takes_nothing() -> None:
@@ -189,7 +241,6 @@ def test_a_hub_takes_a_soup_in_one_commit(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_ENDPOINT", web.address)
     monkeypatch.setenv("HF_TOKEN", "none")
     web.token = "none"
@@ -212,7 +263,9 @@ def test_the_command_line_says_where_it_would_go_and_went(
     store: type[Fake], pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """A plan sends nothing; the run prints the address, and the journal has no secret in it."""
+    """A plan sends nothing; the run prints the address, and the journal has no secret in it; what
+    is there can be verified.
+    """
     monkeypatch.chdir(tmp_path)
     out = "s3://key:secret@bucket/soups/x"
     monkeypatch.setattr(
@@ -223,14 +276,22 @@ def test_the_command_line_says_where_it_would_go_and_went(
     for more, said in (
         (["--dry-run"], "send it to s3://bucket/soups/x"),
         ([], "s3://bucket/soups/x"),
+        (None, "s3://bucket/soups/x: as it was written ("),
     ):
-        monkeypatch.setattr(sys, "argv", ["soup", "average", "a", "b", "-o", out, *more])
+        words = ["average", "a", "b", "-o", out, *more] if more is not None else ["verify", out]
+        monkeypatch.setattr(sys, "argv", ["soup", *words])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
         assert not ended.value.code, shown.err
         assert said in shown.out and "secret" not in shown.out + shown.err
         assert bool(there()) == (not more)
+    Fake().pipe_file("/bucket/soups/x/tokenizer_config.json", b"{ }")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "s3://bucket/soups/x: tokenizer_config.json: changed since" in shown.out
     journal = (tmp_path / ".soup" / "journal.jsonl").read_text()
     assert "secret" not in journal and "s3://bucket/soups/x" in journal
     assert json.loads(there()["soup.json"])["kind"] == "average"

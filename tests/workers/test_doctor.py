@@ -1,7 +1,9 @@
 """evaluators/workers/doctor.py and `soup doctor`: what is missing, and how to come by it."""
 
 import base64
+import functools
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ import torch
 from PIL import Image
 
 from soup.evaluators.models.families import named
+from soup.evaluators.workers import doctor
 from soup.evaluators.workers.doctor import custom_code, red_square
-from soup.evaluators.workers.environment import requirement
+from soup.evaluators.workers.environment import look_at_torch, requirement
 from tests.cli.test_cli import fails, run
 from tests.conftest import make_adapter, make_checkpoint
 
@@ -22,6 +25,20 @@ INTERNVL = {
     "auto_map": {"AutoModel": "modeling_own.Model", "AutoConfig": "org/repo--configuration_own.C"},
     "llm_config": {"architectures": ["Phi3ForCausalLM"]},
 }
+
+
+@functools.cache
+def torch_of(python: str, path: str | None) -> tuple[str | None, list[str]]:
+    """What torch says under an interpreter and a PYTHONPATH."""
+    return look_at_torch(python)
+
+
+@pytest.fixture(autouse=True)
+def asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each interpreter is asked about its torch once for all tests: seconds, and the same words."""
+    monkeypatch.setattr(
+        doctor, "look_at_torch", lambda python: torch_of(python, os.environ.get("PYTHONPATH"))
+    )
 
 
 def checkpoint(path: Path, **files: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,14 @@ pytest.importorskip("transformers")
 def pool(demo: Path) -> Pool:
     """The demo's members."""
     return Pool.open(str(demo / "ckpts" / "*"))
+
+
+@pytest.fixture(scope="module")
+def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLMEvalKitScorer]:
+    """A scorer whose worker lives through all tests that do it no harm."""
+    work = tmp_path_factory.mktemp("living")
+    with VLMEvalKitScorer(work=work, device="cpu", max_new_tokens=4) as scorer:
+        yield scorer
 
 
 def test_a_place_of_its_own_wins_over_the_settings(tmp_path: Path) -> None:
@@ -85,66 +94,39 @@ def test_companion_files_survive_the_way_to_the_worker(tmp_path: Path) -> None:
         worker._blend(message)
 
 
-def test_blends_are_scored_in_another_process(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
-) -> None:
-    """Outcomes, kept predictions, what it was measured with; nothing is imported here."""
-    code = f"""
-import sys
-from soup.evaluators import VLMEvalKitScorer
-from soup.checkpoints.pool import Pool
-from soup.blending.blend import Blend
-pool = Pool.open({str(pool.reference.path)!r})
-with VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu", max_new_tokens=4) as scorer:
-    names = [{str(small_benchmarks / "digit.tsv")!r}]
-    (benchmark,) = scorer.benchmarks(pool.reference, names)
-    result = scorer.measure(Blend(pool.members, pool.reference), benchmark, "task")
-assert benchmark.samples == result.samples == len(result.outcomes) == 40
-assert abs(sum(result.outcomes.values()) / 40 * 100 - result.value) < 1e-9
-assert benchmark.settings["vlmeval"].startswith("ms-vlmeval ")
-assert benchmark.settings["compute_dtype"] == "float32"
-assert not {{"vlmeval", "transformers"}} & sys.modules.keys()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    assert len(list((tmp_path / "predictions").glob("*.tsv.gz"))) == 1
-
-
 def test_what_was_answered_in_part_is_not_answered_again(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
+    pool: Pool, small_benchmarks: Path, living: VLMEvalKitScorer
 ) -> None:
     """Parts, then the rest: the outcomes of the whole, each question generated once."""
     first, second = (Blend((member,), pool.reference) for member in pool.members[:2])
-    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=4) as scorer:
-        (benchmark,) = scorer.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
-        whole = scorer.measure(first, benchmark, "task")
-        other = scorer.measure(second, benchmark, "task")
-        assert whole.outcomes != other.outcomes
-        found: dict[str, float] = {}
-        for samples in (["7", "3", "39"], ["0", "3", "21"]):
-            part = scorer.outcomes(first, benchmark, samples, "task")
-            assert part.samples == 3
-            found |= part.outcomes
-        assert found == {key: whole.outcomes[key] for key in found}
-        events: list[Event] = []
-        assert scorer.measure(first, benchmark, "task", events.append) == whole
-        shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
-        assert (shown[0], shown[-1]) == (5, 40)
-        scorer.outcomes(first, benchmark, ["0"], "task")
-        assert scorer.measure(second, benchmark, "task") == other
-        with pytest.raises(ScoringError, match="digit: no question has the index 40"):
-            scorer.outcomes(first, benchmark, ["40"], "task")
+    (benchmark,) = living.benchmarks(pool.reference, [str(small_benchmarks / "digit.tsv")])
+    whole = living.measure(first, benchmark, "task")
+    other = living.measure(second, benchmark, "task")
+    assert whole.outcomes != other.outcomes
+    found: dict[str, float] = {}
+    for samples in (["7", "3", "39"], ["0", "3", "21"]):
+        part = living.outcomes(first, benchmark, samples, "task")
+        assert part.samples == 3
+        found |= part.outcomes
+    assert found == {key: whole.outcomes[key] for key in found}
+    events: list[Event] = []
+    assert living.measure(first, benchmark, "task", events.append) == whole
+    shown = [e.done for e in events if isinstance(e, Progress) and e.unit == "samples"]
+    assert (shown[0], shown[-1]) == (5, 40)
+    living.outcomes(first, benchmark, ["0"], "task")
+    assert living.measure(second, benchmark, "task") == other
+    with pytest.raises(ScoringError, match="digit: no question has the index 40"):
+        living.outcomes(first, benchmark, ["40"], "task")
 
 
 def test_settings_are_part_of_a_benchmarks_identity(
-    pool: Pool, small_benchmarks: Path, tmp_path: Path
+    pool: Pool, small_benchmarks: Path, tmp_path: Path, living: VLMEvalKitScorer
 ) -> None:
     """Longer answers, other data: another digest, so another result."""
-    digests = set()
-    for tokens in (4, 5):
-        with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=tokens) as scorer:
-            names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
-            found = scorer.benchmarks(pool.reference, names)
-            digests |= {benchmark.digest for benchmark in found}
+    names = [str(small_benchmarks / f"{name}.tsv") for name in ("digit", "parity")]
+    digests = {found.digest for found in living.benchmarks(pool.reference, names)}
+    with VLMEvalKitScorer(work=tmp_path, device="cpu", max_new_tokens=5) as scorer:
+        digests |= {found.digest for found in scorer.benchmarks(pool.reference, names)}
     assert len(digests) == 4
 
 
@@ -242,30 +224,37 @@ def test_a_crash_in_native_code_says_where(tmp_path: Path) -> None:
     assert "evaluators/workers/worker.py" in died.value.words
 
 
-def test_errors_inside_the_worker_keep_their_kind(pool: Pool, tmp_path: Path) -> None:
+def test_errors_inside_the_worker_keep_their_kind(
+    pool: Pool, tmp_path: Path, living: VLMEvalKitScorer
+) -> None:
     """A benchmark error there is a benchmark error here; the worker lives on."""
     table = tmp_path / "mine.tsv"  # what only a worker finds out
     table.write_text("index\timage\tquestion\tA\tB\tanswer\n0\tnone\tq?\tx\ty\tA\n")
-    with VLMEvalKitScorer(work=tmp_path, device="cpu") as scorer:
-        for _ in range(2):
-            with pytest.raises(BenchmarkError, match="index 0: its image, 'none'"):
-                scorer.benchmarks(pool.reference, [str(table)])
-        assert scorer._process is not None
-        os.kill(scorer._process.pid, 0)
+    assert living.benchmarks(pool.reference, []) == []
+    before = living._process
+    for _ in range(2):
+        with pytest.raises(BenchmarkError, match="index 0: its image, 'none'"):
+            living.benchmarks(pool.reference, [str(table)])
+    assert living._process is before is not None
+    os.kill(before.pid, 0)
 
 
-def test_the_worker_ends_with_its_parent(pool: Pool, tmp_path: Path) -> None:
+def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
     """Even a parent that is killed leaves no process that holds a GPU."""
     code = f"""
-import os, signal
-from soup.evaluators import VLMEvalKitScorer
-from soup.checkpoints.pool import Pool
-scorer = VLMEvalKitScorer(work={str(tmp_path)!r}, device="cpu")
-scorer.benchmarks(Pool.open({str(pool.reference.path)!r}).reference, [])
-print(scorer._process.pid, flush=True)
+import os, pathlib, signal, sys
+from soup.errors import ScoringError
+from soup.evaluators.workers.process import Process
+process = Process(sys.executable, pathlib.Path({str(tmp_path)!r}, "worker.log"))
+try:
+    process.ask({{"do": "nothing"}})
+except ScoringError as error:  # it is up
+    assert "KeyError" in str(error)
+    print(process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout, done.stderr
     worker = Path("/proc") / done.stdout.strip()
     for _ in range(100):
         if not worker.exists() or "Z" in (worker / "stat").read_text().split(")")[-1].split()[0]:
