@@ -33,10 +33,10 @@ AT_ONCE = 2.0
 READ = {
     "a table": "questions.tsv",
     "an image": "images/",
-    "weights in a worker": "model.safetensors",
+    "an index": "model.safetensors.index.json",
     "kept answers": ".answers",
 }
-"""Files that only a worker reads; each by a part of its path."""
+"""Files that a real run reads, its workers included; each by a part of its path."""
 
 
 def full(runs: Runs, times: int, chosen: random.Random) -> Iterator[Row]:
@@ -186,13 +186,13 @@ def _read(terminal: int, share: float, seconds: float) -> None:
 
 
 def reads(runs: Runs, times: int, chosen: random.Random) -> Iterator[Row]:
-    """Reads that fail or come short, in all processes, of what only workers read."""
+    """Reads that fail or come short, in all processes."""
     library = reading.build(runs.root)
     if library is None:
         print("(reads that fail are left out: there is no C compiler)")
         return
     for way in ("EIO at a read", "short read"):
-        row = Row(f"{way} of a worker")
+        row = Row(f"{way}, in all processes")
         for kind, part in READ.items():
             place = runs.fresh(f"{way}-{kind}".replace(" ", "-"))
             if kind in ("an image", "kept answers"):  # the second run reads them
