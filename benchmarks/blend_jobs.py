@@ -21,8 +21,12 @@ PIECE = 1 << 18  # bytes; what is fastest here: larger ones leave a core's cache
 
 
 def run_floor(paths: list[Path], out: Path, threads: int) -> None:
-    """Read all bytes in chunks and write as many as the output has; no arithmetic."""
+    """Read all bytes in chunks and write as many as the output has, the disk being asked for them
+    early, as it is by soup; no arithmetic.
+    """
     from concurrent.futures import ThreadPoolExecutor
+
+    from soup.blending.flushing import flushed_early
 
     out.mkdir()
     files = [sorted(path.glob("*.safetensors")) for path in paths]
@@ -41,10 +45,12 @@ def run_floor(paths: list[Path], out: Path, threads: int) -> None:
                 got = os.preadv(handle, [buffer], at)
             os.pwrite(target, buffer[:got], at)
 
-    with ThreadPoolExecutor(threads) as executor:
+    targets = {target for _, target, _ in work}
+    sizes = [(target, os.fstat(target).st_size) for target in targets]
+    with flushed_early(sizes), ThreadPoolExecutor(threads) as executor:
         for future in [executor.submit(run) for _ in range(threads)]:
             future.result()
-    for target in {target for _, target, _ in work}:
+    for target in targets:
         os.fsync(target)
 
 
