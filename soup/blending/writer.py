@@ -33,6 +33,9 @@ from soup.checkpoints.origins import origin_of
 from soup.errors import OutputError, SoupError
 from soup.events import Note, Observer, ignore
 
+LONGEST = 8 << 20
+"""Bytes of a manifest that is read, at most: one of a hundred members has some 50 kB."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -221,7 +224,7 @@ def _same_soup(
     Files that somebody has put there besides do not matter, unless they decide answers.
     """
     try:
-        there = read_object(target / MANIFEST)
+        there = read_object(target / MANIFEST, LONGEST)
         digest = there.pop("digest")
         if there.get("check") != check({**there, "digest": digest}):
             return None
@@ -294,7 +297,7 @@ def _swap_in(temporary: Path, target: Path, overwrite: bool) -> Path | None:
 
 def _free_name(target: Path) -> Path:
     try:
-        digest = str(read_object(target / MANIFEST).get("blend"))[:8]
+        digest = str(read_object(target / MANIFEST, LONGEST).get("blend"))[:8]
     except SoupError:
         digest = "old"
     if not re.fullmatch("[0-9a-f]{8}", digest):

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from soup.checkpoints.safe import read_bounded
+from soup.checkpoints.safe import LARGEST, read_bounded
 from soup.checkpoints.tensors import LFS_POINTER, LFS_PREFIX
 from soup.errors import CheckpointError
 
 DEEPEST = 100
 """Levels of objects and lists; a config.json has about five."""
 
-MOST = 2_000_000
-"""Objects and lists in one text; a header has three for each tensor."""
+MOST = 1_000_000
+"""Objects and lists in one text: a header has three for each tensor, the largest tokenizer half a
+million."""
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
@@ -83,29 +84,28 @@ def shallow(value: Any, most: int = DEEPEST) -> Any:
     Raises:
         ValueError: something is, and what looks through it would fail.
     """
-    level = [value]
+    level = [value] if type(value) is dict or type(value) is list else []
     for _ in range(most):
-        level = [
+        level = [  # a text may hold millions of values: a look at a type is the cheapest
             inner
             for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
         ]
         if not level:
             return value
     raise ValueError(f"nested more than {most} levels deep")
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """A file that holds a JSON object.
+def read_object(file: Path, most: int = LARGEST) -> dict[str, Any]:
+    """A file that holds a JSON object, of at most so many bytes.
 
     Raises:
         CheckpointError: it cannot be read, or holds something else; the message says what.
     """
     content = b""
     try:
-        content = read_bounded(file)
+        content = read_bounded(file, most)
         found = shallow(parse(content))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error

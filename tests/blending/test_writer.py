@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soup.blending import room
+from soup.blending import room, writer
 from soup.blending.arithmetic import MERGE, Slice
 from soup.blending.blend import Blend
 from soup.blending.methods import METHODS
@@ -124,6 +124,15 @@ def test_the_same_soup_has_the_same_bytes(pool_paths: list[Path], tmp_path: Path
     assert contents(first.path) == contents(second.path)
     again = write(blend_of(pool_paths), tmp_path / "one" / "out")
     assert again.reused
+
+
+def test_a_manifest_without_an_end_is_not_read(
+    pool_paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is longer than any of ours is none, and the soup is written anew."""
+    write(blend_of(pool_paths), tmp_path / "out")
+    monkeypatch.setattr(writer, "LONGEST", 100)
+    assert not write(blend_of(pool_paths), tmp_path / "out").reused
 
 
 def test_a_damaged_soup_is_written_anew(pool_paths: list[Path], tmp_path: Path) -> None:
