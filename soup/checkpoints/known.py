@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from soup.checkpoints.digests import Place, place
 from soup.checkpoints.soundness import Soundness
@@ -49,6 +50,10 @@ class Known:
     states: tuple[FileState, ...] | None = None
     _found: str | None = None
     _by_place: dict[Place, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: it has found nothing in the bytes itself."""
+        return vars(self) | {"_found": None}
 
     @property
     def told(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -207,6 +208,17 @@ def test_a_second_reading_decides(tmp_path: Path) -> None:
     for info in member.read_for_digest:
         proof.take(info, 0, memoryview(bytes(info.nbytes)))
     proof.settle()
+    assert not member.unproven
+
+
+def test_what_one_process_has_proven_another_has_not(tmp_path: Path) -> None:
+    """A pickled checkpoint keeps its digest, and is to be proven again."""
+    member = open_checkpoint(make_checkpoint(tmp_path / "a", tensors(0)))
+    digest = member.digest
+    assert not member.unproven
+    sent = pickle.loads(pickle.dumps(member))
+    assert sent.known_digest == digest
+    assert sent.unproven
     assert not member.unproven
 
 
